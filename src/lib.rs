@@ -1,0 +1,12 @@
+//! Thalweg: adaptive congestion control for collectives.
+//!
+//! NCCL's and RCCL's messages, and KV-cache transfers, are carried over many network paths at
+//! once; every path is measured continuously, and what was measured decides which path each
+//! chunk takes and how fast. `docs/architecture.md` has the words, the layers and the reasons.
+
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod session;
+pub mod sync;
+pub mod units;

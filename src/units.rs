@@ -1,0 +1,1 @@
+//! Quantities with their unit in the type.
