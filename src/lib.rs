@@ -4,9 +4,15 @@
 //! once; every path is measured continuously, and what was measured decides which path each
 //! chunk takes and how fast. `docs/architecture.md` has the words, the layers and the reasons.
 
+pub mod auth;
 pub mod clock;
 pub mod config;
+pub mod control;
+pub mod driver;
+pub mod engine;
 pub mod error;
+pub mod path;
 pub mod session;
+pub mod transport;
 pub mod sync;
 pub mod units;

@@ -5,9 +5,31 @@
 
 #![allow(unsafe_code, reason = "buffers belong to callers that speak C; each call states what it needs of them")]
 
-use std::sync::Arc;
+mod devices;
+mod handle;
+mod handshake;
+mod service;
 
-use crate::error::Error;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use self::handle::Handle;
+use self::service::{Pending, Service, Shared};
+use crate::auth::{self, Key, Token};
+use crate::clock::Timestamp;
+use crate::config::{Config, ControllerKind, PathCount, PortRange, SelectorKind};
+use crate::control::{AnyController, Delay, DelayConfig, Fixed};
+use crate::driver::conn::{Conn, LinkRef, Slot};
+use crate::driver::tx_link::{TxHost, TxParams};
+use crate::driver::{Step, TxLink};
+use crate::engine::{EngineConfig, MemRange, TxEngine};
+use crate::error::{Error, ErrorKind};
+use crate::path::select::{Adaptive, AnySelector, RoundRobin, StaticHash};
+use crate::units::Bytes;
 
 /// Bytes of the handle that a listener gives to its peer by a channel of the application's own.
 pub const HANDLE_BYTES: usize = 128;
@@ -45,19 +67,45 @@ pub struct DeviceInfo {
     pub port: u32,
 }
 
-/// An open session: the control thread, the port it listens on, and the links of this process.
+/// An open session: the control thread, the ports it listens on, and the links of this process.
 /// Clones share it; it closes with the last of them.
-#[derive(Clone)]
-pub struct Session {}
+#[derive(Clone, Debug)]
+pub struct Session(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    devices: Vec<DeviceInfo>,
+    addrs: Vec<IpAddr>,
+    token: Token,
+    process: [u8; 16],
+    next_listener: AtomicU64,
+    next_attempt: AtomicU64,
+    attempts: Mutex<HashMap<u64, Attempt>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    connection: SendConnection,
+    link: Arc<TxLink>,
+    since: Timestamp,
+}
 
 /// A place where one peer after another can connect to.
-pub struct Listener {}
+#[derive(Debug)]
+pub struct Listener {
+    shared: Arc<Shared>,
+    number: u64,
+}
 
-/// The sending end of a connection.
-pub struct SendConnection {}
+/// The sending end of a connection. Dropping it closes it, with whatever is outstanding.
+#[derive(Debug)]
+pub struct SendConnection(Arc<Conn>);
 
-/// The receiving end of a connection.
-pub struct RecvConnection {}
+/// The receiving end of a connection. Dropping it closes it, with whatever is outstanding.
+#[derive(Debug)]
+pub struct RecvConnection(Arc<Conn>);
 
 /// One buffer of a receive.
 #[derive(Debug, Clone, Copy)]
@@ -82,49 +130,310 @@ pub struct Completion {
 /// An outstanding request. Valid until [`Request::test`] says it is finished or failed, or its
 /// connection is dropped, whichever comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Request(std::ptr::NonNull<()>);
+pub struct Request(NonNull<Slot>);
 
 impl Session {
     /// Opens a session with the settings of the environment. Fails only where a setting is
-    /// wrong or the system refuses a thread or a socket; a host without a usable interface gives a session without devices.
+    /// wrong or the system refuses a thread or a socket; a host without a usable interface gives
+    /// a session without devices.
     ///
     /// # Errors
     /// `InvalidUsage` for a wrong setting, `System` otherwise.
-    pub fn open(_log: LogSink) -> Result<Self, Error> {
-        todo!()
+    pub fn open(log: LogSink) -> Result<Self, Error> {
+        let config =
+            Config::from_env().map_err(|e| Error::new(ErrorKind::InvalidUsage, e.to_string()))?;
+        Self::open_with(config, log)
+    }
+
+    /// Opens a session with given settings.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub fn open_with(config: Config, log: LogSink) -> Result<Self, Error> {
+        let system = |what: &str, e: std::io::Error| {
+            Error::new(ErrorKind::System, format!("{what}: {e}"))
+        };
+        let interfaces = devices::interfaces(&config);
+        if interfaces.is_empty() && config.ifname.is_some() {
+            log(
+                LogLevel::Warn,
+                "no interface that is up has a name that THALWEG_IFNAME or NCCL_SOCKET_IFNAME admits: see `ip -brief addr`",
+            );
+        }
+        let addrs: Vec<IpAddr> = interfaces.iter().flat_map(|i| i.addrs.clone()).collect();
+        let mut listeners = Vec::new();
+        for &ip in &addrs {
+            match listen_at(ip, config.port) {
+                Ok(listener) => listeners.push(listener),
+                Err(e) if config.port != PortRange::ANY => {
+                    let range = config.port;
+                    return Err(system(
+                        &format!(
+                            "THALWEG_PORT: no port from {} to {} is free on {ip}; give more ports or another range",
+                            range.first, range.last
+                        ),
+                        e,
+                    ));
+                }
+                Err(e) => log(LogLevel::Warn, &format!("cannot listen on {ip}: {e}; it is not used")),
+            }
+        }
+        let bound: Vec<SocketAddr> = listeners.iter().filter_map(|l| l.local_addr().ok()).collect();
+        let token = Token::random().map_err(|e| system("random token", e))?;
+        let process = auth::nonce().map_err(|e| system("random name", e))?;
+        let key = Key::derive(&token, config.secret.as_ref().map(|s| s.as_bytes()));
+        let addrs: Vec<IpAddr> = bound.iter().map(SocketAddr::ip).collect();
+        let devices = if bound.is_empty() {
+            Vec::new()
+        } else {
+            devices::describe(&interfaces).into_iter().collect()
+        };
+        let shared = Shared::new(config, key, bound, log).map_err(|e| system("session", e))?;
+        let service =
+            Service::new(Arc::clone(&shared), listeners).map_err(|e| system("session", e))?;
+        let thread = std::thread::Builder::new()
+            .name("thalweg".into())
+            .spawn(move || service.run())
+            .map_err(|e| system("control thread", e))?;
+        Ok(Self(Arc::new(Inner {
+            shared,
+            devices,
+            addrs,
+            token,
+            process,
+            next_listener: AtomicU64::new(1),
+            next_attempt: AtomicU64::new(1),
+            attempts: Mutex::default(),
+            thread: Mutex::new(Some(thread)),
+        })))
     }
 
     /// The devices that can be used. Constant for the life of the session.
     #[must_use]
     pub fn devices(&self) -> &[DeviceInfo] {
-        todo!()
+        &self.0.devices
     }
 
     /// One line for the log at start: devices, paths, algorithms, and why.
     #[must_use]
     pub fn summary(&self) -> String {
-        todo!()
+        let config = &self.0.shared.config;
+        let Some(device) = self.0.devices.first() else {
+            return "no usable network interface: set THALWEG_IFNAME, or bring one up".into();
+        };
+        let addrs: Vec<String> = self.0.shared.addrs.iter().map(ToString::to_string).collect();
+        let paths = match config.paths {
+            PathCount::Fixed(n) => format!("{n} paths to each peer (THALWEG_PATHS)"),
+            PathCount::Auto => {
+                "as many paths to each peer as lead different ways, up to 8, 1 over loopback".into()
+            }
+        };
+        format!(
+            "thalweg {}: TCP over {} ({} Mb/s) at {}, no RDMA in this build; {paths}; controller {}, selector {}{}",
+            env!("CARGO_PKG_VERSION"),
+            device.name,
+            device.speed_mbps,
+            addrs.join(", "),
+            config.controller,
+            config.selector,
+            if config.secret.is_some() { "; peers must know the secret" } else { "" },
+        )
     }
 
     /// Starts to listen on a device and returns the handle for the peer. Never blocks.
     ///
     /// # Errors
     /// `InvalidArgument` for an unknown device.
-    pub fn listen(&self, _device: usize) -> Result<(Listener, [u8; HANDLE_BYTES]), Error> {
-        todo!()
+    pub fn listen(&self, device: usize) -> Result<(Listener, [u8; HANDLE_BYTES]), Error> {
+        self.check_device(device)?;
+        let number = self.0.next_listener.fetch_add(1, Ordering::Relaxed);
+        let shared = Arc::clone(&self.0.shared);
+        let mut listeners = shared.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.insert(number, Pending::default());
+        drop(listeners);
+        let handle = Handle {
+            listener: number,
+            token: self.0.token.clone(),
+            process: self.0.process,
+            addrs: shared.addrs.clone(),
+        };
+        Ok((Listener { shared, number }, handle.encode()))
     }
 
     /// Connects to a peer's listener, without blocking: call again with the same handle buffer
     /// (it holds the state of the attempt) until a connection comes back.
     ///
     /// # Errors
-    /// `InvalidArgument` for an unknown device or a damaged handle, `Remote` if the peer refuses or cannot be reached in time.
+    /// `InvalidArgument` for an unknown device or a damaged handle, `Remote` if the peer refuses
+    /// or cannot be reached in time.
     pub fn connect(
         &self,
-        _device: usize,
-        _handle: &mut [u8; HANDLE_BYTES],
+        device: usize,
+        handle: &mut [u8; HANDLE_BYTES],
     ) -> Result<Option<SendConnection>, Error> {
-        todo!()
+        let mut number = handle::attempt(handle);
+        if number == 0 {
+            self.check_device(device)?;
+            let attempt = self.start(&Handle::decode(handle)?)?;
+            number = self.0.next_attempt.fetch_add(1, Ordering::Relaxed);
+            handle::set_attempt(handle, number);
+            self.attempts().insert(number, attempt);
+        }
+        let Some(attempt) = self.attempts().remove(&number) else {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "this handle has been used before: each connection needs a fresh copy",
+            ));
+        };
+        match attempt.link.opened(attempt.connection.0.id)? {
+            Some(true) => Ok(Some(attempt.connection)),
+            Some(false) => Err(Error::new(
+                ErrorKind::Remote,
+                format!("{} has closed the listener of this handle", attempt.link.name),
+            )),
+            None => {
+                let waited = Timestamp::now().since(attempt.since);
+                if waited >= self.0.shared.config.connect_timeout {
+                    let why = attempt.link.last_refusal().unwrap_or_else(|| "no answer".into());
+                    return Err(Error::new(
+                        ErrorKind::Remote,
+                        format!(
+                            "no connection to {} within {} ms (THALWEG_CONNECT_TIMEOUT_MS): {why}",
+                            attempt.link.name,
+                            waited.as_millis()
+                        ),
+                    ));
+                }
+                self.attempts().insert(number, attempt);
+                Ok(None)
+            }
+        }
+    }
+
+    fn attempts(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Attempt>> {
+        self.0.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_device(&self, device: usize) -> Result<(), Error> {
+        if device < self.0.devices.len() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("device {device} does not exist: there are {}", self.0.devices.len()),
+        ))
+    }
+
+    fn start(&self, handle: &Handle) -> Result<Attempt, Error> {
+        let system = |e: std::io::Error| Error::new(ErrorKind::System, format!("new link: {e}"));
+        let shared = &self.0.shared;
+        let mut links = shared.tx_links.lock().unwrap_or_else(PoisonError::into_inner);
+        let usable = |link: &Arc<TxLink>| {
+            link.try_inner().is_none_or(|inner| inner.engine.failure().is_none())
+        };
+        let link = match links.get(&handle.process).filter(|link| usable(link)) {
+            Some(link) => Arc::clone(link),
+            None => {
+                let routes = routes(&self.0.addrs, &handle.addrs);
+                if routes.is_empty() {
+                    return Err(Error::new(
+                        ErrorKind::Remote,
+                        format!(
+                            "no address of ours ({:?}) can reach one of the peer's ({:?}): check THALWEG_IFNAME and THALWEG_FAMILY on both hosts",
+                            self.0.addrs, handle.addrs
+                        ),
+                    ));
+                }
+                let now = Timestamp::now();
+                let engine = TxEngine::new(
+                    engine_config(&shared.config, routes[0].1.ip()),
+                    controller(&shared.config),
+                    selector(&shared.config),
+                    now,
+                );
+                let params = TxParams {
+                    id: auth::nonce().map_err(system)?,
+                    key: Key::derive(&handle.token, shared.config.secret.as_ref().map(|s| s.as_bytes())),
+                    name: routes[0].1.to_string(),
+                    routes,
+                };
+                let host: Arc<dyn TxHost> = Arc::clone(shared) as _;
+                let link = TxLink::new(engine, params, host).map_err(system)?;
+                links.insert(handle.process, Arc::clone(&link));
+                shared.wake();
+                link
+            }
+        };
+        let conn = link
+            .open(handle.listener)
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "the link is closing"))?;
+        Ok(Attempt { connection: SendConnection(conn), link, since: Timestamp::now() })
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.attempts.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+        self.shared.stop();
+        if let Some(thread) = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn listen_at(ip: IpAddr, ports: PortRange) -> std::io::Result<TcpListener> {
+    let mut last = Err(std::io::ErrorKind::AddrInUse.into());
+    for port in ports.first..=ports.last {
+        last = TcpListener::bind((ip, port));
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
+}
+
+/// Pairs of addresses that may reach each other: those of like rank first, so that with the
+/// same interfaces on both hosts each is paired with its counterpart.
+fn routes(local: &[IpAddr], remote: &[SocketAddr]) -> Vec<(IpAddr, SocketAddr)> {
+    let fits = |l: &IpAddr, r: &SocketAddr| {
+        l.is_ipv4() == r.is_ipv4() && l.is_loopback() == r.ip().is_loopback()
+    };
+    let mut pairs = Vec::new();
+    for shift in 0..remote.len() {
+        for (index, &l) in local.iter().enumerate() {
+            let r = remote[(index + shift) % remote.len()];
+            if fits(&l, &r) && !pairs.contains(&(l, r)) {
+                pairs.push((l, r));
+            }
+        }
+    }
+    pairs.truncate(16);
+    pairs
+}
+
+fn engine_config(config: &Config, remote: IpAddr) -> EngineConfig {
+    EngineConfig {
+        paths_max: service::paths_for(config, remote),
+        search: config.search,
+        eager_bytes: config.eager_bytes,
+        chunk_bytes: config.chunk_bytes,
+        dead_peer: config.dead_peer,
+        ..EngineConfig::default()
+    }
+}
+
+fn controller(config: &Config) -> AnyController {
+    match config.controller {
+        ControllerKind::Delay => AnyController::Delay(Delay::new(DelayConfig::default())),
+        ControllerKind::Fixed => AnyController::Fixed(Fixed::new(Bytes(config.window_bytes))),
+    }
+}
+
+fn selector(config: &Config) -> AnySelector {
+    match config.selector {
+        SelectorKind::Adaptive => AnySelector::Adaptive(Adaptive),
+        SelectorKind::RoundRobin => AnySelector::RoundRobin(RoundRobin::default()),
+        SelectorKind::Hash => AnySelector::Hash(StaticHash),
     }
 }
 
@@ -134,7 +443,29 @@ impl Listener {
     /// # Errors
     /// `System` if the session can no longer accept.
     pub fn accept(&self) -> Result<Option<RecvConnection>, Error> {
-        todo!()
+        if let Some(conn) = self.take()? {
+            return Ok(Some(conn));
+        }
+        self.shared.drive_receivers();
+        self.take()
+    }
+
+    fn take(&self) -> Result<Option<RecvConnection>, Error> {
+        let mut listeners = self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        match listeners.get_mut(&self.number) {
+            Some(pending) => Ok(pending.conns.pop_front().map(RecvConnection)),
+            None => Err(Error::new(ErrorKind::System, "the session is closed")),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut listeners = self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let pending = listeners.remove(&self.number);
+        drop(listeners);
+        // Peers that nobody has accepted are told so.
+        drop(pending.map(|p| p.conns.into_iter().map(RecvConnection).collect::<Vec<_>>()));
     }
 }
 
@@ -143,24 +474,69 @@ impl SendConnection {
     ///
     /// # Safety
     /// `data` stays valid and unchanged until the request is finished or the connection dropped.
+    /// One thread at a time per connection.
     ///
     /// # Errors
-    /// The error that ended the connection, if one did.
-    pub unsafe fn isend(&self, _data: *const u8, _len: usize, _tag: i32) -> Result<Option<Request>, Error> {
-        todo!()
+    /// `InvalidArgument` for a message that is too long.
+    pub unsafe fn isend(
+        &self,
+        data: *const u8,
+        len: usize,
+        tag: i32,
+    ) -> Result<Option<Request>, Error> {
+        let range = MemRange { addr: data as u64, len: len as u64 };
+        if range.len > crate::engine::wire::MESSAGE_BYTES_MAX {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("a message of {len} bytes is longer than 1 GiB: cut it"),
+            ));
+        }
+        // SAFETY: the caller's promise.
+        Ok(unsafe { self.0.start(&[(tag, range)]) }.map(|slot| Request(NonNull::from(slot))))
+    }
+}
+
+impl Drop for SendConnection {
+    fn drop(&mut self) {
+        if let LinkRef::Tx(link) = &self.0.link {
+            link.close(self.0.id);
+        }
     }
 }
 
 impl RecvConnection {
-    /// Starts one receive into each of `buffers` (1 to [`MAX_RECVS`]). `None`: too many requests are outstanding.
+    /// Starts one receive into each of `buffers` (1 to [`MAX_RECVS`]). `None`: too many requests
+    /// are outstanding.
     ///
     /// # Safety
-    /// The buffers stay valid, and are not touched by others, until the request is finished or the connection dropped.
+    /// The buffers stay valid, and are not touched by others, until the request is finished or
+    /// the connection dropped. One thread at a time per connection.
     ///
     /// # Errors
-    /// The error that ended the connection, if one did; `InvalidArgument` for a wrong number of buffers.
-    pub unsafe fn irecv(&self, _buffers: &[RecvBuffer]) -> Result<Option<Request>, Error> {
-        todo!()
+    /// `InvalidArgument` for a wrong number of buffers.
+    pub unsafe fn irecv(&self, buffers: &[RecvBuffer]) -> Result<Option<Request>, Error> {
+        if buffers.is_empty() || buffers.len() > MAX_RECVS {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("a receive of {} buffers: 1 to {MAX_RECVS} are possible", buffers.len()),
+            ));
+        }
+        let mut messages = [(0, MemRange::default()); MAX_RECVS];
+        for (message, buffer) in messages.iter_mut().zip(buffers) {
+            *message = (buffer.tag, MemRange { addr: buffer.data as u64, len: buffer.len as u64 });
+        }
+        // SAFETY: the caller's promise.
+        let slot = unsafe { self.0.start(&messages[..buffers.len()]) };
+        Ok(slot.map(|slot| Request(NonNull::from(slot))))
+    }
+}
+
+impl Drop for RecvConnection {
+    fn drop(&mut self) {
+        if let LinkRef::Rx(link) = &self.0.link {
+            link.close(self.0.id);
+            link.drive(Step::Submit);
+        }
     }
 }
 
@@ -174,9 +550,10 @@ impl Request {
     /// The request behind an opaque pointer.
     ///
     /// # Safety
-    /// `raw` came from [`Request::into_raw`] and the request has neither been reported finished nor its connection dropped.
+    /// `raw` came from [`Request::into_raw`] and the request has neither been reported finished
+    /// nor its connection dropped.
     #[must_use]
-    pub unsafe fn from_raw(raw: std::ptr::NonNull<std::ffi::c_void>) -> Self {
+    pub unsafe fn from_raw(raw: NonNull<std::ffi::c_void>) -> Self {
         Self(raw.cast())
     }
 
@@ -187,8 +564,10 @@ impl Request {
     /// As for [`Request::from_raw`]; one thread at a time per connection.
     ///
     /// # Errors
-    /// What ended the request: `Remote` for a dead peer, `InvalidUsage` for a message larger than its buffer.
+    /// What ended the request: `Remote` for a dead peer, `InvalidUsage` for a message larger
+    /// than its buffer.
     pub unsafe fn test(self) -> Result<Option<Completion>, Error> {
-        todo!()
+        // SAFETY: the caller's promise keeps the connection, and so its slots, alive.
+        unsafe { self.0.as_ref().test() }
     }
 }

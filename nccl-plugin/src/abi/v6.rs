@@ -1,0 +1,44 @@
+//! Version 6, the oldest one that NCCL still looks up (2.13 and later): sizes are C ints.
+
+use super::{Name, calls};
+use std::ffi::{c_char, c_int};
+
+c_struct! {
+    /// What NCCL wants to know of a device.
+    "ncclNetProperties_v6_t", 48 bytes:
+    pub struct Properties {
+        0, 8: name: *mut c_char,
+        8, 8: pci_path: *mut c_char,
+        16, 8: guid: u64,
+        24, 4: ptr_support: c_int,
+        28, 4: speed: c_int,
+        32, 4: port: c_int,
+        36, 4: latency: f32,
+        40, 4: max_comms: c_int,
+        44, 4: max_recvs: c_int,
+    }
+}
+
+c_struct! {
+    /// The plugin's table.
+    "ncclNet_v6_t", 136 bytes:
+    pub struct Net {
+        0, 8: name: Name,
+        8, 8: init: Option<calls::InitV6>,
+        16, 8: devices: Option<calls::Devices>,
+        24, 8: get_properties: Option<calls::GetProperties<Properties>>,
+        32, 8: listen: Option<calls::ListenV6>,
+        40, 8: connect: Option<calls::ConnectV6>,
+        48, 8: accept: Option<calls::AcceptV6>,
+        56, 8: reg_mr: Option<calls::RegMrV6>,
+        64, 8: reg_mr_dma_buf: Option<calls::RegMrDmaBuf>,
+        72, 8: dereg_mr: Option<calls::DeregMr>,
+        80, 8: isend: Option<calls::IsendV6>,
+        88, 8: irecv: Option<calls::IrecvV6>,
+        96, 8: iflush: Option<calls::Iflush>,
+        104, 8: test: Option<calls::Test>,
+        112, 8: close_send: Option<calls::Close>,
+        120, 8: close_recv: Option<calls::Close>,
+        128, 8: close_listen: Option<calls::Close>,
+    }
+}

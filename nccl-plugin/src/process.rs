@@ -1,0 +1,198 @@
+//! What a process has once: the session that all communicators share, and the strings whose
+//! addresses NCCL keeps.
+//!
+//! From version 11 on NCCL calls `init` and `finalize` for each communicator; before, it calls
+//! `init` once and never says when it is done. The library itself is never unmapped (see
+//! `build.rs`), so this state outlives a `dlclose` and is found again by the next `init`.
+
+use crate::abi::DebugLogger;
+use crate::guard::Failure;
+use crate::log;
+use std::collections::BTreeSet;
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::mem::ManuallyDrop;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use thalweg::session::{DeviceInfo, LogLevel, Session};
+
+static PROCESS: Mutex<Process> = Mutex::new(Process {
+    pid: 0,
+    session: None,
+    contexts: BTreeSet::new(),
+    last_context: 0,
+    held_for_ever: false,
+});
+
+/// Strings that were handed to NCCL. It keeps their addresses, so none is ever freed; there are
+/// only as many as the host has had devices.
+static STRINGS: Mutex<BTreeSet<&'static CStr>> = Mutex::new(BTreeSet::new());
+
+struct Process {
+    /// Whose state this is: after a fork the child finds its parent's.
+    pid: u32,
+    session: Option<Session>,
+    /// The communicators' contexts that were initialised and not finalised yet. What NCCL calls a
+    /// context is one of these numbers in the form of a pointer, so that a stale one does no harm.
+    contexts: BTreeSet<usize>,
+    last_context: usize,
+    /// An `init` without a context has no `finalize` to match it.
+    held_for_ever: bool,
+}
+
+/// A device's properties in a form that all versions are made from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Device {
+    pub(crate) index: c_int,
+    pub(crate) name: &'static CStr,
+    pub(crate) pci_path: Option<&'static CStr>,
+    pub(crate) guid: u64,
+    pub(crate) speed_mbps: c_int,
+    pub(crate) port: c_int,
+}
+
+/// `init` of a communicator: opens the session if it is the first, and returns a new context.
+pub(crate) fn init_context(logger: Option<DebugLogger>) -> Result<*mut c_void, Failure> {
+    let mut process = lock();
+    process.open(logger)?;
+    process.last_context += 1;
+    let context = process.last_context;
+    process.contexts.insert(context);
+    Ok(std::ptr::without_provenance_mut(context))
+}
+
+/// `init` of the versions without a context.
+pub(crate) fn init_once(logger: Option<DebugLogger>) -> Result<(), Failure> {
+    let mut process = lock();
+    process.open(logger)?;
+    process.held_for_ever = true;
+    Ok(())
+}
+
+/// Ends a communicator's use of the session, which closes with the last. A context that is
+/// unknown, or was finalised before, is passed over.
+pub(crate) fn finalize(context: *mut c_void) {
+    let mut process = lock();
+    let known = process.contexts.remove(&context.addr());
+    if known && process.contexts.is_empty() && !process.held_for_ever {
+        // In this order, so that the last lines still find the logger.
+        process.session = None;
+        log::forget_logger();
+    }
+}
+
+/// The session, for calls that name no context.
+pub(crate) fn session() -> Result<Session, Failure> {
+    lock()
+        .session
+        .clone()
+        .ok_or_else(|| Failure::usage("called before init"))
+}
+
+/// The session on behalf of a context; none at all is accepted, for not every caller keeps it.
+pub(crate) fn session_of(context: *mut c_void) -> Result<Session, Failure> {
+    if !context.is_null() && !lock().contexts.contains(&context.addr()) {
+        return Err(Failure::argument(
+            "the context was finalised before, or never came from init",
+        ));
+    }
+    session()
+}
+
+/// How many devices there are; none is no error, NCCL then goes on to its next transport.
+pub(crate) fn device_count() -> Result<c_int, Failure> {
+    Ok(to_c_int(session()?.devices().len()))
+}
+
+/// The properties of a device.
+pub(crate) fn device(index: c_int) -> Result<Device, Failure> {
+    let session = session()?;
+    let devices = session.devices();
+    let device = usize::try_from(index)
+        .ok()
+        .and_then(|index| devices.get(index))
+        .ok_or_else(|| {
+            Failure::argument(format!(
+                "there is no device {index}; devices() said {}",
+                devices.len()
+            ))
+        })?;
+    Ok(Device::new(index, device))
+}
+
+impl Device {
+    fn new(index: c_int, info: &DeviceInfo) -> Self {
+        Self {
+            index,
+            name: static_string(&info.name),
+            pci_path: info.pci_path.as_deref().map(static_string),
+            guid: info.guid,
+            speed_mbps: to_c_int(info.speed_mbps),
+            port: to_c_int(info.port),
+        }
+    }
+}
+
+impl Process {
+    fn open(&mut self, logger: Option<DebugLogger>) -> Result<(), Failure> {
+        log::set_logger(logger);
+        if self.session.is_none() {
+            let session = Session::open(log::sink())?;
+            log::write(LogLevel::Info, &session.summary());
+            self.session = Some(session);
+        }
+        Ok(())
+    }
+}
+
+fn lock() -> MutexGuard<'static, Process> {
+    // A panic while it was held came from the core, between two consistent states of the table.
+    let mut process = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
+    let pid = std::process::id();
+    if process.pid != pid {
+        // The parent's session has threads and sockets that are not ours: leave it alone, for
+        // closing it would wait for a thread that doesn't exist here and speak to its peers.
+        let _ = ManuallyDrop::new(process.session.take());
+        process.contexts.clear();
+        process.held_for_ever = false;
+        process.pid = pid;
+    }
+    process
+}
+
+fn static_string(text: &str) -> &'static CStr {
+    let text = CString::new(text.replace('\0', "")).unwrap_or_default();
+    let mut strings = STRINGS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = strings.get(text.as_c_str()) {
+        return known;
+    }
+    let text: &'static CStr = Box::leak(text.into_boxed_c_str());
+    strings.insert(text);
+    text
+}
+
+fn to_c_int(number: impl TryInto<c_int>) -> c_int {
+    number.try_into().unwrap_or(c_int::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_string_keeps_its_address() {
+        let first = static_string("eth0");
+        assert_eq!(first, c"eth0");
+        assert!(std::ptr::eq(first, static_string("eth0")));
+        assert!(!std::ptr::eq(first, static_string("eth1")));
+        assert_eq!(static_string("a\0b"), c"ab");
+    }
+
+    #[test]
+    fn a_stale_context_is_harmless() {
+        finalize(std::ptr::null_mut());
+        finalize(std::ptr::without_provenance_mut(77));
+        let Err(failure) = session_of(std::ptr::without_provenance_mut(77)) else {
+            panic!("a context that never was has a session");
+        };
+        assert_eq!(failure.code, crate::abi::ResultCode::INVALID_ARGUMENT);
+    }
+}

@@ -1,0 +1,119 @@
+//! A window that keeps the queueing delay near a target: of the Swift family, with the median of
+//! recent samples in place of the last one, so that one bad path cannot collapse the link.
+//!
+//! Below the target the window grows by a share of itself while it is being used (it doubles
+//! per round trip until the target is first met); above it, it shrinks at most once per round
+//! trip, by a share of the excess, never by more than half.
+
+use super::{Controller, Sample};
+use crate::clock::Timestamp;
+use crate::units::{Bytes, Nanos};
+
+const SAMPLES: usize = 16;
+
+/// What [`Delay`] aims at.
+#[derive(Debug, Clone, Copy)]
+pub struct DelayConfig {
+    /// Queueing delay to hold. Default 4 ms: on kernel TCP the queue must outlast the moments in
+    /// which the host runs something else (measured; `docs/performance.md`).
+    pub target_queue: Nanos,
+    /// Never less in flight. Default 256 KiB.
+    pub window_min: Bytes,
+    /// Never more in flight. Default 64 MiB.
+    pub window_max: Bytes,
+    /// Window at the start. Default 1 MiB.
+    pub window_start: Bytes,
+}
+
+impl Default for DelayConfig {
+    fn default() -> Self {
+        Self {
+            target_queue: Nanos::from_millis(4),
+            window_min: Bytes(256 << 10),
+            window_max: Bytes(64 << 20),
+            window_start: Bytes(1 << 20),
+        }
+    }
+}
+
+/// A delay-based window.
+#[derive(Debug, Clone)]
+pub struct Delay {
+    config: DelayConfig,
+    window: u64,
+    /// The last queueing delays of any path, ns.
+    queues_ns: [u64; SAMPLES],
+    filled: usize,
+    next: usize,
+    /// Doubling per round trip, until the target is met for the first time.
+    starting: bool,
+    shrunk_at: Timestamp,
+}
+
+impl Delay {
+    /// A window at its start.
+    #[must_use]
+    pub fn new(config: DelayConfig) -> Self {
+        Self {
+            config,
+            window: config.window_start.0.clamp(config.window_min.0, config.window_max.0),
+            queues_ns: [0; SAMPLES],
+            filled: 0,
+            next: 0,
+            starting: true,
+            shrunk_at: Timestamp::ZERO,
+        }
+    }
+
+    fn median_queue(&self) -> u64 {
+        let mut recent = self.queues_ns;
+        let recent = &mut recent[..self.filled];
+        recent.sort_unstable();
+        recent.get(recent.len() / 2).copied().unwrap_or(0)
+    }
+}
+
+impl Controller for Delay {
+    fn name(&self) -> &'static str {
+        "delay"
+    }
+
+    fn on_sample(&mut self, sample: &Sample) {
+        self.queues_ns[self.next] = sample.rtt.0.saturating_sub(sample.rtt_min.0);
+        self.next = (self.next + 1) % SAMPLES;
+        self.filled = (self.filled + 1).min(SAMPLES);
+
+        let queue = self.median_queue();
+        let target = self.config.target_queue.0;
+        if queue <= target {
+            // A window that isn't used says nothing about what the network would bear.
+            if sample.in_flight.0 < self.window / 2 {
+                return;
+            }
+            let acked = sample.acked.0.min(self.window);
+            let headroom = (target - queue) * 16 / target; // 0..=16 sixteenths of the way to go
+            self.window += if self.starting { acked } else { acked / 64 * headroom / 16 };
+        } else {
+            self.starting = false;
+            if sample.now.since(self.shrunk_at) < sample.rtt {
+                return;
+            }
+            self.shrunk_at = sample.now;
+            // beta 0.8, never more than half (Swift's values)
+            let excess = u128::from(queue - target) * 80 / u128::from(queue.max(1));
+            let cut = u64::try_from(excess.min(50)).unwrap_or(50);
+            self.window -= self.window / 100 * cut;
+        }
+        self.window = self.window.clamp(self.config.window_min.0, self.config.window_max.0);
+    }
+
+    fn on_path_lost(&mut self, _now: Timestamp) {
+        // The delays of the lost path are no measure of those that stay.
+        self.filled = 0;
+        self.next = 0;
+    }
+
+    fn window(&self) -> Bytes {
+        Bytes(self.window)
+    }
+}

@@ -1,0 +1,182 @@
+//! How much may be in flight on a link: one window for all its paths.
+//!
+//! A path sees too few samples for a window of its own, and a few bad paths must not collapse
+//! the whole; so the controllers here judge the median of recent samples of all paths. How the
+//! window is shared out among the paths is the selector's business (`path`).
+
+mod delay;
+mod fixed;
+
+pub use delay::{Delay, DelayConfig};
+pub use fixed::Fixed;
+
+use crate::clock::Timestamp;
+use crate::units::{Bytes, Nanos};
+
+/// One observation of a path.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    /// When it was made.
+    pub now: Timestamp,
+    /// Round trip of the transport, without what we ourselves had queued ahead in the host.
+    pub rtt: Nanos,
+    /// Smallest round trip this path has shown.
+    pub rtt_min: Nanos,
+    /// Bytes acknowledged since the last sample of the link.
+    pub acked: Bytes,
+    /// Bytes in flight on the link when it was made.
+    pub in_flight: Bytes,
+}
+
+/// Decides how many bytes may be in flight on a link, from the samples of all its paths.
+///
+/// Deterministic: time comes with the samples, and nothing else goes in.
+pub trait Controller {
+    /// The name users choose it by.
+    fn name(&self) -> &'static str;
+    /// Takes one sample in.
+    fn on_sample(&mut self, sample: &Sample);
+    /// A path was fenced: what it carried is gone from the network.
+    fn on_path_lost(&mut self, now: Timestamp);
+    /// Bytes that may be in flight on the link.
+    fn window(&self) -> Bytes;
+}
+
+/// The controllers, dispatched without a heap object or a virtual call on the data path.
+#[derive(Debug, Clone)]
+pub enum AnyController {
+    /// Keeps the queueing delay near a target.
+    Delay(Delay),
+    /// A constant.
+    Fixed(Fixed),
+}
+
+impl Controller for AnyController {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Delay(c) => c.name(),
+            Self::Fixed(c) => c.name(),
+        }
+    }
+
+    fn on_sample(&mut self, sample: &Sample) {
+        match self {
+            Self::Delay(c) => c.on_sample(sample),
+            Self::Fixed(c) => c.on_sample(sample),
+        }
+    }
+
+    fn on_path_lost(&mut self, now: Timestamp) {
+        match self {
+            Self::Delay(c) => c.on_path_lost(now),
+            Self::Fixed(c) => c.on_path_lost(now),
+        }
+    }
+
+    fn window(&self) -> Bytes {
+        match self {
+            Self::Delay(c) => c.window(),
+            Self::Fixed(c) => c.window(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod model {
+    //! One harness for every controller: whatever comes in, the window stays within its bounds.
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Operation {
+        Sample { wait_us: u32, rtt_us: u32, min_us: u32, acked: u32, in_flight: u32 },
+        PathLost { wait_us: u32 },
+    }
+
+    fn operations() -> impl Strategy<Value = Vec<Operation>> {
+        let sample = (0u32..100_000, 0u32..10_000_000, 0u32..100_000, any::<u32>(), any::<u32>())
+            .prop_map(|(wait_us, rtt_us, min_us, acked, in_flight)| Operation::Sample {
+                wait_us,
+                rtt_us,
+                min_us,
+                acked,
+                in_flight,
+            });
+        let lost = (0u32..100_000).prop_map(|wait_us| Operation::PathLost { wait_us });
+        prop::collection::vec(prop_oneof![9 => sample, 1 => lost], 1..400)
+    }
+
+    fn run(mut controller: AnyController, bounds: (Bytes, Bytes), operations: &[Operation]) {
+        let mut now = Timestamp::from_nanos(1);
+        for operation in operations {
+            match *operation {
+                Operation::Sample { wait_us, rtt_us, min_us, acked, in_flight } => {
+                    now = now + Nanos::from_micros(u64::from(wait_us));
+                    controller.on_sample(&Sample {
+                        now,
+                        rtt: Nanos::from_micros(u64::from(rtt_us)),
+                        rtt_min: Nanos::from_micros(u64::from(min_us)),
+                        acked: Bytes(u64::from(acked)),
+                        in_flight: Bytes(u64::from(in_flight)),
+                    });
+                }
+                Operation::PathLost { wait_us } => {
+                    now = now + Nanos::from_micros(u64::from(wait_us));
+                    controller.on_path_lost(now);
+                }
+            }
+            let window = controller.window();
+            assert!(window >= bounds.0 && window <= bounds.1, "{window:?} outside {bounds:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn windows_stay_within_bounds(operations in operations()) {
+            let config = DelayConfig::default();
+            run(
+                AnyController::Delay(Delay::new(config)),
+                (config.window_min, config.window_max),
+                &operations,
+            );
+            let constant = Bytes(1 << 20);
+            run(AnyController::Fixed(Fixed::new(constant)), (constant, constant), &operations);
+        }
+    }
+
+    /// A link with one queue: the window settles where the queueing delay is near the target.
+    #[test]
+    fn delay_settles_at_its_target() {
+        let config = DelayConfig::default();
+        for (rate, base) in [(62_500_000u64, 200u64), (250_000_000, 100), (12_500_000_000, 20)] {
+            let mut controller = Delay::new(config);
+            let base = Nanos::from_micros(base);
+            let mut now = Timestamp::from_nanos(1);
+            let mut queue = Nanos(0);
+            for _ in 0..4000 {
+                let window = controller.window().0;
+                let bdp = u128::from(rate) * u128::from(base.0) / 1_000_000_000;
+                let standing = u128::from(window).saturating_sub(bdp);
+                queue = Nanos(u64::try_from(standing * 1_000_000_000 / u128::from(rate)).unwrap());
+                let rtt = Nanos(base.0 + queue.0);
+                now = now + rtt;
+                controller.on_sample(&Sample {
+                    now,
+                    rtt,
+                    rtt_min: base,
+                    acked: Bytes(window),
+                    in_flight: Bytes(window),
+                });
+            }
+            let target = config.target_queue.0;
+            let at_floor = controller.window() == config.window_min;
+            let at_ceiling = controller.window() == config.window_max;
+            assert!(
+                at_floor || at_ceiling || (queue.0 > target / 3 && queue.0 < target * 2),
+                "queue {queue:?} for a target of {target} ns at {rate} B/s"
+            );
+        }
+    }
+}

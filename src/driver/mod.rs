@@ -1,0 +1,43 @@
+//! The progress loop: moves an engine's outputs into channels and what arrives back into it.
+//!
+//! A link is driven by whoever holds its lock; the others pass by and nobody waits. Submissions
+//! reach the holder through a lock-free queue per connection, results go back through atomics,
+//! and the control plane (new channels, failed dials) leaves notes in a mailbox. A flag says
+//! that there is something to collect; it is looked at again after the lock is released, so that
+//! nothing is left lying by a holder who was just leaving.
+
+pub mod conn;
+mod poller;
+pub mod rx_link;
+pub mod tx_link;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub use poller::Poller;
+pub use rx_link::RxLink;
+pub use tx_link::TxLink;
+
+use crate::units::Nanos;
+
+/// What a step is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Something was submitted: send what can be sent.
+    Submit,
+    /// The caller waits for something: look for arrivals too.
+    Progress,
+}
+
+/// How often a driven link looks at its timers and at what the kernel knows of its paths.
+const TIMER_GAP: Nanos = Nanos(1_000_000);
+/// A path that nothing has come over lately is looked at this often, by one call for all.
+const IDLE_POLL_GAP: Nanos = Nanos(10_000);
+/// Bytes read at once ahead of a header.
+const SCRATCH_BYTES: usize = 16 << 10;
+
+/// Wall clock in ns: only ever compared with the peer's, as a difference.
+fn wall_ns() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0))
+}

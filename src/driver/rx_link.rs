@@ -1,0 +1,486 @@
+//! The receiving side of a link, driven.
+
+#![allow(unsafe_code, reason = "early small messages are copied into the receiver's buffer")]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::conn::{Conn, LinkRef, Submission, untoken};
+use super::{IDLE_POLL_GAP, Poller, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
+use crate::clock::Timestamp;
+use crate::engine::wire::{Frame, PathCount, Rkeys};
+use crate::engine::{MemRange, RecvError, RxAction, RxEngine, Sink, Violation};
+use crate::error::{Error, ErrorKind};
+use crate::path::health::{Health, HealthConfig, Verdict};
+use crate::sync::spsc::Consumer;
+use crate::sync::{Flag, TryLock, TryLockGuard};
+use crate::transport::{AnyChannel, Channel, ChannelError, Receiver};
+use crate::units::Nanos;
+
+/// A channel that a peer has dialled and proved its right to.
+#[derive(Debug)]
+pub struct NewChannel {
+    /// Path.
+    pub path: u8,
+    /// Its number.
+    pub epoch: u16,
+    /// An earlier channel whose fence has not been answered.
+    pub fence: Option<u16>,
+    /// The channel.
+    pub channel: AnyChannel,
+    /// What the peer's hello and our challenge drew, for the welcome's proof.
+    pub nonces: ([u8; 16], [u8; 16]),
+}
+
+/// What a receiving link needs from the control plane.
+pub trait RxHost: Send + Sync + std::fmt::Debug {
+    /// The welcome for a channel, with how far the fenced one came.
+    fn welcome(&self, link: &RxLink, new: &mut NewChannel, previous: Option<PathCount>) -> io::Result<()>;
+    /// A connection to this listener; `false` refuses it.
+    fn accept(&self, listener: u64, conn: Arc<Conn>) -> bool;
+    /// A path ended in a way that a user may want to know.
+    fn note(&self, link: &RxLink, text: &str);
+    /// All paths are gone without a word: find out whether the peer is.
+    fn check_peer(&self, link: &Arc<RxLink>);
+}
+
+/// The receiving side of a link.
+#[derive(Debug)]
+pub struct RxLink {
+    inner: TryLock<RxInner>,
+    dirty: Flag,
+    mailbox: Mutex<Vec<NewChannel>>,
+    failing: Mutex<Option<String>>,
+    driven_at: AtomicU64,
+    poll_fd: RawFd,
+    host: Arc<dyn RxHost>,
+    me: std::sync::Weak<RxLink>,
+    /// What the link is known by.
+    pub id: [u8; 16],
+    /// Where the peer itself listens: refused there, it is gone.
+    pub peer: SocketAddr,
+    /// For log lines: the peer's address.
+    pub name: String,
+}
+
+#[derive(Debug)]
+struct PathIo {
+    channel: Option<AnyChannel>,
+    epoch: u16,
+    health: Health,
+}
+
+/// What only the holder of the lock touches.
+#[derive(Debug)]
+pub struct RxInner {
+    engine: RxEngine,
+    paths: Vec<PathIo>,
+    conns: BTreeMap<u32, (Arc<Conn>, Consumer<Submission>)>,
+    poller: Poller,
+    scratch: Box<[u8]>,
+    hot: usize,
+    polled_at: Timestamp,
+    timer_at: Timestamp,
+    health: HealthConfig,
+    dead_peer: Nanos,
+    /// Since when no path is up.
+    orphan_since: Option<Timestamp>,
+    checked_at: Timestamp,
+    failure: Option<String>,
+    gone: bool,
+}
+
+struct Inbound<'a> {
+    engine: &'a mut RxEngine,
+    path: u8,
+}
+
+impl Receiver for Inbound<'_> {
+    fn frame(&mut self, header: &[u8], arrived_ns: u64) -> Result<Option<Sink>, Violation> {
+        let frame = Frame::decode(header)?;
+        let arrived_ns = if arrived_ns == 0 && matches!(frame, Frame::Ping { .. }) {
+            wall_ns()
+        } else {
+            arrived_ns
+        };
+        self.engine.handle_frame(self.path, frame, arrived_ns)
+    }
+
+    fn payload_done(&mut self) {
+        self.engine.handle_payload_done(self.path);
+    }
+}
+
+/// What [`RxLink::new`] needs to know.
+#[derive(Debug, Clone)]
+pub struct RxParams {
+    /// What the link is known by.
+    pub id: [u8; 16],
+    /// Where the peer listens.
+    pub peer: SocketAddr,
+    /// Path slots.
+    pub paths: u8,
+    /// Silence timeouts.
+    pub health: HealthConfig,
+    /// All paths gone for so long: the peer is dead.
+    pub dead_peer: Nanos,
+}
+
+impl RxLink {
+    /// A link that waits for its first channel.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new(engine: RxEngine, params: RxParams, host: Arc<dyn RxHost>) -> io::Result<Arc<Self>> {
+        let poller = Poller::new()?;
+        let poll_fd = poller.fd();
+        let now = Timestamp::now();
+        let path = || PathIo { channel: None, epoch: 0, health: Health::new(now) };
+        let inner = RxInner {
+            engine,
+            paths: (0..params.paths).map(|_| path()).collect(),
+            conns: BTreeMap::new(),
+            poller,
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            hot: 0,
+            polled_at: Timestamp::ZERO,
+            timer_at: Timestamp::ZERO,
+            health: params.health,
+            dead_peer: params.dead_peer,
+            orphan_since: Some(now),
+            checked_at: now,
+            failure: None,
+            gone: false,
+        };
+        Ok(Arc::new_cyclic(|me| Self {
+            inner: TryLock::new(inner),
+            dirty: Flag::new(),
+            mailbox: Mutex::new(Vec::new()),
+            failing: Mutex::new(None),
+            driven_at: AtomicU64::new(0),
+            poll_fd,
+            host,
+            me: me.clone(),
+            id: params.id,
+            peer: params.peer,
+            name: params.peer.to_string(),
+        }))
+    }
+
+    /// Closes a connection: when this returns, none of its buffers is written any more.
+    pub fn close(&self, conn: u32) {
+        let mut inner = self.inner.lock_spinning();
+        inner.conns.remove(&conn);
+        let arriving: Vec<u8> = inner.engine.arriving_for(conn).collect();
+        for path in arriving {
+            if let Some(channel) = &mut inner.paths[usize::from(path)].channel {
+                channel.discard_arriving();
+            }
+        }
+        inner.engine.close(conn);
+        inner.step(self, Step::Submit, Timestamp::now());
+    }
+
+    /// Something was pushed to a connection's queue.
+    pub fn submitted(&self) {
+        self.dirty.raise();
+        self.drive(Step::Submit);
+    }
+
+    /// Hands a new channel to whoever drives the link next, and drives it if nobody does.
+    pub fn mail(&self, new: NewChannel) {
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner).push(new);
+        self.dirty.raise();
+        self.drive(Step::Progress);
+    }
+
+    /// The control plane has found out that the peer is gone.
+    pub fn fail(&self, reason: String) {
+        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        self.dirty.raise();
+        self.drive(Step::Progress);
+    }
+
+    /// Moves the link forward unless somebody else is doing so.
+    pub fn drive(&self, step: Step) {
+        let mut step = step;
+        for _ in 0..4 {
+            let Some(mut inner) = self.inner.try_lock() else { return };
+            let now = Timestamp::now();
+            inner.step(self, step, now);
+            drop(inner);
+            self.driven_at.store(now.as_nanos(), Ordering::Relaxed);
+            if !self.dirty.is_raised() {
+                return;
+            }
+            step = Step::Submit;
+        }
+    }
+
+    /// When it was last driven.
+    #[must_use]
+    pub fn driven_at(&self) -> Timestamp {
+        Timestamp::from_nanos(self.driven_at.load(Ordering::Relaxed))
+    }
+
+    /// The poller of its channels.
+    #[must_use]
+    pub fn poll_fd(&self) -> RawFd {
+        self.poll_fd
+    }
+
+    /// The inside, unless somebody is driving.
+    #[must_use]
+    pub fn try_inner(&self) -> Option<TryLockGuard<'_, RxInner>> {
+        self.inner.try_lock()
+    }
+}
+
+impl RxInner {
+    /// Whether the link is over: the peer said good-bye or failed, and no connection is left.
+    #[must_use]
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        let abandoned = self.orphan_since.is_some_and(|since| now.since(since) >= self.dead_peer);
+        self.conns.is_empty() && (self.gone || self.failure.is_some() || abandoned)
+    }
+
+    /// When somebody should drive it at the latest, if ever.
+    #[must_use]
+    pub fn poll_timeout(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.engine.has_output() || self.paths.iter().any(|p| {
+            p.channel.as_ref().is_some_and(Channel::has_unsent)
+        }) {
+            return Some(now + Nanos::from_millis(5));
+        }
+        let waiting = self.engine.receives_pending() > 0 || !self.conns.is_empty();
+        (waiting && self.orphan_since.is_some()).then(|| now + Nanos::from_millis(20))
+    }
+
+    fn step(&mut self, link: &RxLink, step: Step, now: Timestamp) {
+        if link.dirty.take() {
+            self.collect(link, now);
+        }
+        if step == Step::Progress {
+            self.receive(link, now);
+        }
+        if now >= self.timer_at {
+            self.timer_at = now + TIMER_GAP;
+            self.timers(link, now);
+        }
+        self.act(link);
+        self.transmit(link, now);
+        self.report(link);
+    }
+
+    fn collect(&mut self, link: &RxLink, now: Timestamp) {
+        if let Some(reason) = link.failing.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            if self.orphan_since.is_some() {
+                self.fail(reason);
+            }
+        }
+        let mail = std::mem::take(&mut *link.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
+        for new in mail {
+            self.install(link, new, now);
+        }
+        let Self { conns, engine, .. } = self;
+        for (&id, (_, queue)) in conns.iter_mut() {
+            while let Some(s) = queue.pop() {
+                engine.post(id, s.token(id), s.tag, s.range, Rkeys::default());
+            }
+        }
+    }
+
+    fn install(&mut self, link: &RxLink, mut new: NewChannel, now: Timestamp) {
+        let index = usize::from(new.path);
+        if index >= self.paths.len() || !self.engine.admits_channel(new.path, new.epoch) {
+            new.channel.abort();
+            return;
+        }
+        // The older channel must be silent before its count is told.
+        self.drop_channel(index);
+        let previous = self.engine.handle_path_up(new.path, new.epoch, new.fence);
+        if link.host.welcome(link, &mut new, previous).is_err()
+            || self.poller.add(new.channel.fd(), u64::from(new.path)).is_err()
+        {
+            self.engine.handle_path_down(new.path, new.epoch);
+            return;
+        }
+        self.paths[index] =
+            PathIo { channel: Some(new.channel), epoch: new.epoch, health: Health::new(now) };
+        self.orphan_since = None;
+    }
+
+    fn drop_channel(&mut self, index: usize) {
+        if let Some(channel) = self.paths[index].channel.take() {
+            self.poller.remove(channel.fd());
+            channel.abort();
+        }
+    }
+
+    fn receive(&mut self, link: &RxLink, now: Timestamp) {
+        let hot = self.hot;
+        let got = self.receive_path(link, hot, now);
+        if got == 0 || now.since(self.polled_at) >= IDLE_POLL_GAP {
+            self.polled_at = now;
+            let mut ready = 0u64;
+            self.poller.wait(0, |key| ready |= 1 << (key & 63));
+            if got > 0 {
+                ready &= !(1 << hot);
+            }
+            while ready != 0 {
+                let path = ready.trailing_zeros() as usize;
+                ready &= ready - 1;
+                if self.receive_path(link, path, now) > 0 {
+                    self.hot = path;
+                }
+            }
+        }
+    }
+
+    fn receive_path(&mut self, link: &RxLink, path: usize, now: Timestamp) -> usize {
+        let Self { paths, engine, scratch, .. } = self;
+        let Some(channel) = &mut paths[path].channel else { return 0 };
+        let mut inbound = Inbound { engine, path: index_u8(path) };
+        match channel.receive(scratch, &mut inbound) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.broken(link, path, &error, now);
+                0
+            }
+        }
+    }
+
+    fn broken(&mut self, link: &RxLink, path: usize, error: &ChannelError, now: Timestamp) {
+        if let ChannelError::Violation(violation) = error {
+            link.host.note(
+                link,
+                &format!(
+                    "path {path} from {} closed: {violation}; the peer runs another version or \
+                     something else writes to this port",
+                    link.name
+                ),
+            );
+        }
+        self.drop_channel(path);
+        self.engine.handle_path_down(index_u8(path), self.paths[path].epoch);
+        if self.paths.iter().all(|p| p.channel.is_none()) {
+            self.orphan_since.get_or_insert(now);
+        }
+    }
+
+    fn fail(&mut self, reason: String) {
+        if self.failure.is_none() {
+            self.failure = Some(reason);
+            self.engine.fail();
+        }
+    }
+
+    fn timers(&mut self, link: &RxLink, now: Timestamp) {
+        // Control frames go out on the path that data came over; its way back may be another.
+        if let Some(channel) = &mut self.paths[self.hot].channel {
+            let stats = channel.stats();
+            let verdict = self.paths[self.hot].health.observe(now, &stats, &self.health);
+            if verdict != Verdict::Fine {
+                self.engine.handle_path_suspect(index_u8(self.hot));
+            }
+        }
+        let Some(since) = self.orphan_since else { return };
+        if self.conns.is_empty() || self.failure.is_some() || self.gone {
+            return;
+        }
+        if now.since(since) >= self.dead_peer {
+            let ms = now.since(since).as_millis();
+            self.fail(format!("no path has been up for {ms} ms (limit: THALWEG_DEAD_PEER_MS)"));
+        } else if now.since(self.checked_at) >= Nanos::from_millis(100) {
+            self.checked_at = now;
+            if let Some(me) = link.me.upgrade() {
+                link.host.check_peer(&me);
+            }
+        }
+    }
+
+    fn act(&mut self, link: &RxLink) {
+        while let Some(action) = self.engine.poll_action() {
+            match action {
+                RxAction::Silence { path, epoch } => {
+                    self.drop_channel(usize::from(path));
+                    self.engine.handle_silenced(path, epoch);
+                }
+                RxAction::Opened { conn, listener } => {
+                    if self.conns.contains_key(&conn) {
+                        continue; // said twice before it was answered
+                    }
+                    let Some(me) = link.me.upgrade() else { continue };
+                    let (end, queue) = Conn::new(conn, LinkRef::Rx(me));
+                    let accepted = link.host.accept(listener, Arc::clone(&end));
+                    if accepted {
+                        self.conns.insert(conn, (end, queue));
+                    }
+                    self.engine.answer_open(conn, accepted);
+                }
+                RxAction::Goodbye => {
+                    self.gone = true;
+                    self.fail("the peer closed the link".into());
+                }
+            }
+        }
+    }
+
+    fn transmit(&mut self, link: &RxLink, now: Timestamp) {
+        let mut touched = 0u64;
+        while let Some(t) = self.engine.poll_ack().or_else(|| self.engine.poll_transmit()) {
+            touched |= 1 << t.path;
+            if let Some(channel) = &mut self.paths[usize::from(t.path)].channel {
+                channel.queue(t.header, MemRange::default(), 0);
+            }
+        }
+        for path in 0..self.paths.len() {
+            let Some(channel) = &mut self.paths[path].channel else { continue };
+            if touched >> path & 1 == 1 || channel.has_unsent() {
+                if let Err(error) = channel.flush() {
+                    self.broken(link, path, &error, now);
+                }
+            }
+        }
+    }
+
+    fn report(&mut self, link: &RxLink) {
+        while let Some((data, target)) = self.engine.poll_copy() {
+            // SAFETY: the engine made `target` a part of a posted buffer, which its owner keeps
+            // valid until the receive ends, and that is told only below.
+            unsafe {
+                std::ptr::copy_nonoverlapping(data.as_ptr(), target.addr as *mut u8, data.len());
+            }
+        }
+        while let Some(done) = self.engine.poll_completion() {
+            let (conn, slot, sub) = untoken(done.token);
+            let Some((conn, _)) = self.conns.get(&conn) else { continue };
+            let result = done.result.map_err(|error| match error {
+                RecvError::TooLong { .. } => Error::new(
+                    ErrorKind::InvalidUsage,
+                    format!("receive from {}: {error}", link.name),
+                ),
+                RecvError::PeerClosed => {
+                    Error::new(ErrorKind::Remote, format!("receive from {}: {error}", link.name))
+                }
+                RecvError::LinkFailed => Error::new(
+                    ErrorKind::Remote,
+                    format!(
+                        "link from {}: {}",
+                        link.name,
+                        self.failure.as_deref().unwrap_or("it failed for an unknown reason")
+                    ),
+                ),
+            });
+            conn.ended(slot, sub, result);
+        }
+    }
+}
+
+fn index_u8(index: usize) -> u8 {
+    u8::try_from(index).unwrap_or(u8::MAX)
+}

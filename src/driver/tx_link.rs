@@ -1,0 +1,525 @@
+//! The sending side of a link, driven.
+
+#![allow(unsafe_code, reason = "small messages are copied out of the sender's buffer")]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::conn::{Conn, LinkRef, Submission, untoken};
+use super::{IDLE_POLL_GAP, Poller, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
+use crate::auth::Key;
+use crate::clock::Timestamp;
+use crate::engine::wire::{Frame, PathCount};
+use crate::engine::{
+    MemRange, SendError, Sink, Submitted, Transmit, TxAction, TxEngine, TxEvent, Violation,
+};
+use crate::error::{Error, ErrorKind};
+use crate::sync::spsc::Consumer;
+use crate::sync::{Flag, TryLock, TryLockGuard};
+use crate::transport::{AnyChannel, Channel, ChannelError, Receiver};
+
+/// What the control plane tells a sending link.
+#[derive(Debug)]
+pub enum TxMail {
+    /// A channel is up.
+    PathUp {
+        /// Path.
+        path: u8,
+        /// Its number.
+        epoch: u16,
+        /// How far the channel came whose fence is open.
+        previous: Option<PathCount>,
+        /// Eager messages up to this size are taken.
+        eager_bytes: u32,
+        /// Local and remote address.
+        addrs: (SocketAddr, SocketAddr),
+        /// The channel.
+        channel: AnyChannel,
+    },
+    /// A dial came to nothing.
+    DialFailed {
+        /// Path.
+        path: u8,
+        /// The channel it would have been.
+        epoch: u16,
+        /// Why.
+        reason: String,
+        /// Nobody listens there any more.
+        refused: bool,
+    },
+}
+
+/// A dial that the link asks the control plane for.
+#[derive(Debug, Clone, Copy)]
+pub struct DialRequest {
+    /// What the engine asked for.
+    pub action: TxAction,
+    /// Local address and port of the channel that died, if its port is to be used again.
+    pub local: Option<SocketAddr>,
+    /// Where that channel led.
+    pub remote: Option<SocketAddr>,
+}
+
+/// What a sending link needs from the control plane.
+pub trait TxHost: Send + Sync + std::fmt::Debug {
+    /// Dials a path.
+    fn dial(&self, link: &Arc<TxLink>, request: DialRequest);
+    /// Something happened that a user may want to know.
+    fn event(&self, link: &TxLink, event: &TxEvent, addrs: &str);
+}
+
+/// The sending side of a link.
+#[derive(Debug)]
+pub struct TxLink {
+    inner: TryLock<TxInner>,
+    dirty: Flag,
+    mailbox: Mutex<Vec<TxMail>>,
+    driven_at: AtomicU64,
+    poll_fd: RawFd,
+    host: Arc<dyn TxHost>,
+    me: std::sync::Weak<TxLink>,
+    /// Pairs of local and remote addresses that paths may use, the likeliest first.
+    pub routes: Vec<(IpAddr, SocketAddr)>,
+    /// What the link is known by to the peer.
+    pub id: [u8; 16],
+    /// The peer's token.
+    pub key: Key,
+    /// For log lines: the peer's address.
+    pub name: String,
+}
+
+#[derive(Debug)]
+struct PathIo {
+    channel: Option<AnyChannel>,
+    epoch: u16,
+    addrs: Option<(SocketAddr, SocketAddr)>,
+}
+
+/// What only the holder of the lock touches.
+#[derive(Debug)]
+pub struct TxInner {
+    /// The engine.
+    pub engine: TxEngine,
+    paths: Vec<PathIo>,
+    conns: BTreeMap<u32, (Arc<Conn>, Consumer<Submission>)>,
+    poller: Poller,
+    scratch: Box<[u8]>,
+    hot: usize,
+    polled_at: Timestamp,
+    timer_at: Timestamp,
+    last_refusal: Option<String>,
+}
+
+struct Inbound<'a> {
+    engine: &'a mut TxEngine,
+    path: u8,
+    now: Timestamp,
+}
+
+impl Receiver for Inbound<'_> {
+    fn frame(&mut self, header: &[u8], _arrived_ns: u64) -> Result<Option<Sink>, Violation> {
+        let frame = Frame::decode(header)?;
+        self.engine.handle_frame(self.path, frame, header, self.now).map(|()| None)
+    }
+
+    fn payload_done(&mut self) {}
+}
+
+/// What [`TxLink::new`] needs to know.
+#[derive(Debug)]
+pub struct TxParams {
+    /// Pairs of local and remote addresses, the likeliest first; not empty.
+    pub routes: Vec<(IpAddr, SocketAddr)>,
+    /// What the link is known by to the peer.
+    pub id: [u8; 16],
+    /// What both ends share.
+    pub key: Key,
+    /// For log lines.
+    pub name: String,
+}
+
+impl TxLink {
+    /// A link that has yet to dial.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new(engine: TxEngine, params: TxParams, host: Arc<dyn TxHost>) -> io::Result<Arc<Self>> {
+        let poller = Poller::new()?;
+        let poll_fd = poller.fd();
+        let paths = engine
+            .path_infos()
+            .map(|_| PathIo { channel: None, epoch: 0, addrs: None })
+            .collect();
+        let inner = TxInner {
+            engine,
+            paths,
+            conns: BTreeMap::new(),
+            poller,
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            hot: 0,
+            polled_at: Timestamp::ZERO,
+            timer_at: Timestamp::ZERO,
+            last_refusal: None,
+        };
+        Ok(Arc::new_cyclic(|me| Self {
+            inner: TryLock::new(inner),
+            dirty: Flag::new(),
+            mailbox: Mutex::new(Vec::new()),
+            driven_at: AtomicU64::new(0),
+            poll_fd,
+            host,
+            me: me.clone(),
+            routes: params.routes,
+            id: params.id,
+            key: params.key,
+            name: params.name,
+        }))
+    }
+
+    /// Opens a connection on the link.
+    pub fn open(&self, listener: u64) -> Option<Arc<Conn>> {
+        let me = self.me.upgrade()?;
+        let mut inner = self.inner.lock_spinning();
+        let id = inner.engine.open(listener);
+        let (conn, queue) = Conn::new(id, LinkRef::Tx(me));
+        inner.conns.insert(id, (Arc::clone(&conn), queue));
+        drop(inner);
+        self.dirty.raise();
+        self.drive(Step::Progress);
+        Some(conn)
+    }
+
+    /// Closes a connection: when this returns, none of its buffers is read any more.
+    pub fn close(&self, conn: u32) {
+        let mut inner = self.inner.lock_spinning();
+        let now = Timestamp::now();
+        inner.conns.remove(&conn);
+        if inner.engine.close(conn) {
+            for path in 0..inner.paths.len() {
+                let io = &inner.paths[path];
+                if io.channel.as_ref().is_some_and(|c| c.holds(conn)) {
+                    let epoch = io.epoch;
+                    inner.engine.handle_path_error(index_u8(path), epoch, now);
+                }
+            }
+        }
+        inner.step(self, Step::Submit, now);
+    }
+
+    /// The peer's answer to a connection that was opened; an error if the link has failed.
+    ///
+    /// # Errors
+    /// `Remote`, with the reason.
+    pub fn opened(&self, conn: u32) -> Result<Option<bool>, Error> {
+        self.drive(Step::Progress);
+        let Some(inner) = self.inner.try_lock() else { return Ok(None) };
+        match inner.engine.failure() {
+            Some(reason) => Err(self.failure(reason)),
+            None => Ok(inner.engine.opened(conn)),
+        }
+    }
+
+    /// Why no path is up, as far as is known.
+    #[must_use]
+    pub fn last_refusal(&self) -> Option<String> {
+        self.inner.try_lock()?.last_refusal.clone()
+    }
+
+    fn failure(&self, reason: &str) -> Error {
+        Error::new(ErrorKind::Remote, format!("link to {}: {reason}", self.name))
+    }
+
+    /// Something was pushed to a connection's queue.
+    pub fn submitted(&self) {
+        self.dirty.raise();
+        self.drive(Step::Submit);
+    }
+
+    /// Leaves a note for whoever drives the link next, and drives it if nobody does.
+    pub fn mail(&self, mail: TxMail) {
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner).push(mail);
+        self.dirty.raise();
+        self.drive(Step::Progress);
+    }
+
+    /// Moves the link forward unless somebody else is doing so.
+    pub fn drive(&self, step: Step) {
+        let mut step = step;
+        for _ in 0..4 {
+            let Some(mut inner) = self.inner.try_lock() else { return };
+            let now = Timestamp::now();
+            inner.step(self, step, now);
+            drop(inner);
+            self.driven_at.store(now.as_nanos(), Ordering::Relaxed);
+            if !self.dirty.is_raised() {
+                return;
+            }
+            step = Step::Submit;
+        }
+    }
+
+    /// When it was last driven.
+    #[must_use]
+    pub fn driven_at(&self) -> Timestamp {
+        Timestamp::from_nanos(self.driven_at.load(Ordering::Relaxed))
+    }
+
+    /// The poller of its channels.
+    #[must_use]
+    pub fn poll_fd(&self) -> RawFd {
+        self.poll_fd
+    }
+
+    /// The inside, unless somebody is driving.
+    #[must_use]
+    pub fn try_inner(&self) -> Option<TryLockGuard<'_, TxInner>> {
+        self.inner.try_lock()
+    }
+}
+
+impl TxInner {
+    /// Connections, those that still close included.
+    #[must_use]
+    pub fn conn_count(&self) -> usize {
+        self.engine.conns()
+    }
+
+    /// Local and remote address of a path's last channel.
+    #[must_use]
+    pub fn addrs(&self, path: usize) -> Option<(SocketAddr, SocketAddr)> {
+        self.paths[path].addrs
+    }
+
+    /// Says good-bye and closes every channel.
+    pub fn goodbye(&mut self) {
+        for io in &mut self.paths {
+            if let Some(mut channel) = io.channel.take() {
+                channel.queue(Frame::Goodbye.encode(), MemRange::default(), 0);
+                let _ = channel.flush();
+            }
+        }
+    }
+
+    fn step(&mut self, link: &TxLink, step: Step, now: Timestamp) {
+        if link.dirty.take() {
+            self.collect(link, now);
+        }
+        if step == Step::Progress {
+            self.receive(now);
+        }
+        if now >= self.timer_at {
+            self.timer_at = now + TIMER_GAP;
+            self.timers(now);
+        }
+        self.transmit(now);
+        self.act(link);
+        self.report(link);
+    }
+
+    fn collect(&mut self, link: &TxLink, now: Timestamp) {
+        let mail = std::mem::take(&mut *link.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
+        for mail in mail {
+            self.handle_mail(mail, now);
+        }
+        let Self { conns, engine, .. } = self;
+        for (&id, (conn, queue)) in conns.iter_mut() {
+            while let Some(submission) = queue.pop() {
+                let Submission { slot, sub, tag, range } = submission;
+                match engine.submit(id, submission.token(id), tag, range) {
+                    Submitted::Queued => {}
+                    Submitted::Copy(target) => {
+                        // SAFETY: the sender keeps its buffer valid until the send has ended,
+                        // and `target` is the engine's own, as long as the message.
+                        unsafe {
+                            std::ptr::copy_nonoverlapping(
+                                range.addr as *const u8,
+                                target.addr as *mut u8,
+                                usize::try_from(range.len).unwrap_or(0),
+                            );
+                        }
+                        conn.ended(slot, sub, Ok(range.len));
+                    }
+                }
+            }
+        }
+    }
+
+    fn handle_mail(&mut self, mail: TxMail, now: Timestamp) {
+        match mail {
+            TxMail::PathUp { path, epoch, previous, eager_bytes, addrs, channel } => {
+                let io = &mut self.paths[usize::from(path)];
+                if let Some(old) = io.channel.take() {
+                    self.poller.remove(old.fd());
+                    old.abort();
+                }
+                if self.poller.add(channel.fd(), u64::from(path)).is_err() {
+                    channel.abort();
+                    self.engine.handle_dial_failed(path, epoch, now);
+                    return;
+                }
+                *io = PathIo { channel: Some(channel), epoch, addrs: Some(addrs) };
+                self.last_refusal = None;
+                self.engine.limit_eager(eager_bytes);
+                self.engine.handle_path_up(path, epoch, previous, now);
+            }
+            TxMail::DialFailed { path, epoch, reason, refused } => {
+                self.engine.handle_dial_failed(path, epoch, now);
+                if refused && !self.engine.any_up() {
+                    self.engine.fail(format!("{reason}: the peer process is gone"));
+                }
+                self.last_refusal = Some(reason);
+            }
+        }
+    }
+
+    fn receive(&mut self, now: Timestamp) {
+        // The path that something came over last is read at once; the others are asked about
+        // by one call for all of them.
+        let hot = self.hot;
+        let got = self.receive_path(hot, now);
+        if got == 0 || now.since(self.polled_at) >= IDLE_POLL_GAP {
+            self.polled_at = now;
+            let mut ready = 0u64;
+            self.poller.wait(0, |key| ready |= 1 << (key & 63));
+            if got > 0 {
+                ready &= !(1 << hot);
+            }
+            while ready != 0 {
+                let path = ready.trailing_zeros() as usize;
+                ready &= ready - 1;
+                if self.receive_path(path, now) > 0 {
+                    self.hot = path;
+                }
+            }
+        }
+    }
+
+    fn receive_path(&mut self, path: usize, now: Timestamp) -> usize {
+        let Self { paths, engine, scratch, .. } = self;
+        let Some(channel) = &mut paths[path].channel else { return 0 };
+        let mut inbound = Inbound { engine, path: index_u8(path), now };
+        match channel.receive(scratch, &mut inbound) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.broken(path, &error, now);
+                0
+            }
+        }
+    }
+
+    fn broken(&mut self, path: usize, error: &ChannelError, now: Timestamp) {
+        if let ChannelError::Violation(violation) = error {
+            self.engine.fail(format!("path {path}: {violation}"));
+        }
+        let epoch = self.paths[path].epoch;
+        self.engine.handle_path_error(index_u8(path), epoch, now);
+    }
+
+    fn timers(&mut self, now: Timestamp) {
+        for path in 0..self.paths.len() {
+            if self.engine.wants_stats(index_u8(path), now) {
+                if let Some(channel) = &mut self.paths[path].channel {
+                    let stats = channel.stats();
+                    self.engine.handle_stats(index_u8(path), stats, now);
+                }
+            }
+        }
+        self.engine.handle_timeout(now);
+    }
+
+    fn transmit(&mut self, now: Timestamp) {
+        let mut touched = 0u64;
+        while let Some(transmit) = self.engine.poll_transmit(now) {
+            let (path, header, payload, owner) = match transmit {
+                Transmit::Control { path, header } => (path, header, MemRange::default(), 0),
+                Transmit::Probe { path } => {
+                    let ping = Frame::Ping { id: 0, sent_ns: wall_ns() };
+                    (path, ping.encode(), MemRange::default(), 0)
+                }
+                Transmit::Data { path, header, source, conn, chunk } => {
+                    // An eager message is sent from the engine's own memory.
+                    (path, header, source, if chunk.is_some() { conn } else { 0 })
+                }
+            };
+            touched |= 1 << path;
+            if let Some(channel) = &mut self.paths[usize::from(path)].channel {
+                channel.queue(header, payload, owner);
+            }
+        }
+        for path in 0..self.paths.len() {
+            let Some(channel) = &mut self.paths[path].channel else { continue };
+            if touched >> path & 1 == 1 || channel.has_unsent() {
+                if let Err(error) = channel.flush() {
+                    self.broken(path, &error, now);
+                }
+            }
+        }
+    }
+
+    fn act(&mut self, link: &TxLink) {
+        while let Some(action) = self.engine.poll_action() {
+            match action {
+                TxAction::Close { path, epoch } => {
+                    let io = &mut self.paths[usize::from(path)];
+                    if io.epoch == epoch {
+                        if let Some(channel) = io.channel.take() {
+                            self.poller.remove(channel.fd());
+                            channel.abort();
+                        }
+                    }
+                }
+                TxAction::Dial { path, same_port, .. } => {
+                    let last = self.paths[usize::from(path)].addrs.filter(|_| same_port);
+                    if let Some(me) = link.me.upgrade() {
+                        link.host.dial(
+                            &me,
+                            DialRequest {
+                                action,
+                                local: last.map(|(local, _)| local),
+                                remote: last.map(|(_, remote)| remote),
+                            },
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn report(&mut self, link: &TxLink) {
+        while let Some(done) = self.engine.poll_completion() {
+            let (conn, slot, sub) = untoken(done.token);
+            let Some((conn, _)) = self.conns.get(&conn) else { continue };
+            let result = done.result.map_err(|error| match error {
+                SendError::TooLong { .. } => {
+                    Error::new(ErrorKind::InvalidUsage, format!("send to {}: {error}", link.name))
+                }
+                SendError::PeerClosed => {
+                    Error::new(ErrorKind::Remote, format!("send to {}: {error}", link.name))
+                }
+                SendError::LinkFailed => {
+                    link.failure(self.engine.failure().unwrap_or("it failed for an unknown reason"))
+                }
+            });
+            conn.ended(slot, sub, result);
+        }
+        while let Some(event) = self.engine.poll_event() {
+            let path = match &event {
+                TxEvent::Fenced { path, .. }
+                | TxEvent::Replayed { path, .. }
+                | TxEvent::Joined { path }
+                | TxEvent::Collided { path } => self.paths[usize::from(*path)].addrs,
+                TxEvent::SearchEnded { .. } | TxEvent::Failed { .. } => None,
+            };
+            let addrs = path.map_or_else(String::new, |(local, remote)| format!("{local}->{remote}"));
+            link.host.event(link, &event, &addrs);
+        }
+    }
+}
+
+fn index_u8(index: usize) -> u8 {
+    u8::try_from(index).unwrap_or(u8::MAX)
+}

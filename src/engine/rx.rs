@@ -1,0 +1,948 @@
+//! The receiving half of a link: posted buffers, credits, arriving chunks, acknowledgements.
+//!
+//! What arrives is checked against what was granted before an address leaves this file: a chunk
+//! must name a slot whose credit has been sent, lie inside its buffer and inside its window, and
+//! is counted in a bitmap. Everything sent back is cumulative or can be repeated, so whatever a
+//! dying path swallows is repaired by [`RxEngine::resync`].
+
+use std::collections::{BTreeMap, VecDeque};
+
+use thiserror::Error;
+
+use super::bitmap::{Insert, SlidingBitmap};
+use super::wire::{self, Ack, Chunk, Credit, Eager, Frame, Header, Immediate, PathCount, Rkeys};
+use super::{EAGER_OVERHEAD, EAGER_WINDOW, EngineConfig, MemRange, Ordinals};
+
+/// Earlier channels of a path whose counts are kept. A channel counts only if it carried
+/// something, and its sender fences it before it uses the next: one would do, were it not for
+/// welcomes that get lost.
+const HISTORY: usize = 16;
+
+/// Where the payload of a data frame goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sink {
+    /// Into this memory.
+    Place(MemRange),
+    /// Nowhere: so many bytes are skipped.
+    Discard(u64),
+}
+
+/// How a peer broke the protocol. The path it used is closed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Violation {
+    /// The frame itself.
+    #[error(transparent)]
+    Wire(#[from] wire::WireError),
+    /// It makes no sense here and now.
+    #[error("{0}")]
+    Protocol(&'static str),
+}
+
+/// How one message of a receive ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecvDone {
+    /// What the caller named the receive by.
+    pub token: u64,
+    /// Bytes received, or why none were.
+    pub result: Result<u64, RecvError>,
+}
+
+/// Why a receive failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum RecvError {
+    /// The message does not fit.
+    #[error("a message of {size} bytes is larger than its receive buffer of {capacity}")]
+    TooLong {
+        /// Bytes of the message.
+        size: u64,
+        /// Bytes of the buffer.
+        capacity: u64,
+    },
+    /// The sender closed the connection first.
+    #[error("the peer closed the connection with receives outstanding")]
+    PeerClosed,
+    /// The link failed; the link says why.
+    #[error("the link failed")]
+    LinkFailed,
+}
+
+/// What the driver has to do for the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RxAction {
+    /// Make this channel silent (close it, or drain it to its flush), then call
+    /// [`RxEngine::handle_silenced`].
+    Silence {
+        /// Path.
+        path: u8,
+        /// Its channel.
+        epoch: u16,
+    },
+    /// The peer opened a connection to this listener: answer with [`RxEngine::answer_open`].
+    Opened {
+        /// Connection.
+        conn: u32,
+        /// Listener.
+        listener: u64,
+    },
+    /// The peer leaves in good order: the link ends.
+    Goodbye,
+}
+
+/// A frame to send.
+#[derive(Debug, Clone, Copy)]
+pub struct RxTransmit {
+    /// Path.
+    pub path: u8,
+    /// Frame.
+    pub header: Header,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    generation: u32,
+    state: SlotState,
+    conn: u32,
+    tag: i32,
+    ordinal: u32,
+    token: u64,
+    buffer: MemRange,
+    rkeys: Rkeys,
+    received: SlidingBitmap,
+    chunks_done: u32,
+    /// Number of chunks and length, once the last chunk has been seen.
+    total: Option<(u32, u64)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SlotState {
+    Free,
+    /// Posted, and the peer has not been told.
+    Posted,
+    /// The credit has been sent at least once.
+    Granted,
+}
+
+/// A data frame whose payload is arriving.
+#[derive(Debug, Clone, Copy)]
+enum Arriving {
+    Chunk { slot: u16, generation: u32, chunk: Chunk },
+    EagerToSlot { slot: u16, generation: u32, cost: u64, len: u64 },
+    EagerToPool { key: u64 },
+    Discard,
+}
+
+#[derive(Debug, Default)]
+struct RxPath {
+    epoch: u16,
+    up: bool,
+    silencing: bool,
+    count: u32,
+    /// Counts of earlier channels that carried something, for fences that are answered late.
+    history: VecDeque<(u16, u32)>,
+    /// Its count has changed since it was last acknowledged.
+    unacked: bool,
+    arriving: Option<Arriving>,
+}
+
+impl RxPath {
+    /// How far an earlier channel came; one that is not in the history carried nothing.
+    fn count_of(&self, epoch: u16) -> u32 {
+        self.history.iter().find(|(e, _)| *e == epoch).map_or(0, |&(_, count)| count)
+    }
+}
+
+#[derive(Debug)]
+struct RxConn {
+    ordinals: Ordinals,
+    posted: VecDeque<u16>,
+    /// The peer has asked for credits for these.
+    wanted: Vec<(i32, u32)>,
+    /// The last message came without a credit, so credits are held back until asked for.
+    eager_mode: bool,
+    peer_closed: bool,
+}
+
+#[derive(Debug)]
+struct Pooled {
+    conn: u32,
+    eager: Eager,
+    data: Box<[u8]>,
+    complete: bool,
+}
+
+/// The receiving half of a link.
+#[derive(Debug)]
+pub struct RxEngine {
+    config: EngineConfig,
+    conns: BTreeMap<u32, RxConn>,
+    slots: Vec<Slot>,
+    free_slots: Vec<u16>,
+    /// Receives that found no free slot.
+    waiting: VecDeque<(u32, i32, u32, u64, MemRange, Rkeys)>,
+    paths: Vec<RxPath>,
+    /// Eager messages that came before their receive.
+    pool: VecDeque<(u64, Pooled)>,
+    pool_next: u64,
+    pool_bytes: u64,
+    eager_consumed: u64,
+    control: VecDeque<(Option<u8>, Header)>,
+    actions: VecDeque<RxAction>,
+    done: VecDeque<RecvDone>,
+    copies: VecDeque<(Box<[u8]>, MemRange)>,
+    ack_due: bool,
+    /// The path that control frames go out on.
+    control_path: Option<u8>,
+    /// How many chunks arrived twice: not an error, but never more than replays explain.
+    duplicates: u64,
+}
+
+impl RxEngine {
+    /// A link without connections or paths.
+    #[must_use]
+    pub fn new(config: EngineConfig) -> Self {
+        Self {
+            config,
+            conns: BTreeMap::new(),
+            slots: Vec::new(),
+            free_slots: Vec::new(),
+            waiting: VecDeque::new(),
+            paths: (0..config.paths_max).map(|_| RxPath::default()).collect(),
+            pool: VecDeque::new(),
+            pool_next: 0,
+            pool_bytes: 0,
+            eager_consumed: 0,
+            control: VecDeque::new(),
+            actions: VecDeque::new(),
+            done: VecDeque::new(),
+            copies: VecDeque::new(),
+            ack_due: false,
+            control_path: None,
+            duplicates: 0,
+        }
+    }
+
+    // ---- the application ----
+
+    /// Accepts or refuses the connection that [`RxAction::Opened`] told of.
+    pub fn answer_open(&mut self, conn: u32, accepted: bool) {
+        if accepted {
+            self.conns.entry(conn).or_insert_with(|| RxConn {
+                ordinals: Ordinals::default(),
+                posted: VecDeque::new(),
+                wanted: Vec::new(),
+                eager_mode: false,
+                peer_closed: false,
+            });
+        }
+        self.control.push_back((None, Frame::Opened { conn, accepted }.encode()));
+    }
+
+    /// Posts one buffer; [`RxEngine::poll_completion`] gives `token` back when its message has
+    /// arrived or the receive has failed.
+    pub fn post(&mut self, conn: u32, token: u64, tag: i32, buffer: MemRange, rkeys: Rkeys) {
+        let Some(c) = self.conns.get_mut(&conn) else {
+            self.done.push_back(RecvDone { token, result: Err(RecvError::LinkFailed) });
+            return;
+        };
+        let ordinal = c.ordinals.next(tag);
+        if let Some(at) = self.pool.iter().position(|(_, p)| {
+            p.complete && p.conn == conn && p.eager.tag == tag && p.eager.ordinal == ordinal
+        }) {
+            self.take_from_pool(at, token, buffer);
+        } else if c.peer_closed {
+            self.done.push_back(RecvDone { token, result: Err(RecvError::PeerClosed) });
+        } else if self.waiting.is_empty() {
+            self.place(conn, tag, ordinal, token, buffer, rkeys);
+        } else {
+            self.waiting.push_back((conn, tag, ordinal, token, buffer, rkeys));
+        }
+    }
+
+    /// Closes our end: its receives end without a completion, and nothing is written to their
+    /// buffers once the driver has discarded what [`RxEngine::arriving_for`] named before.
+    pub fn close(&mut self, conn: u32) {
+        let Some(c) = self.conns.remove(&conn) else { return };
+        for slot in c.posted {
+            self.free(slot);
+        }
+        self.waiting.retain(|w| w.0 != conn);
+        let mut consumed = 0;
+        self.pool.retain(|(_, p)| {
+            let drop_it = p.conn == conn && p.complete;
+            if drop_it {
+                consumed += eager_cost(p.eager);
+            }
+            !drop_it
+        });
+        self.pool_bytes -= consumed;
+        self.consume(consumed);
+        self.refill_slots();
+        self.control.push_back((None, Frame::Close { conn }.encode()));
+    }
+
+    /// Paths on which a payload for this connection is arriving right now.
+    pub fn arriving_for(&self, conn: u32) -> impl Iterator<Item = u8> + '_ {
+        self.paths.iter().zip(0u8..).filter_map(move |(p, index)| {
+            let Some(Arriving::Chunk { slot, .. } | Arriving::EagerToSlot { slot, .. }) = p.arriving
+            else {
+                return None;
+            };
+            (self.slots[usize::from(slot)].conn == conn).then_some(index)
+        })
+    }
+
+    /// Connections that exist.
+    pub fn conns(&self) -> impl Iterator<Item = u32> + '_ {
+        self.conns.keys().copied()
+    }
+
+    /// Whether the peer has closed its end.
+    #[must_use]
+    pub fn peer_closed(&self, conn: u32) -> bool {
+        self.conns.get(&conn).is_none_or(|c| c.peer_closed)
+    }
+
+    /// Receives that wait for a message.
+    #[must_use]
+    pub fn receives_pending(&self) -> usize {
+        self.conns.values().map(|c| c.posted.len()).sum::<usize>() + self.waiting.len()
+    }
+
+    /// Ends every receive: the link has failed.
+    pub fn fail(&mut self) {
+        let Self { conns, slots, done, waiting, .. } = self;
+        for conn in conns.values_mut() {
+            for slot in conn.posted.drain(..) {
+                let token = slots[usize::from(slot)].token;
+                done.push_back(RecvDone { token, result: Err(RecvError::LinkFailed) });
+            }
+        }
+        for (_, _, _, token, _, _) in waiting.drain(..) {
+            done.push_back(RecvDone { token, result: Err(RecvError::LinkFailed) });
+        }
+        conns.clear();
+        slots.clear();
+        self.free_slots.clear();
+    }
+
+    // ---- paths ----
+
+    /// Whether a dialler's channel for this path is newer than what is there.
+    #[must_use]
+    pub fn admits_channel(&self, path: u8, epoch: u16) -> bool {
+        self.paths.get(usize::from(path)).is_some_and(|p| {
+            let ahead = epoch.wrapping_sub(p.epoch);
+            ahead != 0 && ahead < 1 << 15
+        })
+    }
+
+    /// A channel of `path` is up; the older one must be silent by now. `fence` is the earlier
+    /// channel that the hello asked about; the answer, how far it came, belongs in the welcome.
+    pub fn handle_path_up(&mut self, path: u8, epoch: u16, fence: Option<u16>) -> Option<PathCount> {
+        let p = &mut self.paths[usize::from(path)];
+        if p.count > 0 {
+            if p.history.len() == HISTORY {
+                p.history.pop_front();
+            }
+            p.history.push_back((p.epoch, p.count));
+        }
+        p.epoch = epoch;
+        p.up = true;
+        p.silencing = false;
+        p.count = 0;
+        p.unacked = false;
+        p.arriving = None;
+        let previous = fence.map(|epoch| PathCount { path, epoch, count: p.count_of(epoch) });
+        if self.control_path.is_none() {
+            self.control_path = Some(path);
+        }
+        self.resync();
+        previous
+    }
+
+    /// The channel failed: whatever was arriving on it is forgotten, and the peer is told.
+    pub fn handle_path_down(&mut self, path: u8, epoch: u16) {
+        let p = &mut self.paths[usize::from(path)];
+        if p.epoch != epoch || !p.up {
+            return;
+        }
+        p.up = false;
+        self.forget_arriving(path);
+        self.leave_control_path(path);
+        self.control.push_back((None, Frame::Lost { path, epoch }.encode()));
+    }
+
+    /// The driver has made the channel silent, as [`RxAction::Silence`] asked.
+    pub fn handle_silenced(&mut self, path: u8, epoch: u16) {
+        let p = &mut self.paths[usize::from(path)];
+        if p.epoch != epoch {
+            return;
+        }
+        p.up = false;
+        p.silencing = false;
+        let count = p.count;
+        self.forget_arriving(path);
+        self.leave_control_path(path);
+        self.control.push_back((None, Frame::Fenced(PathCount { path, epoch, count }).encode()));
+        self.resync();
+    }
+
+    /// Control frames should no longer rely on this path: it has not been acknowledged lately.
+    pub fn handle_path_suspect(&mut self, path: u8) {
+        if self.control_path == Some(path) {
+            self.leave_control_path(path);
+            self.resync();
+        }
+    }
+
+    /// Paths that are up.
+    pub fn paths_up(&self) -> impl Iterator<Item = u8> + '_ {
+        self.paths.iter().zip(0u8..).filter(|(p, _)| p.up).map(|(_, index)| index)
+    }
+
+    /// Says again everything that a lost path may have swallowed.
+    fn resync(&mut self) {
+        for p in &mut self.paths {
+            p.unacked |= p.up;
+        }
+        self.ack_due = true;
+        let Self { conns, slots, control, .. } = self;
+        for (&conn, c) in conns.iter() {
+            control.push_back((None, Frame::Opened { conn, accepted: true }.encode()));
+            for &slot in &c.posted {
+                let s = &slots[usize::from(slot)];
+                if s.state == SlotState::Granted {
+                    control.push_back((None, Frame::Credit(s.credit(slot)).encode()));
+                }
+            }
+        }
+    }
+
+    fn leave_control_path(&mut self, path: u8) {
+        if self.control_path == Some(path) {
+            let other = self.paths_up().find(|&other| other != path);
+            self.control_path = other;
+        }
+    }
+
+    fn forget_arriving(&mut self, path: u8) {
+        if let Some(Arriving::EagerToPool { key }) = self.paths[usize::from(path)].arriving.take() {
+            if let Some(at) = self.pool.iter().position(|(k, _)| *k == key) {
+                if let Some((_, pooled)) = self.pool.remove(at) {
+                    self.pool_bytes -= eager_cost(pooled.eager);
+                }
+            }
+        }
+    }
+
+    // ---- frames ----
+
+    /// Takes a frame in. For a data frame the answer says where its payload goes; the driver
+    /// calls [`RxEngine::handle_payload_done`] once all of it is there.
+    ///
+    /// # Errors
+    /// How the peer broke the protocol: close this path.
+    pub fn handle_frame(
+        &mut self,
+        path: u8,
+        frame: Frame,
+        received_ns: u64,
+    ) -> Result<Option<Sink>, Violation> {
+        match frame {
+            Frame::Chunk(chunk) => return self.handle_chunk(path, chunk).map(Some),
+            Frame::Eager(eager) => return self.handle_eager(path, eager).map(Some),
+            Frame::Announce { conn, tag, ordinal, size } => {
+                self.handle_announce(conn, tag, ordinal, size)?;
+            }
+            Frame::Open { conn, listener } => {
+                if self.conns.contains_key(&conn) {
+                    self.control.push_back((None, Frame::Opened { conn, accepted: true }.encode()));
+                } else {
+                    self.actions.push_back(RxAction::Opened { conn, listener });
+                }
+            }
+            Frame::Close { conn } => self.handle_close(conn),
+            Frame::Fence { path: fenced, epoch } => self.handle_fence(fenced, epoch)?,
+            Frame::Ping { id, sent_ns } => {
+                let pong = Frame::Pong { id, sent_ns, received_ns };
+                self.control.push_back((Some(path), pong.encode()));
+            }
+            Frame::Pong { .. } => {}
+            Frame::Goodbye => self.actions.push_back(RxAction::Goodbye),
+            Frame::Ack(_)
+            | Frame::Credit(_)
+            | Frame::Opened { .. }
+            | Frame::Fenced(_)
+            | Frame::Lost { .. } => {
+                return Err(Violation::Protocol("a frame that only a receiver sends"));
+            }
+        }
+        Ok(None)
+    }
+
+    fn handle_chunk(&mut self, path: u8, chunk: Chunk) -> Result<Sink, Violation> {
+        let slot = self
+            .slots
+            .get(usize::from(chunk.slot))
+            .ok_or(Violation::Protocol("a chunk for a slot that was never granted"))?;
+        let live = slot.state != SlotState::Free && slot.generation == chunk.generation;
+        if !live {
+            // A use of the slot that is over: the connection was closed meanwhile.
+            if slot.generation.wrapping_sub(chunk.generation) > 1 << 31 {
+                return Err(Violation::Protocol("a chunk for a credit that was never given"));
+            }
+            self.paths[usize::from(path)].arriving = Some(Arriving::Discard);
+            return Ok(Sink::Discard(u64::from(chunk.payload)));
+        }
+        if slot.state != SlotState::Granted {
+            return Err(Violation::Protocol("a chunk for a credit that was never given"));
+        }
+        let offset = u64::from(chunk.index) * u64::from(chunk.chunk_bytes);
+        if offset + u64::from(chunk.payload) > slot.buffer.len {
+            return Err(Violation::Protocol("a chunk beyond the end of its buffer"));
+        }
+        if !slot.received.admits(chunk.index) {
+            return Err(Violation::Protocol("a chunk beyond the window of its message"));
+        }
+        let ends = slot.total.map(|(chunks, _)| chunks);
+        if ends.is_some_and(|n| chunk.index >= n || (chunk.last && chunk.index + 1 != n)) {
+            return Err(Violation::Protocol("a chunk after the last one"));
+        }
+        let arriving_elsewhere = self.paths.iter().any(|p| {
+            matches!(p.arriving, Some(Arriving::Chunk { slot, generation, chunk: other })
+                if slot == chunk.slot && generation == chunk.generation && other.index == chunk.index)
+        });
+        if slot.received.contains(chunk.index) || arriving_elsewhere {
+            self.duplicates += 1;
+            self.paths[usize::from(path)].arriving = Some(Arriving::Discard);
+            return Ok(Sink::Discard(u64::from(chunk.payload)));
+        }
+        let target = MemRange { addr: slot.buffer.addr + offset, len: u64::from(chunk.payload) };
+        self.paths[usize::from(path)].arriving =
+            Some(Arriving::Chunk { slot: chunk.slot, generation: chunk.generation, chunk });
+        Ok(Sink::Place(target))
+    }
+
+    fn handle_eager(&mut self, path: u8, eager: Eager) -> Result<Sink, Violation> {
+        let len = u64::from(eager.payload);
+        if eager.payload > self.config.eager_bytes {
+            return Err(Violation::Protocol("an eager message longer than was agreed"));
+        }
+        let cost = eager_cost(eager);
+        let Some(conn) = self.conns.get_mut(&eager.conn) else {
+            // Closed on our side while this was under way.
+            self.paths[usize::from(path)].arriving = Some(Arriving::Discard);
+            self.consume(cost);
+            return Ok(Sink::Discard(len));
+        };
+        let slots = &self.slots;
+        let posted = conn.posted.iter().copied().find(|&slot| {
+            let s = &slots[usize::from(slot)];
+            s.tag == eager.tag && s.ordinal == eager.ordinal
+        });
+        if let Some(slot) = posted {
+            let s = &self.slots[usize::from(slot)];
+            conn.eager_mode = s.buffer.len > u64::from(self.config.eager_bytes);
+            let generation = s.generation;
+            if len > s.buffer.len {
+                let error = RecvError::TooLong { size: len, capacity: s.buffer.len };
+                self.finish(slot, Err(error));
+                self.consume(cost);
+                self.paths[usize::from(path)].arriving = Some(Arriving::Discard);
+                return Ok(Sink::Discard(len));
+            }
+            let addr = s.buffer.addr;
+            self.paths[usize::from(path)].arriving =
+                Some(Arriving::EagerToSlot { slot, generation, cost, len });
+            return Ok(Sink::Place(MemRange { addr, len }));
+        }
+        if self.pool_bytes + cost > EAGER_WINDOW {
+            return Err(Violation::Protocol("more eager bytes than were granted"));
+        }
+        self.pool_bytes += cost;
+        let key = self.pool_next;
+        self.pool_next += 1;
+        let data = vec![0u8; eager.payload as usize].into_boxed_slice();
+        let addr = data.as_ptr() as u64;
+        self.pool.push_back((key, Pooled { conn: eager.conn, eager, data, complete: false }));
+        self.paths[usize::from(path)].arriving = Some(Arriving::EagerToPool { key });
+        Ok(Sink::Place(MemRange { addr, len }))
+    }
+
+    /// All of the payload that was arriving on `path` is in its place.
+    pub fn handle_payload_done(&mut self, path: u8) {
+        let p = &mut self.paths[usize::from(path)];
+        let Some(arriving) = p.arriving.take() else { return };
+        p.count = p.count.wrapping_add(1);
+        p.unacked = true;
+        self.ack_due = true;
+        self.control_path = Some(path);
+        match arriving {
+            Arriving::Discard => {}
+            Arriving::Chunk { slot, generation, chunk } => {
+                let s = &self.slots[usize::from(slot)];
+                if s.generation == generation && s.state == SlotState::Granted {
+                    let end =
+                        u64::from(chunk.index) * u64::from(chunk.chunk_bytes) + u64::from(chunk.payload);
+                    self.count_chunk(slot, chunk.index, chunk.last.then_some(end));
+                }
+            }
+            Arriving::EagerToSlot { slot, generation, cost, len } => {
+                self.consume(cost);
+                let s = &self.slots[usize::from(slot)];
+                if s.generation == generation && s.state != SlotState::Free {
+                    self.finish(slot, Ok(len));
+                }
+            }
+            Arriving::EagerToPool { key } => {
+                if let Some(at) = self.pool.iter().position(|(k, _)| *k == key) {
+                    self.pool[at].1.complete = true;
+                    self.match_pooled(at);
+                }
+            }
+        }
+    }
+
+    /// A verbs transport's completion: the adapter has written the chunk already.
+    ///
+    /// # Errors
+    /// How the peer broke the protocol: close this path.
+    pub fn handle_immediate(&mut self, path: u8, imm: u32, bytes: u32) -> Result<(), Violation> {
+        let imm = Immediate::unpack(imm);
+        let chunk_bytes = self
+            .config
+            .chunk_bytes
+            .ok_or(Violation::Protocol("an immediate on a link without a chunk size"))?;
+        let p = &mut self.paths[usize::from(path)];
+        p.count = p.count.wrapping_add(1);
+        p.unacked = true;
+        self.ack_due = true;
+        self.control_path = Some(path);
+        let slot = self
+            .slots
+            .get(usize::from(imm.slot))
+            .ok_or(Violation::Protocol("a chunk for a slot that was never granted"))?;
+        if slot.state != SlotState::Granted || (slot.generation & 3) as u8 != imm.generation {
+            return Ok(()); // a use of the slot that is over
+        }
+        if !slot.received.admits(imm.index) {
+            return Err(Violation::Protocol("a chunk beyond the window of its message"));
+        }
+        if slot.received.contains(imm.index) {
+            self.duplicates += 1;
+            return Ok(());
+        }
+        let end = u64::from(imm.index) * u64::from(chunk_bytes) + u64::from(bytes);
+        self.count_chunk(imm.slot, imm.index, imm.last.then_some(end));
+        Ok(())
+    }
+
+    fn count_chunk(&mut self, slot: u16, index: u32, ends_at: Option<u64>) {
+        let s = &mut self.slots[usize::from(slot)];
+        if s.received.insert(index) != Insert::New {
+            self.duplicates += 1;
+            return;
+        }
+        s.chunks_done += 1;
+        if let Some(len) = ends_at {
+            s.total = Some((index + 1, len));
+        }
+        if let Some((chunks, len)) = s.total {
+            if s.chunks_done == chunks {
+                let conn = s.conn;
+                self.finish(slot, Ok(len));
+                if let Some(conn) = self.conns.get_mut(&conn) {
+                    conn.eager_mode = false;
+                }
+            }
+        }
+    }
+
+    fn handle_announce(
+        &mut self,
+        conn: u32,
+        tag: i32,
+        ordinal: u32,
+        size: u64,
+    ) -> Result<(), Violation> {
+        let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
+        c.eager_mode = false;
+        let slots = &self.slots;
+        let posted = c.posted.iter().copied().find(|&slot| {
+            let s = &slots[usize::from(slot)];
+            s.tag == tag && s.ordinal == ordinal
+        });
+        match posted {
+            Some(slot) => {
+                let capacity = self.slots[usize::from(slot)].buffer.len;
+                if size > capacity {
+                    self.finish(slot, Err(RecvError::TooLong { size, capacity }));
+                } else {
+                    self.grant(slot);
+                }
+            }
+            None if c.wanted.contains(&(tag, ordinal)) => {}
+            None if c.wanted.len() < 512 => c.wanted.push((tag, ordinal)),
+            None => return Err(Violation::Protocol("more announcements than messages")),
+        }
+        // What was held back while messages came eagerly may be needed next.
+        let held: Vec<u16> = self.conns[&conn].posted.iter().copied().collect();
+        for slot in held {
+            let s = &self.slots[usize::from(slot)];
+            if s.state == SlotState::Posted && s.buffer.len > u64::from(self.config.eager_bytes) {
+                self.grant(slot);
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_close(&mut self, conn: u32) {
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.peer_closed = true;
+            let posted: Vec<u16> = c.posted.iter().copied().collect();
+            for slot in posted {
+                self.finish(slot, Err(RecvError::PeerClosed));
+            }
+        }
+        // Also for a connection that is gone: the peer repeats itself until it hears this.
+        self.control.push_back((None, Frame::Close { conn }.encode()));
+    }
+
+    fn handle_fence(&mut self, path: u8, epoch: u16) -> Result<(), Violation> {
+        let Some(p) = self.paths.get_mut(usize::from(path)) else {
+            return Err(Violation::Protocol("a fence for a path that cannot exist"));
+        };
+        if p.epoch == epoch {
+            if p.up && !p.silencing {
+                p.silencing = true;
+                self.actions.push_back(RxAction::Silence { path, epoch });
+            } else if !p.silencing {
+                self.handle_silenced(path, epoch);
+            }
+        } else if p.epoch.wrapping_sub(epoch) < 1 << 15 {
+            let answer = Frame::Fenced(PathCount { path, epoch, count: p.count_of(epoch) });
+            self.control.push_back((None, answer.encode()));
+        } else {
+            return Err(Violation::Protocol("a fence for a channel that never was"));
+        }
+        Ok(())
+    }
+
+    // ---- slots ----
+
+    fn place(&mut self, conn: u32, tag: i32, ordinal: u32, token: u64, buffer: MemRange, rkeys: Rkeys) {
+        let index = match self.free_slots.pop() {
+            Some(index) => index,
+            None if self.slots.len() < wire::SLOTS_MAX => {
+                self.slots.push(Slot {
+                    generation: 0,
+                    state: SlotState::Free,
+                    conn,
+                    tag,
+                    ordinal,
+                    token,
+                    buffer,
+                    rkeys,
+                    received: SlidingBitmap::default(),
+                    chunks_done: 0,
+                    total: None,
+                });
+                u16::try_from(self.slots.len() - 1).unwrap_or(u16::MAX)
+            }
+            None => {
+                self.waiting.push_back((conn, tag, ordinal, token, buffer, rkeys));
+                return;
+            }
+        };
+        let s = &mut self.slots[usize::from(index)];
+        *s = Slot {
+            generation: s.generation,
+            state: SlotState::Posted,
+            conn,
+            tag,
+            ordinal,
+            token,
+            buffer,
+            rkeys,
+            received: SlidingBitmap::default(),
+            chunks_done: 0,
+            total: None,
+        };
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        c.posted.push_back(index);
+        let wanted = c.wanted.iter().position(|&w| w == (tag, ordinal));
+        if let Some(at) = wanted {
+            c.wanted.swap_remove(at);
+        }
+        let may_be_large = buffer.len > u64::from(self.config.eager_bytes);
+        if wanted.is_some() || (may_be_large && !c.eager_mode) {
+            self.grant(index);
+        }
+    }
+
+    fn grant(&mut self, slot: u16) {
+        let s = &mut self.slots[usize::from(slot)];
+        s.state = SlotState::Granted;
+        let credit = s.credit(slot);
+        self.control.push_back((None, Frame::Credit(credit).encode()));
+    }
+
+    fn finish(&mut self, slot: u16, result: Result<u64, RecvError>) {
+        let s = &self.slots[usize::from(slot)];
+        self.done.push_back(RecvDone { token: s.token, result });
+        if let Some(c) = self.conns.get_mut(&s.conn) {
+            if c.posted.front() == Some(&slot) {
+                c.posted.pop_front();
+            } else {
+                c.posted.retain(|&p| p != slot);
+            }
+        }
+        self.free(slot);
+        self.refill_slots();
+    }
+
+    fn free(&mut self, slot: u16) {
+        let s = &mut self.slots[usize::from(slot)];
+        s.state = SlotState::Free;
+        s.generation = s.generation.wrapping_add(1);
+        self.free_slots.push(slot);
+    }
+
+    fn refill_slots(&mut self) {
+        while !self.free_slots.is_empty() {
+            let Some((conn, tag, ordinal, token, buffer, rkeys)) = self.waiting.pop_front() else {
+                return;
+            };
+            self.place(conn, tag, ordinal, token, buffer, rkeys);
+        }
+    }
+
+    fn take_from_pool(&mut self, at: usize, token: u64, buffer: MemRange) {
+        let Some((_, pooled)) = self.pool.remove(at) else { return };
+        let cost = eager_cost(pooled.eager);
+        let size = u64::from(pooled.eager.payload);
+        self.pool_bytes -= cost;
+        let result = if size > buffer.len {
+            Err(RecvError::TooLong { size, capacity: buffer.len })
+        } else {
+            self.copies.push_back((pooled.data, MemRange { len: size, ..buffer }));
+            Ok(size)
+        };
+        if let Some(conn) = self.conns.get_mut(&pooled.conn) {
+            conn.eager_mode = buffer.len > u64::from(self.config.eager_bytes);
+        }
+        self.consume(cost);
+        self.done.push_back(RecvDone { token, result });
+    }
+
+    /// A receive may have been posted while its message was still arriving.
+    fn match_pooled(&mut self, at: usize) {
+        let (conn, eager) = (self.pool[at].1.conn, self.pool[at].1.eager);
+        let Some(c) = self.conns.get_mut(&conn) else {
+            if let Some((_, pooled)) = self.pool.remove(at) {
+                self.pool_bytes -= eager_cost(pooled.eager);
+                self.consume(eager_cost(pooled.eager));
+            }
+            return;
+        };
+        let slots = &self.slots;
+        let found = c.posted.iter().position(|&slot| {
+            let s = &slots[usize::from(slot)];
+            s.tag == eager.tag && s.ordinal == eager.ordinal
+        });
+        if let Some(slot) = found.and_then(|i| c.posted.remove(i)) {
+            let s = self.slots[usize::from(slot)];
+            self.free(slot);
+            self.take_from_pool(at, s.token, s.buffer);
+            self.refill_slots();
+        }
+    }
+
+    fn consume(&mut self, cost: u64) {
+        if cost > 0 {
+            self.eager_consumed = self.eager_consumed.wrapping_add(cost);
+            self.ack_due = true;
+        }
+    }
+
+    // ---- outputs ----
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<RxAction> {
+        self.actions.pop_front()
+    }
+
+    /// The next finished or failed receive. Copies must be carried out first.
+    pub fn poll_completion(&mut self) -> Option<RecvDone> {
+        self.done.pop_front()
+    }
+
+    /// Bytes of an early eager message to copy to where they belong, before completions are told.
+    pub fn poll_copy(&mut self) -> Option<(Box<[u8]>, MemRange)> {
+        self.copies.pop_front()
+    }
+
+    /// Whether anything waits to be sent.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        self.ack_due || !self.control.is_empty()
+    }
+
+    /// The next control frame; acknowledgements come from [`RxEngine::poll_ack`].
+    pub fn poll_transmit(&mut self) -> Option<RxTransmit> {
+        while let Some(&(path, header)) = self.control.front() {
+            let path = match path {
+                Some(path) if self.paths[usize::from(path)].up => path,
+                Some(_) => {
+                    self.control.pop_front();
+                    continue;
+                }
+                None => self.control_path.filter(|&p| self.paths[usize::from(p)].up)?,
+            };
+            self.control.pop_front();
+            return Some(RxTransmit { path, header });
+        }
+        None
+    }
+
+    /// The next acknowledgement, if anything is new.
+    pub fn poll_ack(&mut self) -> Option<RxTransmit> {
+        if !self.ack_due {
+            return None;
+        }
+        let path = self.control_path.filter(|&p| self.paths[usize::from(p)].up)?;
+        let eager_consumed = self.eager_consumed;
+        let entries = self.paths.iter_mut().zip(0u8..).filter(|(p, _)| p.unacked).map(|(p, path)| {
+            p.unacked = false;
+            PathCount { path, epoch: p.epoch, count: p.count }
+        });
+        let header = wire::encode_ack(Ack { eager_consumed }, entries);
+        self.ack_due = self.paths.iter().any(|p| p.unacked);
+        Some(RxTransmit { path, header })
+    }
+
+    /// Chunks that arrived more than once.
+    #[must_use]
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates
+    }
+}
+
+impl Slot {
+    fn credit(&self, slot: u16) -> Credit {
+        Credit {
+            conn: self.conn,
+            tag: self.tag,
+            ordinal: self.ordinal,
+            slot,
+            generation: self.generation,
+            capacity: self.buffer.len,
+            addr: self.buffer.addr,
+            rkeys: self.rkeys,
+        }
+    }
+}
+
+fn eager_cost(eager: Eager) -> u64 {
+    u64::from(eager.payload) + EAGER_OVERHEAD
+}

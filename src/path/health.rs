@@ -1,0 +1,174 @@
+//! Is a path silent? Judged by the transport's own acknowledgements, which need nothing of the
+//! peer's program: a stopped process still acknowledges, a black hole does not.
+//!
+//! A path is *quiet* while bytes are in flight and none is acknowledged, with the receiver's
+//! window open. After a small multiple of its own measured round trip it is suspect: probes go
+//! out on it and on its siblings. After a larger one it is dead, provided that a sibling has
+//! shown life meanwhile; when all are quiet at once it is the peer or the whole network, and
+//! nothing is fenced.
+
+use crate::clock::Timestamp;
+use crate::units::Nanos;
+
+/// What a transport tells of a path, from the kernel or from the adapter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TransportStats {
+    /// Something is in flight: sent, not acknowledged.
+    pub in_flight: bool,
+    /// Time since anything was acknowledged.
+    pub acked_ago: Nanos,
+    /// The receiver's window is closed (or, over RoCE, it has posted no receives).
+    pub window_closed: bool,
+    /// Smoothed round trip.
+    pub rtt: Nanos,
+    /// Its mean deviation.
+    pub rtt_var: Nanos,
+    /// Smallest round trip.
+    pub rtt_min: Nanos,
+    /// Bytes that wait in the host for the network to take them.
+    pub unsent: u64,
+}
+
+/// Bounds of the silence timeouts.
+#[derive(Debug, Clone, Copy)]
+pub struct HealthConfig {
+    /// Suspect no earlier. Default 20 ms: five ticks of a kernel that counts in 4 ms.
+    pub suspect_min: Nanos,
+    /// Dead no earlier. Default 80 ms: two probes, and the kernel's own tail-loss probe, have
+    /// then gone unanswered.
+    pub dead_min: Nanos,
+    /// Dead at the latest. Default 2 s.
+    pub dead_max: Nanos,
+}
+
+impl Default for HealthConfig {
+    fn default() -> Self {
+        Self {
+            suspect_min: Nanos::from_millis(20),
+            dead_min: Nanos::from_millis(80),
+            dead_max: Nanos::from_secs(2),
+        }
+    }
+}
+
+/// What silence means so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing in flight, or acknowledged lately, or the receiver holds us back.
+    Fine,
+    /// Quiet for longer than it ever should be: probe it and its siblings.
+    Suspect,
+    /// Quiet for so long that it is dead if a sibling lives.
+    Dead,
+}
+
+/// The memory that judging one path needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Health {
+    /// Since when nothing has been acknowledged although something is in flight.
+    quiet_since: Option<Timestamp>,
+    alive_at: Timestamp,
+}
+
+impl Health {
+    /// A path that came up at `now`.
+    #[must_use]
+    pub fn new(now: Timestamp) -> Self {
+        Self { quiet_since: None, alive_at: now }
+    }
+
+    /// When it last gave a sign of life.
+    #[must_use]
+    pub fn alive_at(&self) -> Timestamp {
+        self.alive_at
+    }
+
+    /// Any sign of life but the transport's: a frame arrived.
+    pub fn saw_life(&mut self, now: Timestamp) {
+        self.alive_at = now;
+        self.quiet_since = None;
+    }
+
+    /// Takes in what the transport tells and judges.
+    pub fn observe(&mut self, now: Timestamp, stats: &TransportStats, config: &HealthConfig) -> Verdict {
+        let acked_at = Timestamp::from_nanos(now.as_nanos().saturating_sub(stats.acked_ago.0));
+        // The kernel tells "acknowledged so long ago" in milliseconds: anything but a later
+        // moment is no news.
+        if acked_at > self.alive_at {
+            self.alive_at = acked_at;
+            self.quiet_since = None;
+        }
+        if !stats.in_flight || stats.window_closed {
+            self.quiet_since = None;
+            return Verdict::Fine;
+        }
+        let since = *self.quiet_since.get_or_insert(now);
+        let quiet = now.since(since);
+        let tail = Nanos(stats.rtt.0.saturating_add(stats.rtt_var.0.saturating_mul(4)));
+        let dead = Nanos(tail.0.saturating_mul(6)).clamp(config.dead_min, config.dead_max);
+        if quiet >= dead {
+            Verdict::Dead
+        } else if quiet >= Nanos(tail.0.saturating_mul(2)).clamp(config.suspect_min, dead) {
+            Verdict::Suspect
+        } else {
+            Verdict::Fine
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats(acked_ago_ms: u64) -> TransportStats {
+        TransportStats {
+            in_flight: true,
+            acked_ago: Nanos::from_millis(acked_ago_ms),
+            rtt: Nanos::from_millis(2),
+            rtt_var: Nanos::from_millis(1),
+            rtt_min: Nanos::from_micros(100),
+            ..TransportStats::default()
+        }
+    }
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::from_nanos(1_000_000_000 + ms * 1_000_000)
+    }
+
+    #[test]
+    fn a_black_hole_is_suspected_then_dead() {
+        let config = HealthConfig::default();
+        let mut health = Health::new(at(0));
+        assert_eq!(health.observe(at(1), &stats(0), &config), Verdict::Fine);
+        assert_eq!(health.observe(at(15), &stats(14), &config), Verdict::Fine);
+        assert_eq!(health.observe(at(30), &stats(29), &config), Verdict::Suspect);
+        assert_eq!(health.observe(at(85), &stats(84), &config), Verdict::Dead);
+        assert_eq!(health.observe(at(86), &stats(0), &config), Verdict::Fine, "it was late, not dead");
+    }
+
+    #[test]
+    fn idleness_and_a_closed_window_are_not_silence() {
+        let config = HealthConfig::default();
+        let mut health = Health::new(at(0));
+        let idle = TransportStats { in_flight: false, ..stats(60_000) };
+        assert_eq!(health.observe(at(60_000), &idle, &config), Verdict::Fine);
+        // What is sent after a long idle time has its full time to be acknowledged.
+        assert_eq!(health.observe(at(60_001), &stats(60_001), &config), Verdict::Fine);
+        let closed = TransportStats { window_closed: true, ..stats(70_000) };
+        assert_eq!(health.observe(at(70_000), &closed, &config), Verdict::Fine);
+    }
+
+    #[test]
+    fn a_slow_path_gets_more_time() {
+        let config = HealthConfig::default();
+        let slow = |ago| TransportStats {
+            rtt: Nanos::from_millis(60),
+            rtt_var: Nanos::from_millis(10),
+            ..stats(ago)
+        };
+        let mut health = Health::new(at(0));
+        health.observe(at(1), &slow(0), &config);
+        assert_eq!(health.observe(at(150), &slow(149), &config), Verdict::Fine);
+        assert_eq!(health.observe(at(700), &slow(699), &config), Verdict::Dead);
+    }
+}

@@ -1,0 +1,136 @@
+//! The search for ways: paths that do not share a queue with those in use.
+//!
+//! A fabric with ECMP hashes each port pair on to one of several ways; two paths of a link may
+//! collide on one and halve each other. Which way a port leads cannot be asked, but it can be
+//! seen: while the active paths are full, each way they use has a queue. A probe on a fresh
+//! path either waits in such a queue, and then the path collides, or arrives as fast as probes
+//! ever do, and then it leads another way. Delays are compared one way, by the receiver's
+//! clock, so that the other direction's queues do not blur them; the unknown offset between the
+//! clocks is the same for all paths of a link and cancels. Paths that are admitted one at a time
+//! in this manner never collide, and need no test against each other.
+
+use crate::clock::Timestamp;
+use crate::units::Nanos;
+
+/// Probes before a candidate is judged: the least of them counts, so that one that met a
+/// descheduled process does no harm.
+pub const PROBES: u8 = 4;
+/// Time between the probes of a candidate.
+pub const PROBE_GAP: Nanos = Nanos(1_500_000);
+/// The smallest difference of one-way delays that is taken for a queue. Default 150 µs: above
+/// the jitter of timestamps taken in the kernel, below the queue of one large chunk at 1 Gb/s.
+pub const QUEUE_MIN: Nanos = Nanos(150_000);
+
+/// What the probes of one candidate showed so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Candidate {
+    /// Probes sent.
+    pub sent: u8,
+    /// Probes answered.
+    pub answered: u8,
+    /// When the last was sent.
+    pub sent_at: Timestamp,
+    owd_min: i64,
+}
+
+impl Candidate {
+    /// Takes in the answer to a probe.
+    pub fn answer(&mut self, owd: i64) {
+        self.owd_min = if self.answered == 0 { owd } else { self.owd_min.min(owd) };
+        self.answered = self.answered.saturating_add(1);
+    }
+}
+
+/// Where a candidate leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Not known yet.
+    Unknown,
+    /// Into a queue that the active paths fill.
+    Shared,
+    /// Elsewhere.
+    New,
+}
+
+/// The least one-way delay of a link, in the receiver's clock minus the sender's: forgets slowly,
+/// so that drifting clocks do not fool it.
+#[derive(Debug, Clone, Copy)]
+pub struct Base {
+    current: (i64, Timestamp),
+    previous: i64,
+}
+
+const BASE_WINDOW: Nanos = Nanos(10_000_000_000);
+
+impl Default for Base {
+    fn default() -> Self {
+        Self { current: (i64::MAX, Timestamp::ZERO), previous: i64::MAX }
+    }
+}
+
+impl Base {
+    /// Takes in any one-way delay of the link.
+    pub fn observe(&mut self, now: Timestamp, owd: i64) {
+        if now.since(self.current.1) > BASE_WINDOW {
+            self.previous = self.current.0;
+            self.current = (owd, now);
+        }
+        self.current.0 = self.current.0.min(owd);
+    }
+
+    /// The least of the last 10 to 20 s.
+    #[must_use]
+    pub fn least(&self) -> Option<i64> {
+        let least = self.current.0.min(self.previous);
+        (least != i64::MAX).then_some(least)
+    }
+}
+
+/// Judges a candidate. `queue` is the delay that the active paths' own bytes are expected to
+/// cause on the emptiest of their ways.
+#[must_use]
+pub fn judge(candidate: &Candidate, base: &Base, queue: Nanos) -> Way {
+    let Some(least) = base.least() else { return Way::Unknown };
+    if candidate.answered < PROBES || queue < Nanos(QUEUE_MIN.0 * 2) {
+        return Way::Unknown;
+    }
+    let waited = candidate.owd_min.saturating_sub(least).max(0).unsigned_abs();
+    if waited < QUEUE_MIN.0.max(queue.0 / 4) { Way::New } else { Way::Shared }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::from_nanos(20_000_000_000 + ms * 1_000_000)
+    }
+
+    #[test]
+    fn a_queue_gives_a_shared_way_away() {
+        let offset = -7_000_000_000; // the receiver's clock is 7 s behind
+        let mut base = Base::default();
+        base.observe(at(0), offset + 80_000);
+        let probe = |owd: i64| {
+            let mut candidate = Candidate::default();
+            for k in 0..i64::from(PROBES) {
+                candidate.answer(offset + owd + k * 300_000);
+            }
+            candidate
+        };
+        let queue = Nanos::from_millis(2);
+        assert_eq!(judge(&probe(2_100_000), &base, queue), Way::Shared);
+        assert_eq!(judge(&probe(130_000), &base, queue), Way::New);
+        assert_eq!(judge(&Candidate::default(), &base, queue), Way::Unknown);
+        assert_eq!(judge(&probe(130_000), &base, Nanos(0)), Way::Unknown, "nothing to tell apart");
+    }
+
+    #[test]
+    fn the_base_follows_a_drifting_clock() {
+        let mut base = Base::default();
+        for second in 0..100 {
+            base.observe(at(second * 1000), 50_000 + 20_000 * i64::try_from(second).unwrap());
+        }
+        assert!(base.least().unwrap() > 50_000 + 20_000 * 75);
+    }
+}

@@ -1,0 +1,191 @@
+//! The choice of the path for the next chunk.
+
+use crate::units::Bytes;
+
+/// What a selector sees of a path.
+#[derive(Debug, Clone, Copy)]
+pub struct View {
+    /// It may carry chunks now.
+    pub usable: bool,
+    /// Bytes given to it and not acknowledged.
+    pub outstanding: Bytes,
+    /// It takes no more than this (but always one chunk when it is empty).
+    pub cap: Bytes,
+    /// Time to move a byte at its measured rate, in units of 2^-16 ns.
+    pub byte_time: u64,
+    /// Smallest delay it has shown, ns.
+    pub delay_ns: u64,
+}
+
+impl View {
+    /// Room for `bytes` more.
+    #[must_use]
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.usable && (self.outstanding.0 == 0 || self.outstanding.0 + bytes <= self.cap.0)
+    }
+
+    /// When a chunk of `bytes` given to it now would have arrived, ns from now.
+    #[must_use]
+    pub fn completion_ns(&self, bytes: u64) -> u64 {
+        let queued = u128::from(self.outstanding.0 + bytes) * u128::from(self.byte_time);
+        self.delay_ns.saturating_add(u64::try_from(queued >> 16).unwrap_or(u64::MAX))
+    }
+}
+
+/// Chooses the path of the next chunk.
+pub trait Selector {
+    /// The name users choose it by.
+    fn name(&self) -> &'static str;
+    /// The path for a chunk of `bytes` of connection `conn`; `None`: none has room.
+    fn choose(&mut self, conn: u32, bytes: u64, paths: &[View]) -> Option<usize>;
+}
+
+/// The path on which the chunk is expected to arrive first: bytes outstanding over the measured
+/// rate. A slower path gets proportionally less, and a path that has stopped gets nothing more
+/// once its cap is full.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Adaptive;
+
+impl Selector for Adaptive {
+    fn name(&self) -> &'static str {
+        "adaptive"
+    }
+
+    fn choose(&mut self, _conn: u32, bytes: u64, paths: &[View]) -> Option<usize> {
+        let mut best = None;
+        for (index, path) in paths.iter().enumerate() {
+            if path.has_room(bytes) {
+                let completion = path.completion_ns(bytes);
+                if best.is_none_or(|(least, _)| completion < least) {
+                    best = Some((completion, index));
+                }
+            }
+        }
+        best.map(|(_, index)| index)
+    }
+}
+
+/// The next path in turn that has room, whatever its speed: what NCCL does.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RoundRobin {
+    next: usize,
+}
+
+impl Selector for RoundRobin {
+    fn name(&self) -> &'static str {
+        "round-robin"
+    }
+
+    fn choose(&mut self, _conn: u32, bytes: u64, paths: &[View]) -> Option<usize> {
+        let count = paths.len();
+        let found = (0..count).map(|k| (self.next + k) % count).find(|&i| paths[i].has_room(bytes))?;
+        self.next = found + 1;
+        Some(found)
+    }
+}
+
+/// One path for each connection, fixed as long as the set of usable paths is: what ECMP does.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StaticHash;
+
+impl Selector for StaticHash {
+    fn name(&self) -> &'static str {
+        "hash"
+    }
+
+    fn choose(&mut self, conn: u32, bytes: u64, paths: &[View]) -> Option<usize> {
+        let usable = paths.iter().filter(|p| p.usable).count();
+        // Fibonacci hashing: spreads consecutive numbers evenly.
+        let hash = (u64::from(conn).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as usize;
+        let (index, path) =
+            paths.iter().enumerate().filter(|(_, p)| p.usable).nth(hash.checked_rem(usable)?)?;
+        path.has_room(bytes).then_some(index)
+    }
+}
+
+/// The selectors, dispatched without a virtual call.
+#[derive(Debug, Clone)]
+pub enum AnySelector {
+    /// Least expected completion.
+    Adaptive(Adaptive),
+    /// In turn.
+    RoundRobin(RoundRobin),
+    /// Fixed per connection.
+    Hash(StaticHash),
+}
+
+impl Selector for AnySelector {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Adaptive(s) => s.name(),
+            Self::RoundRobin(s) => s.name(),
+            Self::Hash(s) => s.name(),
+        }
+    }
+
+    fn choose(&mut self, conn: u32, bytes: u64, paths: &[View]) -> Option<usize> {
+        match self {
+            Self::Adaptive(s) => s.choose(conn, bytes, paths),
+            Self::RoundRobin(s) => s.choose(conn, bytes, paths),
+            Self::Hash(s) => s.choose(conn, bytes, paths),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(rate_mbps: u64) -> View {
+        View {
+            usable: true,
+            outstanding: Bytes(0),
+            cap: Bytes(1 << 20),
+            byte_time: (8000 << 16) / rate_mbps,
+            delay_ns: 100_000,
+        }
+    }
+
+    #[test]
+    fn slower_paths_get_proportionally_less() {
+        let mut paths = [500, 500, 250, 100].map(path);
+        let mut bytes = [0u64; 4];
+        for _ in 0..54 {
+            let i = Adaptive.choose(0, 16384, &paths).unwrap();
+            paths[i].outstanding.0 += 16384;
+            bytes[i] += 1;
+        }
+        assert_eq!(bytes, [20, 20, 10, 4]);
+    }
+
+    #[test]
+    fn dead_and_full_paths_get_nothing() {
+        let mut paths = [500, 500, 500].map(path);
+        paths[0].usable = false;
+        paths[1].outstanding = paths[1].cap;
+        let selectors = [
+            AnySelector::Adaptive(Adaptive),
+            AnySelector::RoundRobin(RoundRobin::default()),
+        ];
+        for mut selector in selectors {
+            for _ in 0..10 {
+                assert_eq!(selector.choose(3, 1000, &paths), Some(2), "{}", selector.name());
+            }
+        }
+        paths[2].usable = false;
+        assert_eq!(Adaptive.choose(3, 1000, &paths), None);
+        assert_eq!(StaticHash.choose(3, 1000, &[]), None);
+    }
+
+    #[test]
+    fn a_hash_is_static_and_spreads() {
+        let paths = [100; 4].map(path);
+        let mut hit = [0; 4];
+        for conn in 0..400 {
+            let first = StaticHash.choose(conn, 1, &paths).unwrap();
+            assert_eq!(StaticHash.choose(conn, 1, &paths), Some(first));
+            hit[first] += 1;
+        }
+        assert!(hit.iter().all(|&n| n > 70), "{hit:?}");
+    }
+}

@@ -1,0 +1,962 @@
+//! The one control thread of a process: it owns what must go on when nobody calls. It listens,
+//! shakes hands, dials, and drives links whose application is busy elsewhere. It sleeps
+//! otherwise: a quiet link wakes it by its poller, a busy one that the application drives does
+//! not concern it.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use socket2::{Domain, Socket, Type};
+
+use super::handshake::{
+    self, CHALLENGE_BYTES, HELLO_BYTES, Hello, Refusal, WELCOME_BYTES, Welcome,
+};
+use super::{LogLevel, LogSink};
+use crate::auth::{self, Key};
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::driver::conn::Conn;
+use crate::driver::rx_link::{NewChannel, RxHost, RxParams};
+use crate::driver::tx_link::{DialRequest, TxHost, TxMail};
+use crate::driver::{Poller, RxLink, Step, TxLink};
+use crate::engine::wire::PathCount;
+use crate::engine::{EngineConfig, FenceReason, PathState, RxEngine, TxAction, TxEvent};
+use crate::transport::AnyChannel;
+use crate::transport::tcp::TcpChannel;
+use crate::units::Nanos;
+
+/// Handshakes under way at once; a stranger who opens more waits in the kernel's backlog.
+const HANDSHAKES_MAX: usize = 256;
+/// Handshakes begun per second, and at once.
+const HANDSHAKES_PER_S: u64 = 1000;
+/// A handshake that has not ended by then is dropped.
+const HANDSHAKE_DEADLINE: Nanos = Nanos(3_000_000_000);
+/// A link that its application has driven within this time is left to it.
+const DRIVEN_LATELY: Nanos = Nanos(4_000_000);
+/// How often a busy link that nobody drives is driven.
+const TICK: Nanos = Nanos(4_000_000);
+
+/// A listener, as far as the control plane knows it.
+#[derive(Debug, Default)]
+pub struct Pending {
+    /// Connections that have not been taken by `accept`.
+    pub conns: std::collections::VecDeque<Arc<Conn>>,
+}
+
+enum Command {
+    Dial(Arc<TxLink>, DialRequest),
+    CheckPeer(Arc<RxLink>),
+}
+
+/// What the control thread and the application's calls share. None of it is on the data path.
+pub struct Shared {
+    /// Settings.
+    pub config: Config,
+    /// Key of everybody who has one of our handles.
+    pub key: Key,
+    /// Where we listen.
+    pub addrs: Vec<SocketAddr>,
+    /// Listeners by their number.
+    pub listeners: Mutex<HashMap<u64, Pending>>,
+    /// Sending links by peer process.
+    pub tx_links: Mutex<HashMap<[u8; 16], Arc<TxLink>>>,
+    rx_links: Mutex<HashMap<[u8; 16], Arc<RxLink>>>,
+    commands: Mutex<Vec<Command>>,
+    log: LogSink,
+    wake: OwnedFd,
+    stopping: AtomicBool,
+    trace: Option<Mutex<File>>,
+    dials: AtomicU32,
+    me: Weak<Shared>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("addrs", &self.addrs).finish_non_exhaustive()
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Everything that the control thread will need.
+    ///
+    /// # Errors
+    /// No descriptor is left, or the trace file cannot be opened.
+    pub fn new(
+        config: Config,
+        key: Key,
+        addrs: Vec<SocketAddr>,
+        log: LogSink,
+    ) -> io::Result<Arc<Self>> {
+        #[expect(unsafe_code, reason = "std has no eventfd")]
+        // SAFETY: no memory is passed, and the descriptor is fresh and ours.
+        let wake = unsafe {
+            let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        let trace = match &config.trace_file {
+            Some(path) => {
+                let file = File::options().create(true).append(true).open(path).map_err(|e| {
+                    io::Error::new(e.kind(), format!("THALWEG_TRACE_FILE={}: {e}", path.display()))
+                })?;
+                Some(Mutex::new(file))
+            }
+            None => None,
+        };
+        Ok(Arc::new_cyclic(|me| Self {
+            config,
+            key,
+            addrs,
+            listeners: Mutex::default(),
+            tx_links: Mutex::default(),
+            rx_links: Mutex::default(),
+            commands: Mutex::default(),
+            log,
+            wake,
+            stopping: AtomicBool::new(false),
+            trace,
+            dials: AtomicU32::new(0),
+            me: me.clone(),
+        }))
+    }
+
+    /// Writes a log line.
+    pub fn log(&self, level: LogLevel, line: &str) {
+        (self.log)(level, line);
+    }
+
+    /// Makes the control thread look at its commands.
+    pub fn wake(&self) {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: eight readable bytes, as an eventfd wants them.
+        #[expect(unsafe_code, reason = "an eventfd is written by a plain write")]
+        let _ = unsafe { libc::write(self.wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    /// Tells the control thread to end.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release); // pairs with the load in `run`
+        self.wake();
+    }
+
+    fn command(&self, command: Command) {
+        locked(&self.commands).push(command);
+        self.wake();
+    }
+
+    /// Drives the receiving links: a peer's `open` may be waiting in one.
+    pub fn drive_receivers(&self) {
+        let links: Vec<_> = locked(&self.rx_links).values().cloned().collect();
+        for link in links {
+            link.drive(Step::Progress);
+        }
+    }
+
+    fn trace_line(&self, line: &str) {
+        if let Some(trace) = &self.trace {
+            let _ = locked(trace).write_all(line.as_bytes());
+        }
+    }
+}
+
+impl TxHost for Shared {
+    fn dial(&self, link: &Arc<TxLink>, request: DialRequest) {
+        self.command(Command::Dial(Arc::clone(link), request));
+    }
+
+    fn event(&self, link: &TxLink, event: &TxEvent, addrs: &str) {
+        let (level, text, name) = match event {
+            TxEvent::Fenced { path, reason, outstanding } => {
+                let why = match reason {
+                    FenceReason::Silent(quiet) => format!(
+                        "nothing acknowledged for {} ms while another path lived",
+                        quiet.as_millis()
+                    ),
+                    FenceReason::Broken => "its connection broke".into(),
+                    FenceReason::LostByPeer => "the receiver lost its connection".into(),
+                };
+                let text = format!("path {path} ({addrs}) fenced: {why}; {outstanding} frames outstanding");
+                (LogLevel::Info, text, "fence")
+            }
+            TxEvent::Replayed { path, frames } => (
+                LogLevel::Info,
+                format!("path {path}: fence answered, {frames} frames go by other paths"),
+                "replay",
+            ),
+            TxEvent::Joined { path } => {
+                (LogLevel::Trace, format!("path {path} ({addrs}) joined"), "join")
+            }
+            TxEvent::Collided { path } => (
+                LogLevel::Trace,
+                format!("path {path} ({addrs}) shares a way with another path: dropped"),
+                "collision",
+            ),
+            TxEvent::SearchEnded { active } => (
+                LogLevel::Trace,
+                format!("no further way found: {active} paths in use"),
+                "search-ended",
+            ),
+            TxEvent::Failed { reason } => (LogLevel::Warn, reason.clone(), "failed"),
+        };
+        self.log(level, &format!("link to {}: {text}", link.name));
+        if self.trace.is_some() {
+            self.trace_line(&format!(
+                "{{\"t_ms\":{:.3},\"pid\":{},\"link\":\"{}\",\"event\":\"{name}\",\"reason\":\"{}\"}}\n",
+                now_ms(),
+                std::process::id(),
+                link.name,
+                text.replace(['"', '\\'], "'"),
+            ));
+        }
+    }
+}
+
+impl RxHost for Shared {
+    fn welcome(
+        &self,
+        _link: &RxLink,
+        new: &mut NewChannel,
+        previous: Option<PathCount>,
+    ) -> io::Result<()> {
+        let welcome = Welcome {
+            fenced_count: previous.map_or(0, |p| p.count),
+            eager_bytes: self.config.eager_bytes,
+        };
+        let (hello, challenge) = new.nonces;
+        new.channel.write_first(&welcome.encode(&self.key, &hello, &challenge))
+    }
+
+    fn accept(&self, listener: u64, conn: Arc<Conn>) -> bool {
+        match locked(&self.listeners).get_mut(&listener) {
+            Some(pending) => {
+                pending.conns.push_back(conn);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn note(&self, _link: &RxLink, text: &str) {
+        self.log(LogLevel::Warn, text);
+    }
+
+    fn check_peer(&self, link: &Arc<RxLink>) {
+        self.command(Command::CheckPeer(Arc::clone(link)));
+    }
+}
+
+fn now_ms() -> f64 {
+    Nanos(Timestamp::now().as_nanos()).as_micros_f64() / 1000.0
+}
+
+// Keys of the poller: what kind of thing, and which.
+const WAKE: u64 = 0;
+const KIND: u64 = 1 << 56;
+const LISTENER: u64 = KIND;
+const OUTGOING: u64 = 2 * KIND;
+const INCOMING: u64 = 3 * KIND;
+const LINK: u64 = 4 * KIND;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DialState {
+    Connecting,
+    Challenged,
+    Welcomed,
+}
+
+struct Dial {
+    link: Arc<TxLink>,
+    path: u8,
+    epoch: u16,
+    fence: Option<u16>,
+    remote: SocketAddr,
+    socket: Option<TcpStream>,
+    state: DialState,
+    buffer: Vec<u8>,
+    nonce: [u8; 16],
+    challenge: [u8; 16],
+    deadline: Timestamp,
+}
+
+struct Handshake {
+    socket: TcpStream,
+    remote: SocketAddr,
+    challenge: [u8; 16],
+    buffer: Vec<u8>,
+    deadline: Timestamp,
+}
+
+#[derive(Clone)]
+enum AnyLink {
+    Tx(Arc<TxLink>),
+    Rx(Arc<RxLink>),
+}
+
+struct Watched {
+    link: AnyLink,
+    armed: bool,
+    drove_at: Timestamp,
+    idle_since: Option<Timestamp>,
+}
+
+/// The control thread's own.
+pub struct Service {
+    shared: Arc<Shared>,
+    poller: Poller,
+    listeners: Vec<TcpListener>,
+    outgoing: HashMap<u64, Dial>,
+    incoming: HashMap<u64, Handshake>,
+    checks: Vec<(TcpStream, Arc<RxLink>, Timestamp)>,
+    watched: HashMap<u64, Watched>,
+    next_key: u64,
+    handshake_tokens: u64,
+    tokens_at: Timestamp,
+    traced_at: Timestamp,
+    refused_at: Timestamp,
+}
+
+impl Service {
+    /// The thread's state.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new(shared: Arc<Shared>, listeners: Vec<TcpListener>) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        poller.add(shared.wake.as_raw_fd(), WAKE)?;
+        for (index, listener) in listeners.iter().enumerate() {
+            listener.set_nonblocking(true)?;
+            poller.add(listener.as_raw_fd(), LISTENER + index as u64)?;
+        }
+        Ok(Self {
+            shared,
+            poller,
+            listeners,
+            outgoing: HashMap::new(),
+            incoming: HashMap::new(),
+            checks: Vec::new(),
+            watched: HashMap::new(),
+            next_key: 1,
+            handshake_tokens: HANDSHAKES_PER_S,
+            tokens_at: Timestamp::now(),
+            traced_at: Timestamp::ZERO,
+            refused_at: Timestamp::ZERO,
+        })
+    }
+
+    /// Runs until the session closes.
+    pub fn run(mut self) {
+        let mut ready = Vec::new();
+        // Pairs with the store in `Shared::stop`.
+        while !self.shared.stopping.load(Ordering::Acquire) {
+            let wait_ms = self.look_after_links();
+            ready.clear();
+            self.poller.wait(wait_ms, |key| ready.push(key));
+            for &key in &ready {
+                self.handle_ready(key);
+            }
+            self.handle_commands();
+            self.handle_deadlines();
+        }
+        for link in locked(&self.shared.tx_links).drain() {
+            if let Some(mut inner) = link.1.try_inner() {
+                inner.goodbye();
+            }
+        }
+        locked(&self.shared.rx_links).clear();
+    }
+
+    fn handle_ready(&mut self, key: u64) {
+        match key & !(KIND - 1) {
+            _ if key == WAKE => {
+                let mut count = [0u8; 8];
+                #[expect(unsafe_code, reason = "an eventfd is read by a plain read")]
+                // SAFETY: eight writable bytes, as an eventfd wants them.
+                let _ = unsafe {
+                    libc::read(self.shared.wake.as_raw_fd(), count.as_mut_ptr().cast(), 8)
+                };
+            }
+            LISTENER => self.accept((key - LISTENER) as usize),
+            OUTGOING => self.step_dial(key),
+            INCOMING => self.step_handshake(key),
+            LINK => {
+                if let Some(watched) = self.watched.get_mut(&key) {
+                    watched.armed = false;
+                    watched.drive();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    // ---- links ----
+
+    /// Drives links that need it and that nobody else drives, and returns how long to sleep.
+    fn look_after_links(&mut self) -> i32 {
+        let now = Timestamp::now();
+        self.find_new_links();
+        let linger = self.shared.config.linger;
+        let mut wake_at = now + Nanos::from_secs(1);
+        let mut over = Vec::new();
+        #[expect(clippy::iter_over_hash_type, reason = "links are independent of each other")]
+        for (&key, watched) in &mut self.watched {
+            let by_app = watched.driven_at() != watched.drove_at
+                && now.since(watched.driven_at()) < DRIVEN_LATELY;
+            if by_app {
+                wake_at = wake_at.min(now + TICK);
+                continue;
+            }
+            if watched.due(now).is_some_and(|due| due <= now + TICK) {
+                if now.since(watched.drove_at) >= Nanos(TICK.0 - 1_000_000) {
+                    watched.drive();
+                }
+                wake_at = wake_at.min(now + TICK);
+            }
+            if !watched.armed {
+                watched.armed = self.poller.rearm(watched.poll_fd(), key).is_ok();
+            }
+            if watched.is_over(now, linger) {
+                over.push(key);
+            } else if watched.idle_since.is_some() {
+                wake_at = wake_at.min(now + linger);
+            }
+        }
+        for key in over {
+            self.retire(key);
+        }
+        self.trace(now, &mut wake_at);
+        if !self.outgoing.is_empty() || !self.incoming.is_empty() || !self.checks.is_empty() {
+            wake_at = wake_at.min(now + Nanos::from_millis(10));
+        }
+        i32::try_from(wake_at.since(now).0.div_ceil(1_000_000)).unwrap_or(1000)
+    }
+
+    fn find_new_links(&mut self) {
+        let tx: Vec<AnyLink> =
+            locked(&self.shared.tx_links).values().cloned().map(AnyLink::Tx).collect();
+        let rx: Vec<AnyLink> =
+            locked(&self.shared.rx_links).values().cloned().map(AnyLink::Rx).collect();
+        if tx.len() + rx.len() == self.watched.len() {
+            return;
+        }
+        for link in tx.into_iter().chain(rx) {
+            if self.watched.values().any(|w| w.poll_fd() == link.poll_fd()) {
+                continue;
+            }
+            let key = LINK + self.next_key;
+            self.next_key += 1;
+            let armed = self.poller.add_once(link.poll_fd(), key).is_ok();
+            let watched = Watched { link, armed, drove_at: Timestamp::ZERO, idle_since: None };
+            self.watched.insert(key, watched);
+        }
+    }
+
+    fn retire(&mut self, key: u64) {
+        let Some(watched) = self.watched.remove(&key) else { return };
+        self.poller.remove(watched.poll_fd());
+        match &watched.link {
+            AnyLink::Tx(link) => {
+                let mut links = locked(&self.shared.tx_links);
+                // A connection may have been opened on it a moment ago.
+                let Some(mut inner) = link.try_inner() else { return };
+                if inner.conn_count() == 0 || inner.engine.failure().is_some() {
+                    links.retain(|_, l| !Arc::ptr_eq(l, link));
+                    inner.goodbye();
+                }
+            }
+            AnyLink::Rx(link) => {
+                locked(&self.shared.rx_links).remove(&link.id);
+            }
+        }
+    }
+
+    fn trace(&mut self, now: Timestamp, wake_at: &mut Timestamp) {
+        let interval = self.shared.config.trace_interval;
+        if self.shared.trace.is_none() {
+            return;
+        }
+        *wake_at = (*wake_at).min(self.traced_at + interval);
+        if now.since(self.traced_at) < interval {
+            return;
+        }
+        self.traced_at = now;
+        *wake_at = (*wake_at).min(now + interval);
+        let mut lines = String::new();
+        #[expect(clippy::iter_over_hash_type, reason = "each line names its link")]
+        for watched in self.watched.values() {
+            let AnyLink::Tx(link) = &watched.link else { continue };
+            let Some(inner) = link.try_inner() else { continue };
+            for (path, info) in inner.engine.path_infos().enumerate() {
+                let state = match info.state {
+                    PathState::Vacant => continue,
+                    _ if info.suspect => "suspect",
+                    PathState::Dialing => "dialing",
+                    PathState::Standby => "standby",
+                    PathState::Active => "active",
+                    PathState::Fenced => "fenced",
+                };
+                let port = inner.addrs(path).map_or(0, |(local, _)| local.port());
+                let _ = writeln!(
+                    lines,
+                    "{{\"t_ms\":{:.3},\"pid\":{},\"link\":\"{}\",\"role\":\"tx\",\"path\":{path},\"port\":{port},\"state\":\"{state}\",\"bytes\":{},\"outstanding\":{},\"rtt_us\":{},\"rtt_min_us\":{},\"rate_mbps\":{}}}",
+                    now_ms(),
+                    std::process::id(),
+                    link.name,
+                    info.bytes,
+                    info.outstanding,
+                    info.rtt.0 / 1000,
+                    info.rtt_min.0 / 1000,
+                    info.rate * 8 / 1_000_000,
+                );
+            }
+        }
+        self.shared.trace_line(&lines);
+    }
+
+    // ---- commands ----
+
+    fn handle_commands(&mut self) {
+        let commands = std::mem::take(&mut *locked(&self.shared.commands));
+        for command in commands {
+            match command {
+                Command::Dial(link, request) => self.dial(link, request),
+                Command::CheckPeer(link) => self.check_peer(link),
+            }
+        }
+    }
+
+    fn handle_deadlines(&mut self) {
+        let now = Timestamp::now();
+        let late: Vec<u64> =
+            self.outgoing.iter().filter(|(_, d)| now >= d.deadline).map(|(&k, _)| k).collect();
+        for key in late {
+            let what = match self.outgoing.get(&key).map(|d| d.state) {
+                Some(DialState::Connecting) => "no answer",
+                _ => "connected, but no greeting came",
+            };
+            self.dial_failed(key, what, false);
+        }
+        let late: Vec<u64> =
+            self.incoming.iter().filter(|(_, h)| now >= h.deadline).map(|(&k, _)| k).collect();
+        for key in late {
+            if let Some(handshake) = self.incoming.remove(&key) {
+                self.poller.remove(handshake.socket.as_raw_fd());
+                self.refused(handshake.remote, "sent no greeting in time");
+            }
+        }
+        self.checks.retain_mut(|(socket, link, deadline)| match socket.take_error() {
+            Ok(Some(e)) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                link.fail(format!("{} refuses connections: the peer process is gone", link.peer));
+                false
+            }
+            Ok(None) => now < *deadline && socket.peer_addr().is_err(),
+            _ => false,
+        });
+    }
+
+    // ---- dialling ----
+
+    fn dial(&mut self, link: Arc<TxLink>, request: DialRequest) {
+        let TxAction::Dial { path, epoch, fence, deadline, .. } = request.action else { return };
+        let turn = self.shared.dials.fetch_add(1, Ordering::Relaxed) as usize;
+        let route = match request.remote {
+            Some(remote) => (request.local.map(|l| l.ip()), remote),
+            None => {
+                let first = link.routes.len().min(usize::from(path) + 1);
+                let index = if epoch == 1 { first - 1 } else { turn % link.routes.len() };
+                (Some(link.routes[index].0), link.routes[index].1)
+            }
+        };
+        let key = OUTGOING + self.next_key;
+        self.next_key += 1;
+        let now = Timestamp::now();
+        let mut dial = Dial {
+            link,
+            path,
+            epoch,
+            fence,
+            remote: route.1,
+            socket: None,
+            state: DialState::Connecting,
+            buffer: Vec::new(),
+            nonce: [0; 16],
+            challenge: [0; 16],
+            deadline: now + deadline,
+        };
+        let outcome = connect(route.0, request.local.map_or(0, |l| l.port()), route.1)
+            .and_then(|socket| self.poller.add_writable(socket.as_raw_fd(), key).map(|()| socket));
+        match outcome {
+            Ok(socket) => {
+                dial.socket = Some(socket);
+                self.outgoing.insert(key, dial);
+            }
+            Err(error) => {
+                let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+                self.outgoing.insert(key, dial);
+                self.dial_failed(key, &error.to_string(), refused);
+            }
+        }
+    }
+
+    fn dial_failed(&mut self, key: u64, what: &str, refused: bool) {
+        let Some(dial) = self.outgoing.remove(&key) else { return };
+        if let Some(socket) = &dial.socket {
+            self.poller.remove(socket.as_raw_fd());
+        }
+        let reason = format!("connecting to {}: {what}", dial.remote);
+        dial.link.mail(TxMail::DialFailed { path: dial.path, epoch: dial.epoch, reason, refused });
+    }
+
+    fn step_dial(&mut self, key: u64) {
+        let Some(dial) = self.outgoing.get_mut(&key) else { return };
+        let Some(socket) = dial.socket.as_mut() else { return };
+        if dial.state == DialState::Connecting {
+            match socket.take_error() {
+                Ok(None) => {}
+                Ok(Some(error)) | Err(error) => {
+                    let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+                    self.dial_failed(key, &error.to_string(), refused);
+                    return;
+                }
+            }
+            let _ = socket.set_nodelay(true);
+            let _ = self.poller.change_to_readable(socket.as_raw_fd(), key);
+            dial.state = DialState::Challenged;
+            return;
+        }
+        let want = match dial.state {
+            DialState::Welcomed => WELCOME_BYTES,
+            _ => CHALLENGE_BYTES,
+        };
+        match collect(socket, &mut dial.buffer, want) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                let what = format!("the greeting broke off ({error})");
+                self.dial_failed(key, &what, false);
+                return;
+            }
+        }
+        let buffer = std::mem::take(&mut dial.buffer);
+        match dial.state {
+            DialState::Connecting => {}
+            DialState::Challenged => {
+                let read = buffer.first_chunk().ok_or("short").and_then(handshake::read_challenge);
+                let (challenge, nonce) = match (read, auth::nonce()) {
+                    (Ok(challenge), Ok(nonce)) => (challenge, nonce),
+                    (Err(what), _) => return self.dial_failed(key, what, false),
+                    (_, Err(error)) => return self.dial_failed(key, &error.to_string(), false),
+                };
+                dial.challenge = challenge;
+                dial.nonce = nonce;
+                let hello = Hello {
+                    nonce,
+                    link: dial.link.id,
+                    path: dial.path,
+                    paths: paths_of(&self.shared.config, &dial.link),
+                    epoch: dial.epoch,
+                    fence: dial.fence,
+                    port: listening_port(&self.shared.addrs, socket),
+                };
+                let bytes = hello.encode(&dial.link.key, &challenge);
+                dial.state = DialState::Welcomed;
+                if let Err(error) = socket.write_all(&bytes) {
+                    self.dial_failed(key, &error.to_string(), false);
+                }
+            }
+            DialState::Welcomed => {
+                let read = buffer
+                    .first_chunk()
+                    .ok_or("short")
+                    .and_then(|b| Welcome::decode(b, &dial.link.key, &dial.nonce, &dial.challenge));
+                match read {
+                    Ok(welcome) => self.dialled(key, welcome),
+                    Err(what) => self.dial_failed(key, what, false),
+                }
+            }
+        }
+    }
+
+    fn dialled(&mut self, key: u64, welcome: Welcome) {
+        let Some(mut dial) = self.outgoing.remove(&key) else { return };
+        let Some(socket) = dial.socket.take() else { return };
+        self.poller.remove(socket.as_raw_fd());
+        let Dial { link, path, epoch, remote, .. } = dial;
+        let local = socket.local_addr().unwrap_or(remote);
+        match TcpChannel::new(socket, false) {
+            Ok(channel) => link.mail(TxMail::PathUp {
+                path,
+                epoch,
+                previous: dial.fence.map(|epoch| PathCount { path, epoch, count: welcome.fenced_count }),
+                eager_bytes: welcome.eager_bytes,
+                addrs: (local, remote),
+                channel: AnyChannel::Tcp(channel),
+            }),
+            Err(error) => {
+                let reason = format!("connecting to {remote}: {error}");
+                link.mail(TxMail::DialFailed { path, epoch, reason, refused: false });
+            }
+        }
+    }
+
+    fn check_peer(&mut self, link: Arc<RxLink>) {
+        if self.checks.len() < 64 && !self.checks.iter().any(|(_, l, _)| Arc::ptr_eq(l, &link)) {
+            match connect(None, 0, link.peer) {
+                Ok(socket) => {
+                    let deadline = Timestamp::now() + Nanos::from_secs(1);
+                    self.checks.push((socket, link, deadline));
+                }
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                    link.fail(format!("{} refuses connections: the peer process is gone", link.peer));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    // ---- listening ----
+
+    fn accept(&mut self, index: usize) {
+        let now = Timestamp::now();
+        let earned = now.since(self.tokens_at).0 * HANDSHAKES_PER_S / 1_000_000_000;
+        if earned > 0 {
+            self.tokens_at = now;
+            self.handshake_tokens = (self.handshake_tokens + earned).min(HANDSHAKES_PER_S);
+        }
+        while self.handshake_tokens > 0 && self.incoming.len() < HANDSHAKES_MAX {
+            let (socket, remote) = match self.listeners[index].accept() {
+                Ok(accepted) => accepted,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) => {
+                    self.shared.log(
+                        LogLevel::Warn,
+                        &format!("accepting a connection: {e}; raise the limit of open files (ulimit -n)"),
+                    );
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                    return;
+                }
+            };
+            self.handshake_tokens -= 1;
+            let Ok(challenge) = auth::nonce() else { continue };
+            let key = INCOMING + self.next_key;
+            self.next_key += 1;
+            let mut socket = socket;
+            let begun = socket.set_nonblocking(true).is_ok()
+                && socket.set_nodelay(true).is_ok()
+                && socket.write_all(&handshake::challenge(&challenge)).is_ok()
+                && self.poller.add(socket.as_raw_fd(), key).is_ok();
+            if begun {
+                let deadline = now + HANDSHAKE_DEADLINE;
+                let buffer = Vec::with_capacity(HELLO_BYTES);
+                let handshake = Handshake { socket, remote, challenge, buffer, deadline };
+                self.incoming.insert(key, handshake);
+            }
+        }
+    }
+
+    fn step_handshake(&mut self, key: u64) {
+        let Some(handshake) = self.incoming.get_mut(&key) else { return };
+        match collect(&mut handshake.socket, &mut handshake.buffer, HELLO_BYTES) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(_) => {
+                // A port scan, or a check whether we are alive: not worth a line.
+                if let Some(handshake) = self.incoming.remove(&key) {
+                    self.poller.remove(handshake.socket.as_raw_fd());
+                }
+                return;
+            }
+        }
+        let Some(mut handshake) = self.incoming.remove(&key) else { return };
+        self.poller.remove(handshake.socket.as_raw_fd());
+        let Some(bytes) = handshake.buffer.first_chunk() else { return };
+        match Hello::decode(bytes, &self.shared.key, &handshake.challenge) {
+            Ok(hello) => self.admit(handshake, &hello),
+            Err(None) => self.refused(handshake.remote, "does not speak the protocol"),
+            Err(Some(refusal)) => {
+                let _ = handshake.socket.write_all(&handshake::refuse(refusal));
+                let what = match refusal {
+                    Refusal::Version => "speaks another version of the protocol: install the same release on all hosts",
+                    Refusal::Proof => "has another token or secret: is it of another job, or THALWEG_SECRET not the same on all hosts?",
+                };
+                self.refused(handshake.remote, what);
+            }
+        }
+    }
+
+    /// One line a second at most: strangers do not get to fill the log.
+    fn refused(&mut self, remote: SocketAddr, what: &str) {
+        let now = Timestamp::now();
+        if now.since(self.refused_at) >= Nanos::from_secs(1) {
+            self.refused_at = now;
+            self.shared.log(LogLevel::Warn, &format!("refused a connection from {remote}: it {what}"));
+        }
+    }
+
+    fn admit(&mut self, handshake: Handshake, hello: &Hello) {
+        let Handshake { socket, remote, challenge, .. } = handshake;
+        let existing = locked(&self.shared.rx_links).get(&hello.link).cloned();
+        let link = match existing {
+            Some(link) => link,
+            None => match self.new_receiving_link(remote, hello) {
+                Ok(link) => link,
+                Err(error) => {
+                    self.shared.log(LogLevel::Warn, &format!("link from {remote}: {error}"));
+                    return;
+                }
+            },
+        };
+        let channel = match TcpChannel::new(socket, true) {
+            Ok(channel) => AnyChannel::Tcp(channel),
+            Err(error) => {
+                self.shared.log(LogLevel::Warn, &format!("link from {remote}: {error}"));
+                return;
+            }
+        };
+        link.mail(NewChannel {
+            path: hello.path,
+            epoch: hello.epoch,
+            fence: hello.fence,
+            channel,
+            nonces: (hello.nonce, challenge),
+        });
+    }
+
+    fn new_receiving_link(&self, remote: SocketAddr, hello: &Hello) -> io::Result<Arc<RxLink>> {
+        let config = &self.shared.config;
+        let engine = EngineConfig {
+            paths_max: hello.paths,
+            eager_bytes: config.eager_bytes,
+            dead_peer: config.dead_peer,
+            ..EngineConfig::default()
+        };
+        let params = RxParams {
+            id: hello.link,
+            peer: SocketAddr::new(remote.ip(), hello.port),
+            paths: hello.paths,
+            health: engine.health,
+            dead_peer: config.dead_peer,
+        };
+        let host = self.shared.me.upgrade().ok_or(io::ErrorKind::NotConnected)?;
+        let link = RxLink::new(RxEngine::new(engine), params, host)?;
+        locked(&self.shared.rx_links).insert(hello.link, Arc::clone(&link));
+        Ok(link)
+    }
+}
+
+impl AnyLink {
+    fn poll_fd(&self) -> i32 {
+        match self {
+            Self::Tx(link) => link.poll_fd(),
+            Self::Rx(link) => link.poll_fd(),
+        }
+    }
+}
+
+impl Watched {
+    fn poll_fd(&self) -> i32 {
+        self.link.poll_fd()
+    }
+
+    fn driven_at(&self) -> Timestamp {
+        match &self.link {
+            AnyLink::Tx(link) => link.driven_at(),
+            AnyLink::Rx(link) => link.driven_at(),
+        }
+    }
+
+    fn drive(&mut self) {
+        match &self.link {
+            AnyLink::Tx(link) => link.drive(Step::Progress),
+            AnyLink::Rx(link) => link.drive(Step::Progress),
+        }
+        self.drove_at = self.driven_at();
+    }
+
+    fn due(&self, now: Timestamp) -> Option<Timestamp> {
+        match &self.link {
+            AnyLink::Tx(link) => link.try_inner()?.engine.poll_timeout(now),
+            AnyLink::Rx(link) => link.try_inner()?.poll_timeout(now),
+        }
+    }
+
+    fn is_over(&mut self, now: Timestamp, linger: Nanos) -> bool {
+        let idle = match &self.link {
+            AnyLink::Tx(link) => link.try_inner().is_some_and(|i| i.conn_count() == 0),
+            AnyLink::Rx(link) => return link.try_inner().is_some_and(|i| i.is_over(now)),
+        };
+        if !idle {
+            self.idle_since = None;
+            return false;
+        }
+        now.since(*self.idle_since.get_or_insert(now)) >= linger
+    }
+}
+
+/// Path slots of a link: one over loopback, where there is only one way.
+#[must_use]
+pub fn paths_for(config: &Config, remote: IpAddr) -> u8 {
+    match config.paths {
+        crate::config::PathCount::Fixed(paths) => paths,
+        crate::config::PathCount::Auto if remote.is_loopback() => 1,
+        crate::config::PathCount::Auto => 8,
+    }
+}
+
+fn paths_of(config: &Config, link: &TxLink) -> u8 {
+    paths_for(config, link.routes[0].1.ip())
+}
+
+/// The port on which we listen at the address that this socket uses.
+fn listening_port(addrs: &[SocketAddr], socket: &TcpStream) -> u16 {
+    let local = socket.local_addr().map(|a| a.ip()).ok();
+    addrs
+        .iter()
+        .find(|a| Some(a.ip()) == local)
+        .or(addrs.first())
+        .map_or(0, SocketAddr::port)
+}
+
+/// Reads until `want` bytes are there.
+fn collect(socket: &mut TcpStream, buffer: &mut Vec<u8>, want: usize) -> io::Result<bool> {
+    let mut bytes = [0u8; HELLO_BYTES];
+    while buffer.len() < want {
+        match socket.read(&mut bytes[..want - buffer.len()]) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => buffer.extend_from_slice(&bytes[..n]),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(true)
+}
+
+/// Begins to connect, without waiting.
+fn connect(local: Option<IpAddr>, port: u16, remote: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(remote), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    if let Some(local) = local {
+        if port != 0 {
+            socket.set_reuse_address(true)?;
+        }
+        socket.bind(&SocketAddr::new(local, port).into())?;
+    }
+    match socket.connect(&remote.into()) {
+        Ok(()) => {}
+        Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(e) => return Err(e),
+    }
+    Ok(socket.into())
+}

@@ -1,0 +1,12 @@
+//! What threads share. Everything that relies on a memory ordering is in this folder, on top of
+//! one switch between the standard library and loom, so that a model checker can walk through
+//! every interleaving of exactly the code that ships:
+//! `RUSTFLAGS="--cfg loom" cargo test --lib --release sync`.
+
+pub mod flag;
+mod primitives;
+pub mod spsc;
+pub mod try_lock;
+
+pub use flag::Flag;
+pub use try_lock::{TryLock, TryLockGuard};

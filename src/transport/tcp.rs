@@ -1,0 +1,409 @@
+//! A path over TCP: one non-blocking socket with a port pair of its own.
+//!
+//! Payload is sent from the user's memory and received straight into it. One `sendmsg` takes
+//! many frames; one `readv` takes the rest of a payload and the beginning of what follows. What
+//! is copied is the payload that shared a read with its own header: small messages, and the
+//! first bytes of a chunk.
+//!
+//! Cubic is asked for by name: the link's own window bounds what is in flight, and the search
+//! for ways needs the queue that such a window makes; a kernel controller that models the path
+//! by itself (BBR) keeps that queue away and halves the use of paths that other traffic shares.
+
+#![allow(unsafe_code, reason = "vectored reads and writes of user memory, and socket options")]
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, RawFd};
+
+use super::{Channel, ChannelError, Receiver};
+use crate::engine::wire::{self, HEADER_BYTES_MAX, Header, PREFIX_BYTES};
+use crate::engine::{MemRange, Sink};
+use crate::path::health::TransportStats;
+use crate::units::Nanos;
+
+/// Frames that one `sendmsg` takes.
+const BATCH: usize = 16;
+/// Reads per call of `receive`: a bound, so that one path cannot starve the others.
+const READS: usize = 8;
+/// Bytes read behind the end of a payload: a few headers, so that little is copied.
+const BEHIND: usize = 256;
+
+#[derive(Debug)]
+struct Queued {
+    header: Header,
+    payload: MemRange,
+    owner: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Arriving {
+    Header,
+    Place(MemRange),
+    Discard(u64),
+}
+
+/// A path over TCP.
+#[derive(Debug)]
+pub struct TcpChannel {
+    socket: TcpStream,
+    queue: VecDeque<Queued>,
+    /// Bytes of the first queued frame that have been sent.
+    sent: u64,
+    arriving: Arriving,
+    partial: [u8; HEADER_BYTES_MAX],
+    partial_len: usize,
+    /// The kernel stamps arrivals; until the first data frame, for the search's probes.
+    stamped: bool,
+    /// The last data frame was a large one: read little ahead of the next header.
+    bulk: bool,
+}
+
+impl TcpChannel {
+    /// A channel over a connected socket. `probed`: the peer will probe it, so arrivals are
+    /// stamped by the kernel.
+    ///
+    /// # Errors
+    /// The socket refuses to be non-blocking.
+    pub fn new(socket: TcpStream, probed: bool) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        socket.set_nodelay(true)?;
+        // Neither is a condition: without them the path works, only less well.
+        let _ = set_option(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_CONGESTION, b"cubic");
+        let one = 1i32.to_ne_bytes();
+        let stamped = probed
+            && set_option(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &one).is_ok();
+        Ok(Self {
+            socket,
+            queue: VecDeque::with_capacity(32),
+            sent: 0,
+            arriving: Arriving::Header,
+            partial: [0; HEADER_BYTES_MAX],
+            partial_len: 0,
+            stamped,
+            bulk: false,
+        })
+    }
+
+    /// The socket, to wait for.
+    #[must_use]
+    pub fn fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// Closes with a reset: nothing that is queued is sent any more, no port lingers.
+    pub fn abort(self) {
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        // SAFETY: `linger` is a plain C struct of initialised integers.
+        let bytes = unsafe {
+            std::slice::from_raw_parts((&raw const linger).cast::<u8>(), size_of::<libc::linger>())
+        };
+        let _ = set_option(self.fd(), libc::SOL_SOCKET, libc::SO_LINGER, bytes);
+    }
+
+    fn stop_stamping(&mut self) {
+        if std::mem::take(&mut self.stamped) {
+            let zero = 0i32.to_ne_bytes();
+            let _ = set_option(self.fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &zero);
+        }
+    }
+
+    /// Parses `bytes`, which follow what was parsed before.
+    fn parse(
+        &mut self,
+        mut bytes: &[u8],
+        arrived_ns: u64,
+        receiver: &mut dyn Receiver,
+    ) -> Result<(), ChannelError> {
+        while !bytes.is_empty() {
+            match self.arriving {
+                Arriving::Header => {
+                    let need = if self.partial_len < PREFIX_BYTES {
+                        PREFIX_BYTES
+                    } else {
+                        let [a, b, c, d, ..] = self.partial;
+                        wire::header_len([a, b, c, d])?
+                    };
+                    let take = (need - self.partial_len).min(bytes.len());
+                    self.partial[self.partial_len..self.partial_len + take]
+                        .copy_from_slice(&bytes[..take]);
+                    self.partial_len += take;
+                    bytes = &bytes[take..];
+                    if self.partial_len == PREFIX_BYTES {
+                        let [a, b, c, d, ..] = self.partial;
+                        if wire::header_len([a, b, c, d])? > PREFIX_BYTES {
+                            continue;
+                        }
+                    } else if self.partial_len < need || need == PREFIX_BYTES {
+                        continue;
+                    }
+                    let len = std::mem::take(&mut self.partial_len);
+                    let Some(sink) = receiver.frame(&self.partial[..len], arrived_ns)? else {
+                        continue;
+                    };
+                    if self.stamped {
+                        self.stop_stamping();
+                    }
+                    self.arriving = match sink {
+                        Sink::Place(range) => Arriving::Place(range),
+                        Sink::Discard(len) => Arriving::Discard(len),
+                    };
+                    self.finish_if_empty(receiver);
+                }
+                Arriving::Place(range) => {
+                    let take = bytes.len().min(usize::try_from(range.len).unwrap_or(usize::MAX));
+                    // SAFETY: the engine placed `range` inside a posted buffer, which its owner
+                    // keeps valid and untouched until the receive ends; `bytes` is our scratch.
+                    unsafe {
+                        std::ptr::copy_nonoverlapping(
+                            bytes.as_ptr(),
+                            range.addr as *mut u8,
+                            take,
+                        );
+                    }
+                    bytes = &bytes[take..];
+                    self.advance(take, receiver);
+                }
+                Arriving::Discard(len) => {
+                    let take = bytes.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+                    bytes = &bytes[take..];
+                    self.advance(take, receiver);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// So many bytes of the payload have come.
+    fn advance(&mut self, bytes: usize, receiver: &mut dyn Receiver) {
+        let bytes = bytes as u64;
+        match &mut self.arriving {
+            Arriving::Header => {}
+            Arriving::Place(range) => {
+                range.addr += bytes;
+                range.len -= bytes;
+            }
+            Arriving::Discard(len) => *len -= bytes,
+        }
+        self.finish_if_empty(receiver);
+    }
+
+    fn finish_if_empty(&mut self, receiver: &mut dyn Receiver) {
+        let rest = match self.arriving {
+            Arriving::Header => return,
+            Arriving::Place(range) => range.len,
+            Arriving::Discard(len) => len,
+        };
+        if rest == 0 {
+            self.arriving = Arriving::Header;
+            receiver.payload_done();
+        } else {
+            self.bulk = rest > 16 << 10;
+        }
+    }
+
+    /// One read, with the kernel's stamp of the arrival where that is on.
+    fn read(&self, iov: &mut [libc::iovec]) -> io::Result<(usize, u64)> {
+        let mut control = [0u64; 8];
+        // SAFETY: an all-zero msghdr is a valid empty one.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = iov.as_mut_ptr();
+        message.msg_iovlen = iov.len();
+        if self.stamped {
+            message.msg_control = control.as_mut_ptr().cast();
+            message.msg_controllen = size_of_val(&control);
+        }
+        // SAFETY: the caller's vectors name memory that may be written; `control` is ours.
+        let n = unsafe { libc::recvmsg(self.fd(), &raw mut message, libc::MSG_DONTWAIT) };
+        let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+        let stamp = if self.stamped { stamp_of(&message) } else { 0 };
+        Ok((n, stamp))
+    }
+}
+
+fn stamp_of(message: &libc::msghdr) -> u64 {
+    // SAFETY: the kernel filled `message` in; the macros walk its control buffer.
+    unsafe {
+        let mut cmsg = libc::CMSG_FIRSTHDR(message);
+        while !cmsg.is_null() {
+            if (*cmsg).cmsg_level == libc::SOL_SOCKET && (*cmsg).cmsg_type == libc::SCM_TIMESTAMPNS {
+                let time: libc::timespec =
+                    std::ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::timespec>());
+                let (s, ns) = (time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned());
+                return s.wrapping_mul(1_000_000_000).wrapping_add(ns);
+            }
+            cmsg = libc::CMSG_NXTHDR(message, cmsg);
+        }
+    }
+    0
+}
+
+impl Channel for TcpChannel {
+    fn queue(&mut self, header: Header, payload: MemRange, owner: u32) {
+        self.queue.push_back(Queued { header, payload, owner });
+    }
+
+    fn flush(&mut self) -> Result<(), ChannelError> {
+        while !self.queue.is_empty() {
+            let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+            let mut iov = [empty; 2 * BATCH];
+            let mut used = 0;
+            let mut skip = self.sent;
+            let mut total = 0u64;
+            for frame in self.queue.iter().take(BATCH) {
+                let header = frame.header.as_bytes();
+                for (addr, len) in [
+                    (header.as_ptr() as u64, header.len() as u64),
+                    (frame.payload.addr, frame.payload.len),
+                ] {
+                    let gone = skip.min(len);
+                    skip -= gone;
+                    if len > gone {
+                        iov[used] = libc::iovec {
+                            iov_base: (addr + gone) as *mut libc::c_void,
+                            iov_len: usize::try_from(len - gone).unwrap_or(usize::MAX),
+                        };
+                        total += len - gone;
+                        used += 1;
+                    }
+                }
+            }
+            // SAFETY: an all-zero msghdr is a valid empty one.
+            let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+            message.msg_iov = iov.as_mut_ptr();
+            message.msg_iovlen = used;
+            let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+            // SAFETY: headers live in the queue; payloads belong to sends that have not ended,
+            // whose owners keep them valid (closing a connection closes such channels first).
+            let n = unsafe { libc::sendmsg(self.fd(), &raw const message, flags) };
+            let Ok(n) = u64::try_from(n) else {
+                let error = io::Error::last_os_error();
+                return match error.kind() {
+                    io::ErrorKind::WouldBlock => Ok(()),
+                    io::ErrorKind::Interrupted => continue,
+                    _ => Err(error.into()),
+                };
+            };
+            self.sent += n;
+            while let Some(first) = self.queue.front() {
+                let size = first.header.as_bytes().len() as u64 + first.payload.len;
+                if self.sent < size {
+                    break;
+                }
+                self.sent -= size;
+                self.queue.pop_front();
+            }
+            if n < total {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn has_unsent(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    fn holds(&self, owner: u32) -> bool {
+        self.queue.iter().any(|frame| frame.owner == owner && frame.payload.len > 0)
+    }
+
+    fn receive(
+        &mut self,
+        scratch: &mut [u8],
+        receiver: &mut dyn Receiver,
+    ) -> Result<usize, ChannelError> {
+        let mut received = 0;
+        for _ in 0..READS {
+            let behind = libc::iovec { iov_base: scratch.as_mut_ptr().cast(), iov_len: BEHIND };
+            let (mut iov, direct) = match self.arriving {
+                Arriving::Place(range) => {
+                    let len = usize::try_from(range.len).unwrap_or(usize::MAX);
+                    let place = libc::iovec { iov_base: range.addr as *mut libc::c_void, iov_len: len };
+                    ([place, behind], len)
+                }
+                Arriving::Header | Arriving::Discard(_) => {
+                    let ahead = if self.bulk { 2048 } else { scratch.len() };
+                    let whole = libc::iovec { iov_len: ahead.min(scratch.len()), ..behind };
+                    ([whole, libc::iovec { iov_len: 0, ..behind }], 0)
+                }
+            };
+            let asked = iov[0].iov_len + iov[1].iov_len;
+            let (n, stamp) = match self.read(&mut iov) {
+                Ok((0, _)) => return Err(ChannelError::Closed),
+                Ok(read) => read,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e.into()),
+            };
+            received += n;
+            let placed = n.min(direct);
+            if placed > 0 {
+                self.advance(placed, receiver);
+            }
+            if n > placed {
+                self.parse(&scratch[..n - placed], stamp, receiver)?;
+            }
+            if n < asked {
+                break; // drained: asking again would cost a call to hear so
+            }
+        }
+        Ok(received)
+    }
+
+    fn discard_arriving(&mut self) {
+        if let Arriving::Place(range) = self.arriving {
+            self.arriving = Arriving::Discard(range.len);
+        }
+    }
+
+    fn stats(&mut self) -> TransportStats {
+        let mut info = [0u8; 256];
+        let mut len = libc::socklen_t::try_from(info.len()).unwrap_or(0);
+        // SAFETY: the kernel writes at most `len` bytes into `info`.
+        let rc = unsafe {
+            libc::getsockopt(
+                self.fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        if rc != 0 {
+            return TransportStats::default();
+        }
+        // Offsets in the kernel's struct tcp_info (include/uapi/linux/tcp.h); what an older
+        // kernel does not fill in stays 0.
+        let field = |at: usize| {
+            let mut bytes = [0; 4];
+            bytes.copy_from_slice(&info[at..at + 4]);
+            u32::from_ne_bytes(bytes)
+        };
+        let (mss, unacked, last_ack_ms) = (field(16), field(24), field(56));
+        let (rtt_us, var_us, unsent, min_us) = (field(68), field(72), field(144), field(148));
+        let knows_window = len >= 232;
+        TransportStats {
+            in_flight: unacked > 0,
+            acked_ago: Nanos::from_millis(u64::from(last_ack_ms)),
+            window_closed: knows_window && field(228) < mss,
+            rtt: Nanos::from_micros(u64::from(rtt_us)),
+            rtt_var: Nanos::from_micros(u64::from(var_us)),
+            rtt_min: Nanos::from_micros(u64::from(min_us)),
+            unsent: u64::from(unsent),
+        }
+    }
+}
+
+fn set_option(fd: RawFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(value.len()).unwrap_or(0);
+    // SAFETY: `value` is readable for `len` bytes.
+    let rc = unsafe { libc::setsockopt(fd, level, name, value.as_ptr().cast(), len) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
