@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 
-use crate::record::{Interval, Trace, rates, way_curve};
+use crate::record::{Interval, Point, Trace, rates, way_curve};
 use crate::stage::{Sample, WAY_MBPS, WAYS};
 
 /// Draws the present state.
@@ -90,9 +90,7 @@ fn lines(view: &View<'_>) -> Vec<String> {
     ));
     for ((_, number), points) in &view.trace.paths {
         let Some(last) = points.last() else { continue };
-        let tail = &points[points.len().saturating_sub(6)..];
-        let rate = rates(tail.iter().map(|p| (p.t_ms, p.bytes)));
-        let rate = mean(&rate);
+        let rate = recent_of_path(points);
         lines.push(format!(
             "         path {number:<2} port {:<5} {:<8} {} {rate:4.2} Gb/s  {:6.0} us",
             last.port,
@@ -139,10 +137,16 @@ pub fn recent(samples: &[Sample], way: usize) -> f64 {
     mean(&way_curve(tail, 1, way))
 }
 
+/// What a path sent during the last half second.
+pub fn recent_of_path(points: &[Point]) -> f64 {
+    let tail = &points[points.len().saturating_sub(6)..];
+    mean(&rates(tail.iter().map(|p| (p.t_ms, p.bytes))))
+}
+
 fn mean(curve: &[(f64, f64)]) -> f64 {
     #[allow(clippy::cast_precision_loss, reason = "few points")]
     let count = curve.len().max(1) as f64;
-    curve.iter().map(|(_, v)| v).sum::<f64>() / count
+    curve.iter().fold(0.0, |sum, (_, v)| sum + v) / count
 }
 
 /// A bar that is full at a way's rate.

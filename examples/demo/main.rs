@@ -10,6 +10,7 @@ mod picture;
 mod record;
 mod stage;
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -143,6 +144,9 @@ fn parse(arguments: &[String]) -> Result<Option<Options>, String> {
     }))
 }
 
+/// Fences that the table names; the rest are counted.
+const DEEDS_SHOWN: usize = 16;
+
 /// A directory that goes away with its value.
 struct WorkDir(PathBuf);
 
@@ -249,7 +253,7 @@ fn direct(options: &Options, stage: &Stage, work_dir: &Path) -> Result<Run, Stri
         let samples = stage.samples();
         if !run.intervals.is_empty() {
             if run.cut.is_none() && ran_ms >= cut_after_ms {
-                let way = busiest(&samples);
+                let way = busiest(&samples, &run.trace);
                 stage.cut(way)?;
                 run.cut = Some((clock::monotonic_ms(), way));
                 live.say(&format!(
@@ -360,14 +364,23 @@ fn start_ranks(
     Ok((ranks, lines))
 }
 
-/// The way whose loss is felt most; on loopback, where nothing is known, the second.
-fn busiest(samples: &[stage::Sample]) -> usize {
-    if samples.is_empty() {
-        return 1;
-    }
-    (0..WAYS)
-        .max_by(|&a, &b| live::recent(samples, a).total_cmp(&live::recent(samples, b)))
-        .unwrap_or(0)
+/// The one whose loss is felt most: the way of the fabric that carries most, or on loopback, where
+/// faults are the library's paths', the path that does.
+fn busiest(samples: &[stage::Sample], trace: &Trace) -> usize {
+    let mut loads: Vec<(usize, f64)> = if samples.is_empty() {
+        let paths = trace.paths.iter();
+        paths
+            .filter_map(|((_, number), points)| {
+                Some((usize::try_from(*number).ok()?, live::recent_of_path(points)))
+            })
+            .collect()
+    } else {
+        (0..WAYS)
+            .map(|way| (way, live::recent(samples, way)))
+            .collect()
+    };
+    loads.sort_by(|a, b| a.1.total_cmp(&b.1));
+    loads.last().map_or(0, |&(number, _)| number)
 }
 
 /// When the run's parts begin and end: before, during and after the cut.
@@ -382,6 +395,11 @@ fn parts(run: &Run) -> [(&'static str, f64, f64); 3] {
         ("during", cut, heal),
         ("after", heal, end),
     ]
+}
+
+/// What so many ways carry together.
+fn capacity_gbit_s(ways: usize) -> f64 {
+    f64::from(WAY_MBPS) * 1e-3 * f64::from(u32::try_from(ways).unwrap_or(0))
 }
 
 fn print_table(options: &Options, run: &Run, way_bytes: Option<&[(u64, u64)]>) {
@@ -400,24 +418,19 @@ fn print_table(options: &Options, run: &Run, way_bytes: Option<&[(u64, u64)]>) {
         println!("  {words:<36} {gbit_s:>7.2} Gb/s {gap_ms:>11.0} ms");
     }
     let before = between(&run.intervals, spans[0].1, spans[0].2).0;
-    let reached = |from: f64, share: f64| {
-        time_to_reach(&run.intervals, from, before * share)
-            .map_or("not reached".to_owned(), |ms| format!("{ms:.0} ms"))
+    let reached = |(_, from, to): (&str, f64, f64), wanted: f64| {
+        time_to_reach(&run.intervals, from, to, wanted)
+            .map_or("not reached".to_owned(), |ms| format!("after {ms:.0} ms"))
     };
     if run.cut.is_some() {
-        #[allow(clippy::cast_precision_loss, reason = "four ways")]
-        let left = (WAYS - 1) as f64 / WAYS as f64;
-        println!(
-            "  to 90 % of what {} ways can carry {:>13}",
-            WAYS - 1,
-            reached(spans[1].1, left * 0.9)
-        );
+        let wanted = capacity_gbit_s(WAYS - 1) * 0.9;
+        let what = format!("{wanted:.2} Gb/s (0.9 of {} ways) again", WAYS - 1);
+        println!("  {what:<36} {:>27}", reached(spans[1], wanted));
     }
     if run.heal_ms.is_some() {
-        println!(
-            "  back to 90 % of the speed before   {:>14}",
-            reached(spans[2].1, 0.9)
-        );
+        let wanted = before * 0.9;
+        let what = format!("{wanted:.2} Gb/s (0.9 of before) again");
+        println!("  {what:<36} {:>27}", reached(spans[2], wanted));
     }
     let mut total_gap = 0.0_f64;
     for i in &run.intervals {
@@ -447,18 +460,7 @@ fn print_table(options: &Options, run: &Run, way_bytes: Option<&[(u64, u64)]>) {
                 last.state
             );
         }
-        let fences = run.trace.deeds.iter().filter(|d| d.is_fence).count();
-        println!("    fences: {fences}");
-        for deed in run.trace.deeds.iter().take(12) {
-            println!(
-                "      {:6.2} s  {}",
-                (deed.t_ms - run.start_ms) / 1e3,
-                deed.text
-            );
-        }
-        if run.trace.deeds.len() > 12 {
-            println!("      … and {} more", run.trace.deeds.len() - 12);
-        }
+        print_deeds(run);
     }
     if let Some(ways) = way_bytes {
         println!(
@@ -479,6 +481,30 @@ fn print_table(options: &Options, run: &Run, way_bytes: Option<&[(u64, u64)]>) {
     }
 }
 
+/// How often the plugin did what, and its fences one by one.
+fn print_deeds(run: &Run) {
+    let mut counts = BTreeMap::new();
+    for deed in &run.trace.deeds {
+        *counts.entry(deed.kind.as_str()).or_insert(0) += 1;
+    }
+    let counts: Vec<String> = counts.iter().map(|(k, n)| format!("{n} {k}")).collect();
+    if !counts.is_empty() {
+        println!("    what rank 0 did to its paths: {}", counts.join(", "));
+    }
+    let fences: Vec<_> = run.trace.deeds.iter().filter(|d| d.is_fence()).collect();
+    for deed in fences.iter().take(DEEDS_SHOWN) {
+        println!(
+            "      {:6.2} s  {}",
+            (deed.t_ms - run.start_ms) / 1e3,
+            deed.text
+        );
+    }
+    let more = fences.len().saturating_sub(DEEDS_SHOWN);
+    if more > 0 {
+        println!("      and {more} more fences");
+    }
+}
+
 #[allow(clippy::cast_precision_loss, reason = "an amount to be shown")]
 fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 * 1e-6)
@@ -490,7 +516,7 @@ fn paint(options: &Options, run: &Run, samples: &[stage::Sample]) -> String {
         let start = run.start_ms;
         curve.into_iter().map(|(t, v)| (t - start, v)).collect()
     };
-    let capacity_gbit_s = f64::from(WAY_MBPS) * 1e-3 * f64::from(u32::try_from(WAYS).unwrap_or(0));
+    let capacity_gbit_s = capacity_gbit_s(WAYS);
     let goodput: Curve = run.intervals.iter().map(|i| (i.t_ms, i.gbit_s)).collect();
     let mut panels = Vec::new();
     let mut layers = Vec::new();
@@ -535,7 +561,7 @@ fn paint(options: &Options, run: &Run, samples: &[stage::Sample]) -> String {
             kind: MarkKind::Heal,
         });
     }
-    for deed in run.trace.deeds.iter().filter(|d| d.is_fence) {
+    for deed in run.trace.deeds.iter().filter(|d| d.is_fence()) {
         marks.push(Mark {
             t_ms: deed.t_ms - run.start_ms,
             text: deed.text.clone(),

@@ -9,11 +9,11 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 30.0;
 const PANEL_HEIGHT: f64 = 250.0;
 const PANEL_GAP: f64 = 92.0;
-const TOP: f64 = 78.0;
+const TOP: f64 = 90.0;
 
 /// Colours that remain distinct for the colour-blind (Okabe and Ito), in the order of the curves.
-const COLOURS: [&str; 7] = [
-    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442",
+const COLOURS: [&str; 8] = [
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999",
 ];
 
 /// One panel.
@@ -84,7 +84,7 @@ fn draw_panel(svg: &mut String, panel: &Panel, marks: &[Mark], top: f64, from_ms
         top - 10.0,
         escape(&panel.title)
     );
-    draw_axes(svg, panel, top, span_ms, highest);
+    draw_axes(svg, top, span_ms, highest);
     draw_layers(svg, panel, &x, &y, from_ms, to_ms);
     let capacity = y(panel.capacity_gbit_s);
     let _ = writeln!(
@@ -124,7 +124,7 @@ fn draw_panel(svg: &mut String, panel: &Panel, marks: &[Mark], top: f64, from_ms
     draw_legend(svg, panel, bottom + 52.0, has_fences);
 }
 
-fn draw_axes(svg: &mut String, panel: &Panel, top: f64, span_ms: f64, highest: f64) {
+fn draw_axes(svg: &mut String, top: f64, span_ms: f64, highest: f64) {
     let (right, bottom) = (WIDTH - RIGHT, top + PANEL_HEIGHT);
     let step_gbit_s = step(highest, 5.0);
     let mut value = 0.0;
@@ -161,7 +161,6 @@ fn draw_axes(svg: &mut String, panel: &Panel, top: f64, span_ms: f64, highest: f
          <text x=\"{right}\" y=\"{:.1}\" text-anchor=\"end\">time (s)</text>",
         bottom + 36.0
     );
-    debug_assert!(panel.capacity_gbit_s > 0.0);
 }
 
 /// Stacks the layers on a common grid of times, then draws the line.

@@ -49,9 +49,9 @@ pub struct Point {
 #[derive(Clone, Debug)]
 pub struct Deed {
     pub t_ms: f64,
+    /// Its kind: `fence`, `join`, …
+    pub kind: String,
     pub text: String,
-    pub is_fence: bool,
-    pub path: Option<u64>,
 }
 
 /// A path of rank 0 that sends: its link and number.
@@ -64,6 +64,12 @@ pub struct Trace {
     unfinished: Vec<u8>,
     pub paths: BTreeMap<PathKey, Vec<Point>>,
     pub deeds: Vec<Deed>,
+}
+
+impl Deed {
+    pub fn is_fence(&self) -> bool {
+        self.kind == "fence"
+    }
 }
 
 impl Trace {
@@ -100,34 +106,33 @@ impl Trace {
         }
     }
 
-    fn take(&mut self, line: &Value) -> Option<()> {
-        let t_ms = line.number("t_ms")?;
-        let link = line.text("link").unwrap_or_default();
-        if let Some(event) = line.text("event") {
-            let path = line.count("path");
+    fn take(&mut self, entry: &Value) -> Option<()> {
+        let t_ms = entry.number("t_ms")?;
+        let link = entry.text("link").unwrap_or_default();
+        if let Some(event) = entry.text("event") {
+            let path = entry.count("path");
             let which = path.map_or(String::new(), |p| format!(" path {p}"));
-            let reason = line
+            let reason = entry
                 .text("reason")
                 .map_or(String::new(), |r| format!(": {r}"));
             self.deeds.push(Deed {
                 t_ms,
                 text: format!("{event}{which}{reason}"),
-                is_fence: event == "fence",
-                path,
+                kind: event.to_owned(),
             });
             return Some(());
         }
-        if line.text("role") != Some("tx") {
+        if entry.text("role") != Some("tx") {
             return None;
         }
         let point = Point {
             t_ms,
-            bytes: line.count("bytes")?,
-            port: line.count("port").unwrap_or(0),
-            state: line.text("state").unwrap_or("?").to_owned(),
-            rtt_us: line.number("rtt_us").unwrap_or(0.0),
+            bytes: entry.count("bytes")?,
+            port: entry.count("port").unwrap_or(0),
+            state: entry.text("state").unwrap_or("?").to_owned(),
+            rtt_us: entry.number("rtt_us").unwrap_or(0.0),
         };
-        let key = (link.to_owned(), line.count("path")?);
+        let key = (link.to_owned(), entry.count("path")?);
         self.paths.entry(key).or_default().push(point);
         Some(())
     }
@@ -189,18 +194,25 @@ pub fn between(intervals: &[Interval], from_ms: f64, to_ms: f64) -> (f64, f64) {
         ms += share;
         // A gap is told at its end, so an interval counts where it ends.
         if i.t_ms > from_ms && i.t_ms <= to_ms {
-            gap = gap.max(i.longest_gap_ms);
+            // One that began before belongs here with its part only.
+            gap = gap.max(i.longest_gap_ms.min(i.t_ms - from_ms));
         }
     }
     (if ms > 0.0 { moved / ms } else { 0.0 }, gap)
 }
 
-/// Milliseconds after `from_ms` until the goodput over half a second is at least `wanted`.
-pub fn time_to_reach(intervals: &[Interval], from_ms: f64, wanted_gbit_s: f64) -> Option<f64> {
+/// Milliseconds after `from_ms` until the goodput over half a second, which must end before `to_ms`,
+/// is at least `wanted`.
+pub fn time_to_reach(
+    intervals: &[Interval],
+    from_ms: f64,
+    to_ms: f64,
+    wanted_gbit_s: f64,
+) -> Option<f64> {
     const WINDOW_MS: f64 = 500.0;
     intervals
         .iter()
-        .filter(|i| i.t_ms - WINDOW_MS >= from_ms)
+        .filter(|i| i.t_ms - WINDOW_MS >= from_ms && i.t_ms <= to_ms)
         .find(|i| between(intervals, i.t_ms - WINDOW_MS, i.t_ms).0 >= wanted_gbit_s)
         .map(|i| i.t_ms - WINDOW_MS - from_ms)
 }
@@ -233,9 +245,9 @@ mod tests {
         assert!((between(&line, 0.0, 1000.0).0 - 2.0).abs() < 1e-9);
         assert!((between(&line, 950.0, 2050.0).0 - 12.0 / 11.0).abs() < 1e-9);
         assert!((between(&line, 1000.0, 2000.0).1 - 1.0).abs() < 1e-9);
-        assert_eq!(time_to_reach(&line, 2000.0, 1.9), Some(0.0));
-        assert_eq!(time_to_reach(&line, 1000.0, 1.9), Some(1000.0));
-        assert_eq!(time_to_reach(&line, 0.0, 2.1), None);
+        assert_eq!(time_to_reach(&line, 2000.0, 3000.0, 1.9), Some(0.0));
+        assert_eq!(time_to_reach(&line, 1000.0, 3000.0, 1.9), Some(1000.0));
+        assert_eq!(time_to_reach(&line, 1000.0, 2000.0, 1.9), None);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub enum Stage {
 
 pub struct Fabric {
     script: PathBuf,
-    /// Takes the fabric down when its input ends, which it does however the demo ends.
+    /// Takes the fabric and the work directory away when its input ends, which it does however the demo ends.
     keeper: Option<Child>,
     samplers: Vec<Child>,
     samples: Arc<Mutex<Vec<Sample>>>,
@@ -51,7 +51,7 @@ impl Stage {
     /// Makes the fabric, or falls back to loopback.
     pub fn make(script: Option<&Path>, work_dir: &Path) -> Result<Self, String> {
         let tried = match script {
-            Some(script) => Fabric::up(script),
+            Some(script) => Fabric::up(script, work_dir),
             None => Err("--loopback was given".to_owned()),
         };
         match tried {
@@ -138,7 +138,7 @@ impl Stage {
 }
 
 impl Fabric {
-    fn up(script: &Path) -> Result<Self, String> {
+    fn up(script: &Path, work_dir: &Path) -> Result<Self, String> {
         let script = script
             .canonicalize()
             .map_err(|e| format!("{}: {e}", script.display()))?;
@@ -151,8 +151,9 @@ impl Fabric {
         // Not in the demo's process group: what ends the demo from the keyboard must not end it.
         let keeper = std::os::unix::process::CommandExt::process_group(
             Command::new("sh")
-                .args(["-c", "cat >/dev/null; exec \"$0\" down"])
-                .arg(&fabric.script),
+                .args(["-c", "cat >/dev/null; rm -rf \"$1\"; exec \"$0\" down"])
+                .arg(&fabric.script)
+                .arg(work_dir),
             0,
         )
         .env("FABRIC", FABRIC)
@@ -264,7 +265,8 @@ impl Loopback {
 
 /// Inside a namespace: prints what has arrived on each way, ten times a second, until nobody reads.
 pub fn sample_ways() {
-    use std::io::Write;
+    use std::fmt::Write as _;
+    use std::io::Write as _;
     let mut out = std::io::stdout();
     loop {
         let devices = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
@@ -277,7 +279,7 @@ pub fn sample_ways() {
             let way = name.trim().strip_prefix("path").map(str::parse::<usize>);
             let bytes = counters.split_ascii_whitespace().next();
             if let (Some(Ok(way)), Some(bytes)) = (way, bytes) {
-                text += &format!("{t_ms:.1} {way} {bytes}\n");
+                let _ = writeln!(text, "{t_ms:.1} {way} {bytes}");
             }
         }
         if out

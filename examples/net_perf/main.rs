@@ -239,6 +239,7 @@ fn measure(
     let mut display = Display::new(
         job.world.rank,
         job.options.report,
+        job.options.json,
         format!("{} {} {size} B", job.net.name(), mode.name()),
     );
     let mut run = |job: &mut Job, limit, display: Display, base| {

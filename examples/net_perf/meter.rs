@@ -90,10 +90,11 @@ pub struct Display {
 }
 
 impl Display {
-    pub fn new(rank: usize, report: Option<Duration>, title: String) -> Self {
+    /// Where a program reads along there is no line for people.
+    pub fn new(rank: usize, report: Option<Duration>, json: bool, title: String) -> Self {
         Self {
             report: report.filter(|_| rank == 0),
-            progress: rank == 0 && std::io::stderr().is_terminal(),
+            progress: rank == 0 && !json && report.is_none() && std::io::stderr().is_terminal(),
             title,
             rank,
         }

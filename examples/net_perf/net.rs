@@ -581,7 +581,7 @@ pub struct Properties {
     pub max_recvs: i32,
     /// 0 is "host".
     pub net_device_type: i32,
-    /// -1 is "invalid", as a host device must say.
+    /// 0 is "invalid", as a host device must say.
     pub net_device_version: i32,
     /// The physical devices behind this one.
     pub devs: Vec<i32>,
@@ -1209,7 +1209,7 @@ unsafe fn uniform_properties(version: u32, room: &PropsRoom) -> Properties {
         max_comms: 0,
         max_recvs: 0,
         net_device_type: 0,
-        net_device_version: -1,
+        net_device_version: 0,
         devs: Vec::new(),
         max_p2p_bytes: OLD_MAX_P2P_BYTES,
         max_coll_bytes: OLD_MAX_COLL_BYTES,

@@ -30,6 +30,8 @@ pub enum Step {
 
 /// How often a driven link looks at its timers and at what the kernel knows of its paths.
 const TIMER_GAP: Nanos = Nanos(1_000_000);
+/// While there is more to send than the paths take, the kernel is asked this often what has gone.
+const BACKLOG_GAP: Nanos = Nanos(50_000);
 /// A path that nothing has come over lately is looked at this often, by one call for all.
 const IDLE_POLL_GAP: Nanos = Nanos(10_000);
 /// Bytes read at once ahead of a header.

@@ -248,6 +248,16 @@ impl RxInner {
         self.conns.is_empty() && (self.gone || self.failure.is_some() || abandoned)
     }
 
+    /// Says good-bye and closes every channel.
+    pub fn goodbye(&mut self) {
+        for io in &mut self.paths {
+            if let Some(mut channel) = io.channel.take() {
+                channel.queue(Frame::Goodbye.encode(), MemRange::default(), 0);
+                let _ = channel.flush();
+            }
+        }
+    }
+
     /// When somebody should drive it at the latest, if ever.
     #[must_use]
     pub fn poll_timeout(&self, now: Timestamp) -> Option<Timestamp> {
@@ -271,7 +281,7 @@ impl RxInner {
             self.timer_at = now + TIMER_GAP;
             self.timers(link, now);
         }
-        self.act(link);
+        self.act(link, now);
         self.transmit(link, now);
         self.report(link);
     }
@@ -369,6 +379,9 @@ impl RxInner {
         self.engine.handle_path_down(index_u8(path), self.paths[path].epoch);
         if self.paths.iter().all(|p| p.channel.is_none()) {
             self.orphan_since.get_or_insert(now);
+            if self.gone {
+                self.fail("the peer closed the link".into());
+            }
         }
     }
 
@@ -403,10 +416,12 @@ impl RxInner {
         }
     }
 
-    fn act(&mut self, link: &RxLink) {
+    fn act(&mut self, link: &RxLink, now: Timestamp) {
         while let Some(action) = self.engine.poll_action() {
             match action {
                 RxAction::Silence { path, epoch } => {
+                    // What has reached this host need not be sent again.
+                    while self.receive_path(link, usize::from(path), now) > 0 {}
                     self.drop_channel(usize::from(path));
                     self.engine.handle_silenced(path, epoch);
                 }
@@ -423,8 +438,8 @@ impl RxInner {
                     self.engine.answer_open(conn, accepted);
                 }
                 RxAction::Goodbye => {
+                    // Data may still be under way on other paths: the link ends with the last.
                     self.gone = true;
-                    self.fail("the peer closed the link".into());
                 }
             }
         }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::conn::{Conn, LinkRef, Submission, untoken};
-use super::{IDLE_POLL_GAP, Poller, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
+use super::{BACKLOG_GAP, IDLE_POLL_GAP, Poller, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
 use crate::auth::Key;
 use crate::clock::Timestamp;
 use crate::engine::wire::{Frame, PathCount};
@@ -111,6 +111,7 @@ pub struct TxInner {
     hot: usize,
     polled_at: Timestamp,
     timer_at: Timestamp,
+    backlog_at: Timestamp,
     last_refusal: Option<String>,
 }
 
@@ -163,6 +164,7 @@ impl TxLink {
             hot: 0,
             polled_at: Timestamp::ZERO,
             timer_at: Timestamp::ZERO,
+            backlog_at: Timestamp::ZERO,
             last_refusal: None,
         };
         Ok(Arc::new_cyclic(|me| Self {
@@ -314,6 +316,16 @@ impl TxInner {
         if now >= self.timer_at {
             self.timer_at = now + TIMER_GAP;
             self.timers(now);
+        }
+        if now.since(self.backlog_at) >= BACKLOG_GAP {
+            self.backlog_at = now;
+            for path in 0..self.paths.len() {
+                if self.engine.wants_backlog(index_u8(path)) {
+                    if let Some(channel) = &mut self.paths[path].channel {
+                        self.engine.handle_backlog(index_u8(path), channel.backlog(), now);
+                    }
+                }
+            }
         }
         self.transmit(now);
         self.act(link);
@@ -510,8 +522,8 @@ impl TxInner {
             let path = match &event {
                 TxEvent::Fenced { path, .. }
                 | TxEvent::Replayed { path, .. }
-                | TxEvent::Joined { path }
-                | TxEvent::Collided { path } => self.paths[usize::from(*path)].addrs,
+                | TxEvent::Joined { path, .. }
+                | TxEvent::Collided { path, .. } => self.paths[usize::from(*path)].addrs,
                 TxEvent::SearchEnded { .. } | TxEvent::Failed { .. } => None,
             };
             let addrs = path.map_or_else(String::new, |(local, remote)| format!("{local}->{remote}"));

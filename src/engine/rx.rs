@@ -562,8 +562,8 @@ impl RxEngine {
         self.pool_bytes += cost;
         let key = self.pool_next;
         self.pool_next += 1;
-        let data = vec![0u8; eager.payload as usize].into_boxed_slice();
-        let addr = data.as_ptr() as u64;
+        let mut data = vec![0u8; eager.payload as usize].into_boxed_slice();
+        let addr = data.as_mut_ptr() as u64;
         self.pool.push_back((key, Pooled { conn: eager.conn, eager, data, complete: false }));
         self.paths[usize::from(path)].arriving = Some(Arriving::EagerToPool { key });
         Ok(Sink::Place(MemRange { addr, len }))

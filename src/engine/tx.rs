@@ -37,9 +37,15 @@ const SETTLE: Nanos = Nanos(25_000_000);
 const SEARCH_MISSES: u32 = 16;
 /// An ended search is taken up again after this long.
 const SEARCH_AGAIN: Nanos = Nanos(30_000_000_000);
+/// A path is verified so soon after the last one, for the first time and from then on.
+const VERIFY_FIRST: Nanos = Nanos(100_000_000);
+const VERIFY_AGAIN: Nanos = Nanos(2_000_000_000);
 /// Dials that the search may make at once, and the time in which it earns one more.
 const DIAL_BURST: u32 = 48;
 const DIAL_EARN: Nanos = Nanos(250_000_000);
+/// Bytes of one path that may have reached the peer's host without having been taken in by its
+/// program: how long that program may be busy elsewhere before the path runs dry.
+const LAG_MAX: u64 = 8 << 20;
 /// Least and largest chunk that is chosen from a measured rate.
 const CHUNK_AUTO_MIN: u64 = 32 << 10;
 const CHUNK_AUTO_MAX: u64 = 1 << 20;
@@ -161,11 +167,15 @@ pub enum TxEvent {
     Joined {
         /// Path.
         path: u8,
+        /// What its probes showed, if it was probed.
+        probes: Option<Probes>,
     },
     /// A candidate shares a way with an active path and is dropped.
     Collided {
         /// Path.
         path: u8,
+        /// What its probes showed.
+        probes: Probes,
     },
     /// The search for further ways has ended.
     SearchEnded {
@@ -176,7 +186,18 @@ pub enum TxEvent {
     Failed {
         /// Why.
         reason: String,
+        /// Whether sends were outstanding: otherwise it is the end of a job, not a fault.
+        harmful: bool,
     },
+}
+
+/// The evidence of the search for ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probes {
+    /// How long the median of the candidate's probes waited on its way.
+    pub waited: Nanos,
+    /// The queue on the emptiest of the ways in use.
+    pub queue: Nanos,
 }
 
 /// Why a path was fenced.
@@ -286,6 +307,8 @@ struct TxPath {
     /// The peer's own count, where completions are local: its receive queue refills with it.
     peer_count: u32,
     queue: VecDeque<Outstanding>,
+    /// Bytes in `queue`; the view's `outstanding` leaves out what has reached the peer's host.
+    queued_bytes: u64,
     health: Health,
     stats: TransportStats,
     verdict: Verdict,
@@ -298,6 +321,8 @@ struct TxPath {
     fence_sent_at: Timestamp,
     dial_at: Timestamp,
     dial_failures: u32,
+    /// When it last had to prove that its way is its own.
+    verified_at: Timestamp,
     /// It died of silence: the same port pair will tell when its way is back.
     died_silent: bool,
     bytes_total: u64,
@@ -386,11 +411,14 @@ pub struct TxEngine {
     base: Base,
     backlog_since: Option<Timestamp>,
     settle_until: Timestamp,
+    verified_at: Timestamp,
     misses: u32,
     search_ended_at: Option<Timestamp>,
     dial_tokens: u32,
     dial_earned_at: Timestamp,
     last_life: Timestamp,
+    /// The peer has said good-bye: what it closes is not dialled again.
+    peer_leaves: bool,
     failed: Option<String>,
 }
 
@@ -410,6 +438,7 @@ impl TxEngine {
             acked: 0,
             peer_count: 0,
             queue: VecDeque::with_capacity(64),
+            queued_bytes: 0,
             health: Health::new(now),
             stats: TransportStats::default(),
             verdict: Verdict::Fine,
@@ -421,6 +450,7 @@ impl TxEngine {
             fence_sent_at: Timestamp::ZERO,
             dial_at: now,
             dial_failures: 0,
+            verified_at: Timestamp::ZERO,
             died_silent: false,
             bytes_total: 0,
         };
@@ -457,11 +487,13 @@ impl TxEngine {
             base: Base::default(),
             backlog_since: None,
             settle_until: now,
+            verified_at: now,
             misses: 0,
             search_ended_at: None,
             dial_tokens: DIAL_BURST,
             dial_earned_at: now,
             last_life: now,
+            peer_leaves: false,
             failed: None,
         }
     }
@@ -620,8 +652,10 @@ impl TxEngine {
         if self.failed.is_some() {
             return;
         }
+        let mut harmful = false;
         for m in &mut self.messages {
             if let Some(token) = m.token.take() {
+                harmful = true;
                 self.done.push_back(SendDone { token, result: Err(SendError::LinkFailed) });
             }
         }
@@ -644,7 +678,7 @@ impl TxEngine {
             self.paths[index].state = PathState::Vacant;
             self.views[index].usable = false;
         }
-        self.events.push_back(TxEvent::Failed { reason: reason.clone() });
+        self.events.push_back(TxEvent::Failed { reason: reason.clone(), harmful });
         self.failed = Some(reason);
     }
 
@@ -670,7 +704,7 @@ impl TxEngine {
         let start = (self.ring_tail + skip) % size;
         self.ring_tail += span;
         self.eager_sent = self.eager_sent.wrapping_add(cost);
-        let source = MemRange { addr: self.ring.as_ptr() as u64 + start, len };
+        let source = MemRange { addr: self.ring.as_mut_ptr() as u64 + start, len };
         let id = self.eager_first + self.eager.len() as u64;
         self.eager.push_back(EagerEntry {
             eager: Eager { conn, tag, ordinal, payload },
@@ -720,7 +754,7 @@ impl TxEngine {
                 active.fold((0u64, 0u64), |(n, rate), p| (n + 1, rate.max(p.meter.rate)));
             let by_rate = match fastest {
                 0 => CHUNK_AUTO_MIN * 2,
-                rate => (rate / (1_000_000_000 / CHUNK_TIME.0)).next_power_of_two(),
+                rate => (rate / (1_000_000_000 / CHUNK_TIME.0) * 3 / 4).next_power_of_two(),
             };
             let share = len.div_ceil(count.max(1)).max(CHUNK_AUTO_MIN / 2);
             by_rate.clamp(CHUNK_AUTO_MIN, CHUNK_AUTO_MAX).min(share)
@@ -786,11 +820,12 @@ impl TxEngine {
         p.verdict = Verdict::Fine;
         p.meter = RateMeter::default();
         p.candidate = Candidate::default();
+        p.verified_at = Timestamp::ZERO;
         p.dial_failures = 0;
         self.probe(index, now);
         let none_active = !self.paths.iter().any(|p| p.state == PathState::Active);
         if none_active || !self.config.search {
-            self.activate(index);
+            self.activate(index, None);
         }
         self.resync();
         self.refresh_views();
@@ -834,12 +869,13 @@ impl TxEngine {
                 }
                 if active && self.acked_since_sample > 0 {
                     let acked = Bytes(std::mem::take(&mut self.acked_since_sample));
+                    let in_flight = self.views.iter().map(|v| v.outstanding).sum();
                     self.controller.on_sample(&Sample {
                         now,
                         rtt: stats.rtt,
                         rtt_min: stats.rtt_min,
                         acked,
-                        in_flight: Bytes(self.in_flight),
+                        in_flight,
                     });
                 }
             }
@@ -874,12 +910,12 @@ impl TxEngine {
         })
     }
 
-    fn activate(&mut self, index: usize) {
+    fn activate(&mut self, index: usize, probes: Option<Probes>) {
         let p = &mut self.paths[index];
         if p.state == PathState::Standby {
             p.state = PathState::Active;
             p.died_silent = false;
-            self.events.push_back(TxEvent::Joined { path: index_u8(index) });
+            self.events.push_back(TxEvent::Joined { path: index_u8(index), probes });
             self.refresh_views();
         }
     }
@@ -908,6 +944,14 @@ impl TxEngine {
         }
         let was_active = p.state == PathState::Active;
         self.actions.push_back(TxAction::Close { path, epoch });
+        if self.peer_leaves {
+            p.state = PathState::Vacant;
+            self.views[index].usable = false;
+            if !self.any_up() {
+                self.fail("the peer closed the link".into());
+            }
+            return;
+        }
         p.state = PathState::Vacant;
         p.open_fence = Some(epoch);
         p.fence_sent_at = Timestamp::ZERO;
@@ -923,7 +967,7 @@ impl TxEngine {
                     .filter(|&i| self.paths[i].state == PathState::Standby)
                     .max_by_key(|&i| (self.paths[i].verdict == Verdict::Fine, self.paths[i].health.alive_at()));
                 if let Some(reserve) = reserve {
-                    self.activate(reserve);
+                    self.activate(reserve, None);
                 }
             }
         }
@@ -945,6 +989,7 @@ impl TxEngine {
         }
         self.acknowledge(index, arrived, now);
         let mut frames = 0;
+        self.paths[index].queued_bytes = 0;
         while let Some(item) = self.paths[index].queue.pop_front() {
             self.in_flight -= u64::from(item.bytes);
             match item.cargo {
@@ -1017,9 +1062,37 @@ impl TxEngine {
         }
         self.in_flight -= bytes;
         self.acked_since_sample += bytes;
-        self.views[index].outstanding.0 -= bytes;
         let p = &mut self.paths[index];
-        p.meter.on_acked(now, bytes, !p.queue.is_empty());
+        p.queued_bytes -= bytes;
+        let queued = p.queued_bytes;
+        self.deliver(index, queued, now);
+    }
+
+    /// No more than `bytes` of the path are still under way.
+    fn deliver(&mut self, index: usize, bytes: u64, now: Timestamp) {
+        let outstanding = &mut self.views[index].outstanding.0;
+        if bytes < *outstanding {
+            let delivered = *outstanding - bytes;
+            *outstanding = bytes;
+            self.paths[index].meter.on_acked(now, delivered, bytes > 0);
+        }
+    }
+
+    /// Whether the transport should be asked what has reached the peer's host: more could be
+    /// sent if something has.
+    #[must_use]
+    pub fn wants_backlog(&self, path: u8) -> bool {
+        let view = &self.views[usize::from(path)];
+        self.backlog_since.is_some() && view.usable && view.outstanding.0 > 0
+    }
+
+    /// The transport still holds `bytes` of this path, unsent or unacknowledged by the peer's
+    /// host. The peer's program may be behind; the network is free for more.
+    pub fn handle_backlog(&mut self, path: u8, bytes: u64, now: Timestamp) {
+        let index = usize::from(path);
+        if self.paths[index].state == PathState::Active {
+            self.deliver(index, bytes, now);
+        }
     }
 
     fn eager_done(&mut self, id: u64) {
@@ -1118,7 +1191,8 @@ impl TxEngine {
                     self.paths[usize::from(path)].candidate.answer(owd);
                 }
             }
-            Frame::Goodbye => self.fail("the peer closed the link".into()),
+            // Acknowledgements may still be under way on other paths: the link ends with the last.
+            Frame::Goodbye => self.peer_leaves = true,
             Frame::Chunk(_)
             | Frame::Eager(_)
             | Frame::Announce { .. }
@@ -1167,14 +1241,18 @@ impl TxEngine {
                 self.turns.retain(|&turn| turn != conn);
                 for key in 0..self.messages.len() {
                     let m = &mut self.messages[key];
-                    if m.conn == conn {
-                        if let Some(token) = m.token.take() {
-                            let result = Err(SendError::PeerClosed);
-                            self.done.push_back(SendDone { token, result });
-                            if m.in_flight == 0 {
-                                self.free_messages.push(u32::try_from(key).unwrap_or(u32::MAX));
-                                self.connection_drains(conn);
-                            }
+                    // What has been sent whole may have arrived before the close: its
+                    // acknowledgements are still under way, on other paths.
+                    let sent_whole = m.credit.is_some() && m.next == m.chunks;
+                    if m.conn != conn || sent_whole {
+                        continue;
+                    }
+                    if let Some(token) = m.token.take() {
+                        let result = Err(SendError::PeerClosed);
+                        self.done.push_back(SendDone { token, result });
+                        if m.in_flight == 0 {
+                            self.free_messages.push(u32::try_from(key).unwrap_or(u32::MAX));
+                            self.connection_drains(conn);
                         }
                     }
                 }
@@ -1219,6 +1297,9 @@ impl TxEngine {
     }
 
     fn step_dials(&mut self, now: Timestamp) {
+        if self.peer_leaves {
+            return;
+        }
         while now.since(self.dial_earned_at) >= DIAL_EARN {
             let late = now.since(self.dial_earned_at).0 / DIAL_EARN.0;
             self.dial_earned_at = self.dial_earned_at + Nanos(DIAL_EARN.0 * late);
@@ -1299,7 +1380,8 @@ impl TxEngine {
             .unwrap_or_default();
         for index in 0..self.paths.len() {
             let p = &mut self.paths[index];
-            if p.state != PathState::Standby || p.verdict != Verdict::Fine {
+            // What a path that is verified still carries would be taken for another's queue.
+            if p.state != PathState::Standby || p.verdict != Verdict::Fine || !p.queue.is_empty() {
                 continue;
             }
             if p.candidate.sent < search::PROBES || p.candidate.answered < search::PROBES {
@@ -1312,11 +1394,12 @@ impl TxEngine {
                 }
                 continue;
             }
+            let probes = Probes { waited: p.candidate.waited(&self.base), queue };
             match search::judge(&p.candidate, &self.base, queue) {
                 Way::New => {
                     self.misses = 0;
                     self.search_ended_at = None;
-                    self.activate(index);
+                    self.activate(index, Some(probes));
                     self.settle_until = now + SETTLE;
                     for p in &mut self.paths {
                         p.candidate = Candidate::default();
@@ -1329,7 +1412,7 @@ impl TxEngine {
                     p.died_silent = false;
                     p.dial_at = now;
                     self.actions.push_back(TxAction::Close { path: index_u8(index), epoch });
-                    self.events.push_back(TxEvent::Collided { path: index_u8(index) });
+                    self.events.push_back(TxEvent::Collided { path: index_u8(index), probes });
                     self.misses += 1;
                     if self.misses >= SEARCH_MISSES && self.search_ended_at.is_none() {
                         self.search_ended_at = Some(now);
@@ -1341,6 +1424,32 @@ impl TxEngine {
                 Way::Unknown => p.candidate = Candidate::default(),
             }
         }
+        self.verify_one(now);
+    }
+
+    /// Takes one active path at a time out of use for a moment, longest unverified first, and
+    /// lets it prove like any candidate that its way is empty then: what was wrongly admitted,
+    /// or has come to share a way since, does not stay.
+    fn verify_one(&mut self, now: Timestamp) {
+        let active = |p: &TxPath| p.state == PathState::Active && p.verdict == Verdict::Fine;
+        let busy = self.paths.iter().any(|p| p.state == PathState::Standby);
+        if busy || self.paths.iter().filter(|p| active(p)).count() < 2 {
+            return;
+        }
+        let oldest = (0..self.paths.len())
+            .filter(|&i| active(&self.paths[i]))
+            .min_by_key(|&i| self.paths[i].verified_at);
+        let Some(index) = oldest else { return };
+        let p = &mut self.paths[index];
+        let gap = if p.verified_at == Timestamp::ZERO { VERIFY_FIRST } else { VERIFY_AGAIN };
+        if now.since(self.verified_at) < gap {
+            return;
+        }
+        self.verified_at = now;
+        p.verified_at = now;
+        p.state = PathState::Standby;
+        p.candidate = Candidate::default();
+        self.refresh_views();
     }
 
     // ---- outputs ----
@@ -1523,7 +1632,11 @@ impl TxEngine {
         p.queue.push_back(Outstanding { cargo, bytes });
         p.sent = p.sent.wrapping_add(1);
         p.bytes_total += u64::from(bytes);
+        p.queued_bytes += u64::from(bytes);
         p.meter.on_sent(now);
+        if p.queued_bytes > LAG_MAX {
+            self.views[index].usable = false;
+        }
         self.views[index].outstanding.0 += u64::from(bytes);
         self.in_flight += u64::from(bytes);
     }
@@ -1536,7 +1649,9 @@ impl TxEngine {
 
     fn refresh_usable(&mut self) {
         for (p, view) in self.paths.iter().zip(&mut self.views) {
-            view.usable = p.state == PathState::Active && p.verdict == Verdict::Fine;
+            view.usable = p.state == PathState::Active
+                && p.verdict == Verdict::Fine
+                && p.queued_bytes <= LAG_MAX;
         }
     }
 
@@ -1571,14 +1686,14 @@ impl TxEngine {
 
     /// The state of each path.
     pub fn path_infos(&self) -> impl Iterator<Item = PathInfo> + '_ {
-        self.paths.iter().zip(&self.views).map(|(p, view)| PathInfo {
+        self.paths.iter().map(|p| PathInfo {
             state: match p.state {
                 PathState::Vacant if p.open_fence.is_some() => PathState::Fenced,
                 state => state,
             },
             suspect: p.verdict != Verdict::Fine,
             bytes: p.bytes_total,
-            outstanding: view.outstanding.0,
+            outstanding: p.queued_bytes,
             rate: p.meter.rate,
             rtt: p.stats.rtt,
             rtt_min: p.stats.rtt_min,

@@ -12,11 +12,11 @@
 use crate::clock::Timestamp;
 use crate::units::Nanos;
 
-/// Probes before a candidate is judged: the least of them counts, so that one that met a
-/// descheduled process does no harm.
-pub const PROBES: u8 = 4;
+/// Probes before a candidate is judged: their median counts, so that neither one that was held
+/// up on the host nor one that met a moment's gap in a queue decides.
+pub const PROBES: u8 = 5;
 /// Time between the probes of a candidate.
-pub const PROBE_GAP: Nanos = Nanos(1_500_000);
+pub const PROBE_GAP: Nanos = Nanos(2_000_000);
 /// The smallest difference of one-way delays that is taken for a queue. Default 150 µs: above
 /// the jitter of timestamps taken in the kernel, below the queue of one large chunk at 1 Gb/s.
 pub const QUEUE_MIN: Nanos = Nanos(150_000);
@@ -30,14 +30,29 @@ pub struct Candidate {
     pub answered: u8,
     /// When the last was sent.
     pub sent_at: Timestamp,
-    owd_min: i64,
+    owds: [i64; PROBES as usize],
 }
 
 impl Candidate {
     /// Takes in the answer to a probe.
     pub fn answer(&mut self, owd: i64) {
-        self.owd_min = if self.answered == 0 { owd } else { self.owd_min.min(owd) };
-        self.answered = self.answered.saturating_add(1);
+        if let Some(slot) = self.owds.get_mut(usize::from(self.answered)) {
+            *slot = owd;
+            self.answered += 1;
+        }
+    }
+}
+
+impl Candidate {
+    /// How long the median probe waited, compared with the fastest of the link.
+    #[must_use]
+    pub fn waited(&self, base: &Base) -> Nanos {
+        let mut owds = self.owds;
+        let owds = &mut owds[..usize::from(self.answered)];
+        owds.sort_unstable();
+        let median = owds.get(owds.len() / 2).copied().unwrap_or(0);
+        let least = base.least().unwrap_or(median);
+        Nanos(median.saturating_sub(least).max(0).unsigned_abs())
     }
 }
 
@@ -90,12 +105,10 @@ impl Base {
 /// cause on the emptiest of their ways.
 #[must_use]
 pub fn judge(candidate: &Candidate, base: &Base, queue: Nanos) -> Way {
-    let Some(least) = base.least() else { return Way::Unknown };
     if candidate.answered < PROBES || queue < Nanos(QUEUE_MIN.0 * 2) {
         return Way::Unknown;
     }
-    let waited = candidate.owd_min.saturating_sub(least).max(0).unsigned_abs();
-    if waited < QUEUE_MIN.0.max(queue.0 / 4) { Way::New } else { Way::Shared }
+    if candidate.waited(base) < QUEUE_MIN.max(queue / 4) { Way::New } else { Way::Shared }
 }
 
 #[cfg(test)]
@@ -114,7 +127,7 @@ mod tests {
         let probe = |owd: i64| {
             let mut candidate = Candidate::default();
             for k in 0..i64::from(PROBES) {
-                candidate.answer(offset + owd + k * 300_000);
+                candidate.answer(offset + owd + k * 10_000);
             }
             candidate
         };

@@ -26,7 +26,7 @@ use crate::driver::rx_link::{NewChannel, RxHost, RxParams};
 use crate::driver::tx_link::{DialRequest, TxHost, TxMail};
 use crate::driver::{Poller, RxLink, Step, TxLink};
 use crate::engine::wire::PathCount;
-use crate::engine::{EngineConfig, FenceReason, PathState, RxEngine, TxAction, TxEvent};
+use crate::engine::{EngineConfig, FenceReason, PathState, Probes, RxEngine, TxAction, TxEvent};
 use crate::transport::AnyChannel;
 use crate::transport::tcp::TcpChannel;
 use crate::units::Nanos;
@@ -195,12 +195,16 @@ impl TxHost for Shared {
                 format!("path {path}: fence answered, {frames} frames go by other paths"),
                 "replay",
             ),
-            TxEvent::Joined { path } => {
-                (LogLevel::Trace, format!("path {path} ({addrs}) joined"), "join")
+            TxEvent::Joined { path, probes } => {
+                let why = probes.map_or_else(String::new, |p| evidence(&p));
+                (LogLevel::Trace, format!("path {path} ({addrs}) joined{why}"), "join")
             }
-            TxEvent::Collided { path } => (
+            TxEvent::Collided { path, probes } => (
                 LogLevel::Trace,
-                format!("path {path} ({addrs}) shares a way with another path: dropped"),
+                format!(
+                    "path {path} ({addrs}) shares a way with another path: dropped{}",
+                    evidence(probes)
+                ),
                 "collision",
             ),
             TxEvent::SearchEnded { active } => (
@@ -208,7 +212,10 @@ impl TxHost for Shared {
                 format!("no further way found: {active} paths in use"),
                 "search-ended",
             ),
-            TxEvent::Failed { reason } => (LogLevel::Warn, reason.clone(), "failed"),
+            TxEvent::Failed { reason, harmful } => {
+                let level = if *harmful { LogLevel::Warn } else { LogLevel::Trace };
+                (level, reason.clone(), "failed")
+            }
         };
         self.log(level, &format!("link to {}: {text}", link.name));
         if self.trace.is_some() {
@@ -255,6 +262,14 @@ impl RxHost for Shared {
     fn check_peer(&self, link: &Arc<RxLink>) {
         self.command(Command::CheckPeer(Arc::clone(link)));
     }
+}
+
+fn evidence(probes: &Probes) -> String {
+    format!(
+        ": probes waited {:.0} us, the ways in use {:.0} us",
+        probes.waited.as_micros_f64(),
+        probes.queue.as_micros_f64()
+    )
 }
 
 fn now_ms() -> f64 {
@@ -374,7 +389,11 @@ impl Service {
                 inner.goodbye();
             }
         }
-        locked(&self.shared.rx_links).clear();
+        for link in locked(&self.shared.rx_links).drain() {
+            if let Some(mut inner) = link.1.try_inner() {
+                inner.goodbye();
+            }
+        }
     }
 
     fn handle_ready(&mut self, key: u64) {
@@ -573,8 +592,8 @@ impl Service {
         let route = match request.remote {
             Some(remote) => (request.local.map(|l| l.ip()), remote),
             None => {
-                let first = link.routes.len().min(usize::from(path) + 1);
-                let index = if epoch == 1 { first - 1 } else { turn % link.routes.len() };
+                let turn = if epoch == 1 { usize::from(path) } else { turn };
+                let index = turn % link.routes.len();
                 (Some(link.routes[index].0), link.routes[index].1)
             }
         };

@@ -77,6 +77,9 @@ pub trait Channel {
 
     /// What the transport knows of the path.
     fn stats(&mut self) -> TransportStats;
+
+    /// Bytes that have not reached the peer's host, as far as is known here.
+    fn backlog(&mut self) -> u64;
 }
 
 /// The channels, dispatched without a virtual call on the data path.
@@ -157,6 +160,12 @@ impl Channel for AnyChannel {
     fn stats(&mut self) -> TransportStats {
         match self {
             Self::Tcp(c) => c.stats(),
+        }
+    }
+
+    fn backlog(&mut self) -> u64 {
+        match self {
+            Self::Tcp(c) => c.backlog(),
         }
     }
 }

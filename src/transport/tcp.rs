@@ -399,6 +399,15 @@ impl Channel for TcpChannel {
             unsent: u64::from(unsent),
         }
     }
+
+    fn backlog(&mut self) -> u64 {
+        let mut kernel: libc::c_int = 0;
+        // SAFETY: the kernel writes one int.
+        unsafe { libc::ioctl(self.fd(), libc::TIOCOUTQ, &raw mut kernel) };
+        let queued: u64 =
+            self.queue.iter().map(|f| f.header.as_bytes().len() as u64 + f.payload.len).sum();
+        queued - self.sent + u64::try_from(kernel).unwrap_or(0)
+    }
 }
 
 fn set_option(fd: RawFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
