@@ -11,6 +11,7 @@ mod poller;
 pub mod rx_link;
 pub mod tx_link;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use poller::Poller;
@@ -36,6 +37,29 @@ const BACKLOG_GAP: Nanos = Nanos(50_000);
 const IDLE_POLL_GAP: Nanos = Nanos(10_000);
 /// Bytes read at once ahead of a header.
 const SCRATCH_BYTES: usize = 16 << 10;
+
+/// Fruitless looks in a row after which the caller's core is offered to others.
+const IDLE_LOOKS: u32 = 24;
+
+/// Counts fruitless looks at a link. A caller that polls without end starves whatever shares its
+/// core, and that may be the kernel thread that carries its own packets.
+#[derive(Debug, Default)]
+struct Idle(AtomicU32);
+
+impl Idle {
+    fn after(&self, step: Step, moved: bool) {
+        if moved {
+            self.0.store(0, Ordering::Relaxed);
+        } else if step == Step::Progress {
+            // Two callers may count at once and lose a count: it is only a habit.
+            let looks = self.0.load(Ordering::Relaxed) + 1;
+            self.0.store(looks % IDLE_LOOKS, Ordering::Relaxed);
+            if looks == IDLE_LOOKS {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
 
 /// Wall clock in ns: only ever compared with the peer's, as a difference.
 fn wall_ns() -> u64 {

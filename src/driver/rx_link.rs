@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::conn::{Conn, LinkRef, Submission, untoken};
-use super::{IDLE_POLL_GAP, Poller, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
+use super::{IDLE_POLL_GAP, Idle, Poller, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
 use crate::clock::Timestamp;
 use crate::engine::wire::{Frame, PathCount, Rkeys};
 use crate::engine::{MemRange, RecvError, RxAction, RxEngine, Sink, Violation};
@@ -56,6 +56,7 @@ pub struct RxLink {
     mailbox: Mutex<Vec<NewChannel>>,
     failing: Mutex<Option<String>>,
     driven_at: AtomicU64,
+    idle: Idle,
     poll_fd: RawFd,
     host: Arc<dyn RxHost>,
     me: std::sync::Weak<RxLink>,
@@ -162,6 +163,7 @@ impl RxLink {
             mailbox: Mutex::new(Vec::new()),
             failing: Mutex::new(None),
             driven_at: AtomicU64::new(0),
+            idle: Idle::default(),
             poll_fd,
             host,
             me: me.clone(),
@@ -211,8 +213,9 @@ impl RxLink {
         for _ in 0..4 {
             let Some(mut inner) = self.inner.try_lock() else { return };
             let now = Timestamp::now();
-            inner.step(self, step, now);
+            let moved = inner.step(self, step, now);
             drop(inner);
+            self.idle.after(step, moved);
             self.driven_at.store(now.as_nanos(), Ordering::Relaxed);
             if !self.dirty.is_raised() {
                 return;
@@ -270,20 +273,20 @@ impl RxInner {
         (waiting && self.orphan_since.is_some()).then(|| now + Nanos::from_millis(20))
     }
 
-    fn step(&mut self, link: &RxLink, step: Step, now: Timestamp) {
+    /// Says whether anything moved.
+    fn step(&mut self, link: &RxLink, step: Step, now: Timestamp) -> bool {
         if link.dirty.take() {
             self.collect(link, now);
         }
-        if step == Step::Progress {
-            self.receive(link, now);
-        }
+        let received = step == Step::Progress && self.receive(link, now);
         if now >= self.timer_at {
             self.timer_at = now + TIMER_GAP;
             self.timers(link, now);
         }
         self.act(link, now);
-        self.transmit(link, now);
+        let sent = self.transmit(link, now);
         self.report(link);
+        received || sent
     }
 
     fn collect(&mut self, link: &RxLink, now: Timestamp) {
@@ -331,9 +334,10 @@ impl RxInner {
         }
     }
 
-    fn receive(&mut self, link: &RxLink, now: Timestamp) {
+    fn receive(&mut self, link: &RxLink, now: Timestamp) -> bool {
         let hot = self.hot;
         let got = self.receive_path(link, hot, now);
+        let mut any = got > 0;
         if got == 0 || now.since(self.polled_at) >= IDLE_POLL_GAP {
             self.polled_at = now;
             let mut ready = 0u64;
@@ -346,9 +350,11 @@ impl RxInner {
                 ready &= ready - 1;
                 if self.receive_path(link, path, now) > 0 {
                     self.hot = path;
+                    any = true;
                 }
             }
         }
+        any
     }
 
     fn receive_path(&mut self, link: &RxLink, path: usize, now: Timestamp) -> usize {
@@ -445,7 +451,7 @@ impl RxInner {
         }
     }
 
-    fn transmit(&mut self, link: &RxLink, now: Timestamp) {
+    fn transmit(&mut self, link: &RxLink, now: Timestamp) -> bool {
         let mut touched = 0u64;
         while let Some(t) = self.engine.poll_ack().or_else(|| self.engine.poll_transmit()) {
             touched |= 1 << t.path;
@@ -461,6 +467,7 @@ impl RxInner {
                 }
             }
         }
+        touched != 0
     }
 
     fn report(&mut self, link: &RxLink) {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::conn::{Conn, LinkRef, Submission, untoken};
-use super::{BACKLOG_GAP, IDLE_POLL_GAP, Poller, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
+use super::{BACKLOG_GAP, IDLE_POLL_GAP, Idle, Poller, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
 use crate::auth::Key;
 use crate::clock::Timestamp;
 use crate::engine::wire::{Frame, PathCount};
@@ -79,6 +79,7 @@ pub struct TxLink {
     dirty: Flag,
     mailbox: Mutex<Vec<TxMail>>,
     driven_at: AtomicU64,
+    idle: Idle,
     poll_fd: RawFd,
     host: Arc<dyn TxHost>,
     me: std::sync::Weak<TxLink>,
@@ -172,6 +173,7 @@ impl TxLink {
             dirty: Flag::new(),
             mailbox: Mutex::new(Vec::new()),
             driven_at: AtomicU64::new(0),
+            idle: Idle::default(),
             poll_fd,
             host,
             me: me.clone(),
@@ -254,8 +256,9 @@ impl TxLink {
         for _ in 0..4 {
             let Some(mut inner) = self.inner.try_lock() else { return };
             let now = Timestamp::now();
-            inner.step(self, step, now);
+            let moved = inner.step(self, step, now);
             drop(inner);
+            self.idle.after(step, moved);
             self.driven_at.store(now.as_nanos(), Ordering::Relaxed);
             if !self.dirty.is_raised() {
                 return;
@@ -306,13 +309,12 @@ impl TxInner {
         }
     }
 
-    fn step(&mut self, link: &TxLink, step: Step, now: Timestamp) {
+    /// Says whether anything moved.
+    fn step(&mut self, link: &TxLink, step: Step, now: Timestamp) -> bool {
         if link.dirty.take() {
             self.collect(link, now);
         }
-        if step == Step::Progress {
-            self.receive(now);
-        }
+        let received = step == Step::Progress && self.receive(now);
         if now >= self.timer_at {
             self.timer_at = now + TIMER_GAP;
             self.timers(now);
@@ -327,9 +329,10 @@ impl TxInner {
                 }
             }
         }
-        self.transmit(now);
+        let sent = self.transmit(now);
         self.act(link);
         self.report(link);
+        received || sent
     }
 
     fn collect(&mut self, link: &TxLink, now: Timestamp) {
@@ -388,11 +391,12 @@ impl TxInner {
         }
     }
 
-    fn receive(&mut self, now: Timestamp) {
+    fn receive(&mut self, now: Timestamp) -> bool {
         // The path that something came over last is read at once; the others are asked about
         // by one call for all of them.
         let hot = self.hot;
         let got = self.receive_path(hot, now);
+        let mut any = got > 0;
         if got == 0 || now.since(self.polled_at) >= IDLE_POLL_GAP {
             self.polled_at = now;
             let mut ready = 0u64;
@@ -405,9 +409,11 @@ impl TxInner {
                 ready &= ready - 1;
                 if self.receive_path(path, now) > 0 {
                     self.hot = path;
+                    any = true;
                 }
             }
         }
+        any
     }
 
     fn receive_path(&mut self, path: usize, now: Timestamp) -> usize {
@@ -443,7 +449,7 @@ impl TxInner {
         self.engine.handle_timeout(now);
     }
 
-    fn transmit(&mut self, now: Timestamp) {
+    fn transmit(&mut self, now: Timestamp) -> bool {
         let mut touched = 0u64;
         while let Some(transmit) = self.engine.poll_transmit(now) {
             let (path, header, payload, owner) = match transmit {
@@ -470,6 +476,7 @@ impl TxInner {
                 }
             }
         }
+        touched != 0
     }
 
     fn act(&mut self, link: &TxLink) {
