@@ -544,7 +544,7 @@ impl World {
             }
             posted.buffer.fill(0xee);
         }
-        while let Some(t) = self.rx.poll_ack().or_else(|| self.rx.poll_transmit()) {
+        while let Some(t) = self.rx.poll_ack(true).or_else(|| self.rx.poll_transmit()) {
             let wire = &mut self.wires[usize::from(t.path)];
             if !wire.cut && wire.rx_up {
                 wire.backward.push_back((self.now + DELAY, t.header.as_bytes().to_vec()));

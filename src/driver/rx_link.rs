@@ -279,12 +279,13 @@ impl RxInner {
             self.collect(link, now);
         }
         let received = step == Step::Progress && self.receive(link, now);
-        if now >= self.timer_at {
+        let late = now >= self.timer_at;
+        if late {
             self.timer_at = now + TIMER_GAP;
             self.timers(link, now);
         }
         self.act(link, now);
-        let sent = self.transmit(link, now);
+        let sent = self.transmit(link, late, now);
         self.report(link);
         received || sent
     }
@@ -338,7 +339,8 @@ impl RxInner {
         let hot = self.hot;
         let got = self.receive_path(link, hot, now);
         let mut any = got > 0;
-        if got == 0 || now.since(self.polled_at) >= IDLE_POLL_GAP {
+        let others = self.paths.iter().enumerate().any(|(i, p)| i != hot && p.channel.is_some());
+        if others && (got == 0 || now.since(self.polled_at) >= IDLE_POLL_GAP) {
             self.polled_at = now;
             let mut ready = 0u64;
             self.poller.wait(0, |key| ready |= 1 << (key & 63));
@@ -451,9 +453,9 @@ impl RxInner {
         }
     }
 
-    fn transmit(&mut self, link: &RxLink, now: Timestamp) -> bool {
+    fn transmit(&mut self, link: &RxLink, late: bool, now: Timestamp) -> bool {
         let mut touched = 0u64;
-        while let Some(t) = self.engine.poll_ack().or_else(|| self.engine.poll_transmit()) {
+        while let Some(t) = self.engine.poll_ack(late).or_else(|| self.engine.poll_transmit()) {
             touched |= 1 << t.path;
             if let Some(channel) = &mut self.paths[usize::from(t.path)].channel {
                 channel.queue(t.header, MemRange::default(), 0);

@@ -397,7 +397,8 @@ impl TxInner {
         let hot = self.hot;
         let got = self.receive_path(hot, now);
         let mut any = got > 0;
-        if got == 0 || now.since(self.polled_at) >= IDLE_POLL_GAP {
+        let others = self.paths.iter().enumerate().any(|(i, p)| i != hot && p.channel.is_some());
+        if others && (got == 0 || now.since(self.polled_at) >= IDLE_POLL_GAP) {
             self.polled_at = now;
             let mut ready = 0u64;
             self.poller.wait(0, |key| ready |= 1 << (key & 63));

@@ -190,6 +190,10 @@ pub struct RxEngine {
     done: VecDeque<RecvDone>,
     copies: VecDeque<(Box<[u8]>, MemRange)>,
     ack_due: bool,
+    /// The sender waits for the acknowledgement: of a chunk, or of half its eager window.
+    ack_urgent: bool,
+    /// What eager messages have used up since the last acknowledgement.
+    eager_unacked: u64,
     /// The path that control frames go out on.
     control_path: Option<u8>,
     /// How many chunks arrived twice: not an error, but never more than replays explain.
@@ -216,6 +220,8 @@ impl RxEngine {
             done: VecDeque::new(),
             copies: VecDeque::new(),
             ack_due: false,
+            ack_urgent: false,
+            eager_unacked: 0,
             control_path: None,
             duplicates: 0,
         }
@@ -406,6 +412,7 @@ impl RxEngine {
             p.unacked |= p.up;
         }
         self.ack_due = true;
+        self.ack_urgent = true;
         let Self { conns, slots, control, .. } = self;
         for (&conn, c) in conns.iter() {
             control.push_back((None, Frame::Opened { conn, accepted: true }.encode()));
@@ -580,6 +587,7 @@ impl RxEngine {
         match arriving {
             Arriving::Discard => {}
             Arriving::Chunk { slot, generation, chunk } => {
+                self.ack_urgent = true;
                 let s = &self.slots[usize::from(slot)];
                 if s.generation == generation && s.state == SlotState::Granted {
                     let end =
@@ -617,6 +625,7 @@ impl RxEngine {
         p.count = p.count.wrapping_add(1);
         p.unacked = true;
         self.ack_due = true;
+        self.ack_urgent = true;
         self.control_path = Some(path);
         let slot = self
             .slots
@@ -862,6 +871,8 @@ impl RxEngine {
         if cost > 0 {
             self.eager_consumed = self.eager_consumed.wrapping_add(cost);
             self.ack_due = true;
+            self.eager_unacked += cost;
+            self.ack_urgent |= self.eager_unacked >= EAGER_WINDOW / 4;
         }
     }
 
@@ -905,9 +916,10 @@ impl RxEngine {
         None
     }
 
-    /// The next acknowledgement, if anything is new.
-    pub fn poll_ack(&mut self) -> Option<RxTransmit> {
-        if !self.ack_due {
+    /// The next acknowledgement, if anything is new. `late` asks also for those that nobody
+    /// waits for: small messages are acknowledged together, about once a millisecond.
+    pub fn poll_ack(&mut self, late: bool) -> Option<RxTransmit> {
+        if !self.ack_due || !(late || self.ack_urgent) {
             return None;
         }
         let path = self.control_path.filter(|&p| self.paths[usize::from(p)].up)?;
@@ -918,6 +930,8 @@ impl RxEngine {
         });
         let header = wire::encode_ack(Ack { eager_consumed }, entries);
         self.ack_due = self.paths.iter().any(|p| p.unacked);
+        self.ack_urgent = self.ack_due;
+        self.eager_unacked = 0;
         Some(RxTransmit { path, header })
     }
 
