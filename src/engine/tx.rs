@@ -30,6 +30,8 @@ const REDIAL_MIN: Nanos = Nanos(20_000_000);
 const REDIAL_MAX: Nanos = Nanos(500_000_000);
 /// A link must have had more to send than its paths take for so long before the search probes.
 const SATURATED_AFTER: Nanos = Nanos(10_000_000);
+/// A probe that has not been answered by then will not be.
+const PROBE_LOST: Nanos = Nanos(60_000_000);
 /// After a path has joined, its queue needs so long to show before the next is judged.
 const SETTLE: Nanos = Nanos(25_000_000);
 /// The search ends after so many candidates in a row led nowhere new: with one of four ways
@@ -275,20 +277,19 @@ impl RateMeter {
         }
     }
 
-    fn on_acked(&mut self, now: Timestamp, bytes: u64, still_busy: bool) {
+    fn on_delivered(&mut self, now: Timestamp, bytes: u64, still_busy: bool) {
         let Some(since) = self.busy_since else { return };
         self.bytes += bytes;
         let span = now.since(since);
-        if span >= Self::SPAN || (!still_busy && !span.is_zero()) {
+        if span >= Self::SPAN {
+            // A path that ran dry may have been done before its span was: it counts less.
+            let weight = if still_busy { 4 } else { 16 };
             let sample = u64::try_from(u128::from(self.bytes) * 1_000_000_000 / u128::from(span.0))
                 .unwrap_or(u64::MAX);
-            // A path that ran dry has shown what it can do at least, not at most.
-            let counts = span >= Self::SPAN && still_busy;
-            if self.rate == 0 {
-                self.rate = sample;
-            } else if counts || sample > self.rate {
-                self.rate = self.rate - self.rate / 4 + sample / 4;
-            }
+            self.rate = match self.rate {
+                0 => sample,
+                rate => rate - rate / weight + sample / weight,
+            };
             self.busy_since = Some(now);
             self.bytes = 0;
         }
@@ -323,6 +324,10 @@ struct TxPath {
     dial_failures: u32,
     /// When it last had to prove that its way is its own.
     verified_at: Timestamp,
+    /// It is out of use for a moment to prove that.
+    verifying: bool,
+    /// It shares a way with an active path, and shows whether that way is full.
+    is_witness: bool,
     /// It died of silence: the same port pair will tell when its way is back.
     died_silent: bool,
     bytes_total: u64,
@@ -413,6 +418,7 @@ pub struct TxEngine {
     settle_until: Timestamp,
     verified_at: Timestamp,
     misses: u32,
+    unsure: u32,
     search_ended_at: Option<Timestamp>,
     dial_tokens: u32,
     dial_earned_at: Timestamp,
@@ -451,6 +457,8 @@ impl TxEngine {
             dial_at: now,
             dial_failures: 0,
             verified_at: Timestamp::ZERO,
+            verifying: false,
+            is_witness: false,
             died_silent: false,
             bytes_total: 0,
         };
@@ -489,6 +497,7 @@ impl TxEngine {
             settle_until: now,
             verified_at: now,
             misses: 0,
+            unsure: 0,
             search_ended_at: None,
             dial_tokens: DIAL_BURST,
             dial_earned_at: now,
@@ -821,6 +830,8 @@ impl TxEngine {
         p.meter = RateMeter::default();
         p.candidate = Candidate::default();
         p.verified_at = Timestamp::ZERO;
+        p.verifying = false;
+        p.is_witness = false;
         p.dial_failures = 0;
         self.probe(index, now);
         let none_active = !self.paths.iter().any(|p| p.state == PathState::Active);
@@ -915,7 +926,10 @@ impl TxEngine {
         if p.state == PathState::Standby {
             p.state = PathState::Active;
             p.died_silent = false;
-            self.events.push_back(TxEvent::Joined { path: index_u8(index), probes });
+            p.is_witness = false;
+            if !std::mem::take(&mut p.verifying) {
+                self.events.push_back(TxEvent::Joined { path: index_u8(index), probes });
+            }
             self.refresh_views();
         }
     }
@@ -1074,7 +1088,7 @@ impl TxEngine {
         if bytes < *outstanding {
             let delivered = *outstanding - bytes;
             *outstanding = bytes;
-            self.paths[index].meter.on_acked(now, delivered, bytes > 0);
+            self.paths[index].meter.on_delivered(now, delivered, bytes > 0);
         }
     }
 
@@ -1378,33 +1392,63 @@ impl TxEngine {
             .map(|(p, _)| Nanos(p.stats.rtt.0.saturating_sub(p.stats.rtt_min.0)))
             .min()
             .unwrap_or_default();
+        let mut judged = true;
         for index in 0..self.paths.len() {
             let p = &mut self.paths[index];
-            // What a path that is verified still carries would be taken for another's queue.
-            if p.state != PathState::Standby || p.verdict != Verdict::Fine || !p.queue.is_empty() {
+            if p.state != PathState::Standby || p.verdict != Verdict::Fine {
                 continue;
             }
-            if p.candidate.sent < search::PROBES || p.candidate.answered < search::PROBES {
-                let since = now.since(p.candidate.sent_at);
-                let lost = Nanos(50_000_000);
-                if since >= search::PROBE_GAP && (p.candidate.sent < search::PROBES || since > lost) {
-                    p.candidate.sent = p.candidate.sent.saturating_add(1);
-                    p.candidate.sent_at = now;
-                    self.probe(index, now);
-                }
+            let since = now.since(p.candidate.sent_at);
+            if p.candidate.answered >= search::PROBES
+                || (p.candidate.sent >= search::PROBES && since >= PROBE_LOST)
+            {
                 continue;
             }
-            let probes = Probes { waited: p.candidate.waited(&self.base), queue };
-            match search::judge(&p.candidate, &self.base, queue) {
-                Way::New => {
+            judged = false;
+            // What a path that is being verified still carries would pass for another's queue.
+            let drained = p.queue.is_empty();
+            if drained && p.candidate.sent < search::PROBES && since >= search::PROBE_GAP {
+                p.candidate.sent += 1;
+                p.candidate.sent_at = now;
+                self.probe(index, now);
+            }
+        }
+        if judged {
+            self.judge_round(queue, now);
+            self.verify_one(now);
+        }
+    }
+
+    /// Every candidate has been probed over the same few milliseconds: judges them together.
+    fn judge_round(&mut self, queue: Nanos, now: Timestamp) {
+        let probed = |p: &TxPath| {
+            p.state == PathState::Standby && p.candidate.answered >= search::PROBES
+        };
+        let waited = |p: &TxPath, base: &Base| p.candidate.waited(base);
+        let round: Vec<(usize, Nanos)> = (0..self.paths.len())
+            .filter(|&i| probed(&self.paths[i]))
+            .map(|i| (i, waited(&self.paths[i], &self.base)))
+            .collect();
+        let verdict = search::judge(round.iter().map(|&(_, waited)| waited), queue, self.unsure);
+        self.unsure = if verdict == search::Round::Unsure { self.unsure + 1 } else { 0 };
+        let mut joined = false;
+        let mut witness = false;
+        for &(index, waited) in &round {
+            let probes = Probes { waited, queue };
+            let p = &mut self.paths[index];
+            match verdict.way(waited) {
+                // One at a time: two that lead elsewhere may lead to the same elsewhere.
+                Way::New if !joined => {
+                    joined = true;
                     self.misses = 0;
-                    self.search_ended_at = None;
                     self.activate(index, Some(probes));
-                    self.settle_until = now + SETTLE;
-                    for p in &mut self.paths {
-                        p.candidate = Candidate::default();
+                }
+                Way::Shared if !witness => {
+                    // It stays, to tell in later rounds whether the ways in use are full.
+                    witness = true;
+                    if !std::mem::replace(&mut p.is_witness, true) {
+                        self.missed(index, probes, now);
                     }
-                    return;
                 }
                 Way::Shared => {
                     let epoch = p.epoch;
@@ -1412,19 +1456,29 @@ impl TxEngine {
                     p.died_silent = false;
                     p.dial_at = now;
                     self.actions.push_back(TxAction::Close { path: index_u8(index), epoch });
-                    self.events.push_back(TxEvent::Collided { path: index_u8(index), probes });
-                    self.misses += 1;
-                    if self.misses >= SEARCH_MISSES && self.search_ended_at.is_none() {
-                        self.search_ended_at = Some(now);
-                        let active =
-                            self.paths.iter().filter(|p| p.state == PathState::Active).count();
-                        self.events.push_back(TxEvent::SearchEnded { active });
-                    }
+                    self.missed(index, probes, now);
                 }
-                Way::Unknown => p.candidate = Candidate::default(),
+                // A path that was only being verified goes back to work for want of evidence.
+                Way::Unknown if p.verifying => self.activate(index, Some(probes)),
+                Way::New | Way::Unknown => {}
             }
         }
-        self.verify_one(now);
+        if joined {
+            self.settle_until = now + SETTLE;
+        }
+        for p in &mut self.paths {
+            p.candidate = Candidate::default();
+        }
+    }
+
+    fn missed(&mut self, index: usize, probes: Probes, now: Timestamp) {
+        self.events.push_back(TxEvent::Collided { path: index_u8(index), probes });
+        self.misses += 1;
+        if self.misses >= SEARCH_MISSES && self.search_ended_at.is_none() {
+            self.search_ended_at = Some(now);
+            let active = self.paths.iter().filter(|p| p.state == PathState::Active).count();
+            self.events.push_back(TxEvent::SearchEnded { active });
+        }
     }
 
     /// Takes one active path at a time out of use for a moment, longest unverified first, and
@@ -1432,8 +1486,9 @@ impl TxEngine {
     /// or has come to share a way since, does not stay.
     fn verify_one(&mut self, now: Timestamp) {
         let active = |p: &TxPath| p.state == PathState::Active && p.verdict == Verdict::Fine;
-        let busy = self.paths.iter().any(|p| p.state == PathState::Standby);
-        if busy || self.paths.iter().filter(|p| active(p)).count() < 2 {
+        let verifying = self.paths.iter().any(|p| p.state == PathState::Standby && p.verifying);
+        let witness = self.paths.iter().any(|p| p.state == PathState::Standby && p.is_witness);
+        if verifying || !witness || self.paths.iter().filter(|p| active(p)).count() < 2 {
             return;
         }
         let oldest = (0..self.paths.len())
@@ -1448,6 +1503,7 @@ impl TxEngine {
         self.verified_at = now;
         p.verified_at = now;
         p.state = PathState::Standby;
+        p.verifying = true;
         p.candidate = Candidate::default();
         self.refresh_views();
     }

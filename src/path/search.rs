@@ -4,7 +4,7 @@
 //! collide on one and halve each other. Which way a port leads cannot be asked, but it can be
 //! seen: while the active paths are full, each way they use has a queue. A probe on a fresh
 //! path either waits in such a queue, and then the path collides, or arrives as fast as probes
-//! ever do, and then it leads another way. Delays are compared one way, by the receiver's
+//! ever do while others wait, and then it leads another way. Delays are compared one way, by the receiver's
 //! clock, so that the other direction's queues do not blur them; the unknown offset between the
 //! clocks is the same for all paths of a link and cancels. Paths that are admitted one at a time
 //! in this manner never collide, and need no test against each other.
@@ -101,14 +101,40 @@ impl Base {
     }
 }
 
-/// Judges a candidate. `queue` is the delay that the active paths' own bytes are expected to
-/// cause on the emptiest of their ways.
-#[must_use]
-pub fn judge(candidate: &Candidate, base: &Base, queue: Nanos) -> Way {
-    if candidate.answered < PROBES || queue < Nanos(QUEUE_MIN.0 * 2) {
-        return Way::Unknown;
+/// What a round of probes, over the same few milliseconds on all candidates, says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Round {
+    /// Those that waited at least so long met a queue, the others did not.
+    Telling(Nanos),
+    /// None met a queue, so the ways in use may have been empty just then.
+    Unsure,
+}
+
+impl Round {
+    /// Where a candidate leads that waited so long.
+    #[must_use]
+    pub fn way(self, waited: Nanos) -> Way {
+        match self {
+            Self::Unsure => Way::Unknown,
+            Self::Telling(queue) if waited < queue => Way::New,
+            Self::Telling(_) => Way::Shared,
+        }
     }
-    if candidate.waited(base) < QUEUE_MIN.max(queue / 4) { Way::New } else { Way::Shared }
+}
+
+/// Rounds in which no candidate met a queue, before that is taken for the truth.
+pub const UNSURE_ROUNDS: u32 = 3;
+
+/// Judges a round. `queue`: the delay that our own bytes cause on the emptiest way in use, as
+/// its round trips show; `unsure`: how many rounds in a row said nothing.
+///
+/// A round is telling if one candidate at least met a queue: then the ways in use were full
+/// while the others found theirs empty. Where none does time after time, either no candidate
+/// collides or the network makes no queue that could be seen; both times they may be used.
+pub fn judge(waited: impl Iterator<Item = Nanos>, queue: Nanos, unsure: u32) -> Round {
+    let threshold = QUEUE_MIN.max(queue / 4);
+    let met_queue = waited.max().is_some_and(|longest| longest >= threshold);
+    if met_queue || unsure + 1 >= UNSURE_ROUNDS { Round::Telling(threshold) } else { Round::Unsure }
 }
 
 #[cfg(test)]
@@ -132,10 +158,13 @@ mod tests {
             candidate
         };
         let queue = Nanos::from_millis(2);
-        assert_eq!(judge(&probe(2_100_000), &base, queue), Way::Shared);
-        assert_eq!(judge(&probe(130_000), &base, queue), Way::New);
-        assert_eq!(judge(&Candidate::default(), &base, queue), Way::Unknown);
-        assert_eq!(judge(&probe(130_000), &base, Nanos(0)), Way::Unknown, "nothing to tell apart");
+        let (slow, fast) = (probe(2_100_000).waited(&base), probe(130_000).waited(&base));
+        let round = judge([slow, fast].into_iter(), queue, 0);
+        assert_eq!((round.way(slow), round.way(fast)), (Way::Shared, Way::New));
+        // Without one that met a queue, a fast one proves nothing; not at first.
+        assert_eq!(judge([fast].into_iter(), queue, 0).way(fast), Way::Unknown);
+        assert_eq!(judge([fast].into_iter(), queue, UNSURE_ROUNDS - 1).way(fast), Way::New);
+        assert_eq!(judge(std::iter::empty(), queue, 0), Round::Unsure);
     }
 
     #[test]

@@ -617,7 +617,11 @@ pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     let mut calls = 0_u32;
     while !done() {
-        assert!(start.elapsed() < PATIENCE, "still waiting for {what}");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "still waiting for {what}; log: {:#?}",
+            logged("")
+        );
         calls += 1;
         if calls.is_multiple_of(64) {
             std::thread::yield_now();
