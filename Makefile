@@ -1,0 +1,87 @@
+# make demo    the main job, shown: an all-reduce over four paths, one of them cut and healed
+# make test    everything that can be tested here (CI calls this)
+# make check   the everyday subset, under five minutes
+# make bench   measured beside NCCL's own Socket transport, in one run
+# make install PREFIX=/usr/local
+
+SHELL := /bin/bash
+CARGO ?= cargo
+PREFIX ?= /usr/local
+PACKAGES := gcc make iproute2 python3 python3-pip gdb valgrind
+PROGRAMS := gcc make ip python3 gdb valgrind
+PLUGIN := target/release/libnccl_net_thalweg.so
+
+.PHONY: demo test check bench install build setup lab-tools lint unit loom lab-tests deny names clean
+
+build: setup
+	$(CARGO) build --release --locked --workspace
+	@$(MAKE) --no-print-directory names
+
+# The names under which NCCL and RCCL look for the plugin.
+names:
+	@ln -sf libnccl_net_thalweg.so target/release/libnccl-net-thalweg.so
+	@ln -sf libnccl_net_thalweg.so target/release/librccl-net-thalweg.so
+
+demo: setup
+	$(CARGO) build --release --locked -p thalweg-nccl-plugin
+	$(CARGO) build --release --locked --example net_perf --example demo
+	@$(MAKE) --no-print-directory names
+	target/release/examples/demo --plugin $(PLUGIN) --fabric lab/fabric.sh --picture target/demo.svg
+
+# Installs what is missing; without root it says what to install.
+setup:
+	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: install it from your distribution (rustc and cargo, 1.88 or later) or by rustup"; exit 1; }
+	@missing=""; for p in $(PROGRAMS); do command -v $$p >/dev/null || missing=1; done; \
+	python3 -m pip --version >/dev/null 2>&1 || missing=1; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null; \
+	  else \
+	    echo "some programs are missing: run 'sudo apt-get install -y $(PACKAGES)'"; exit 1; \
+	  fi; \
+	fi
+
+lab-tools: setup
+	@$(MAKE) --no-print-directory -C lab
+	@lab/nccl.sh >/dev/null
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
+
+unit:
+	$(CARGO) test --release --locked --workspace --lib --bins --examples
+	$(CARGO) test --release --locked --test '*'
+	$(CARGO) test --release --locked -p thalweg-ffi
+
+# Lock-free code under every interleaving that loom can tell apart.
+loom:
+	RUSTFLAGS="--cfg loom" $(CARGO) test --release --locked --lib --target-dir target/loom sync
+
+lab-tests: lab-tools
+	$(CARGO) test --release --locked -p thalweg-nccl-plugin
+	@if [ "$$(id -u)" = 0 ]; then python3 lab/test_fabric.py; else echo "SKIPPED: lab/test_fabric.py needs root"; fi
+
+# Licences and advisories, where cargo-deny is installed (`cargo install cargo-deny --locked`).
+deny:
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check licenses bans sources; \
+	else python3 lab/licences.py; fi
+
+check: setup lint unit
+
+test: setup lint deny loom unit lab-tests
+
+bench: lab-tools
+	$(CARGO) build --release --locked -p thalweg-nccl-plugin
+	$(CARGO) bench --locked --bench engine
+	python3 lab/bench.py --plugin $(PLUGIN) --json target/bench.json
+
+install: build
+	install -D -m 755 $(PLUGIN) $(DESTDIR)$(PREFIX)/lib/libnccl-net-thalweg.so
+	ln -sf libnccl-net-thalweg.so $(DESTDIR)$(PREFIX)/lib/librccl-net-thalweg.so
+	install -D -m 644 include/thalweg.h $(DESTDIR)$(PREFIX)/include/thalweg.h
+	install -D -m 755 target/release/libthalweg.so $(DESTDIR)$(PREFIX)/lib/libthalweg.so
+
+clean:
+	$(CARGO) clean

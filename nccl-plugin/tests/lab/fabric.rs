@@ -1,0 +1,225 @@
+//! Fabrics of four paths between two hosts, broken under traffic. Each test has a fabric of its
+//! own, named after its process, and takes it down.
+
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::nccl::nccl_cpu;
+use crate::{Running, lab_tool, missing, plugin_folder, root, succeeded};
+
+/// Two cores carry one fabric at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+struct Fabric {
+    name: String,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Fabric {
+    fn up(rates: &str) -> Option<Self> {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let user = Command::new("id").arg("-u").output().unwrap();
+        if user.stdout != b"0\n" {
+            missing("network namespaces need root");
+            return None;
+        }
+        let fabric = Self { name: format!("thwl{}", std::process::id() % 100_000), _turn: turn };
+        let up = fabric.script(&["up", "--rates", rates]).output().unwrap();
+        if !up.status.success() {
+            missing(&format!("no fabric here: {}", String::from_utf8_lossy(&up.stderr).trim()));
+            return None;
+        }
+        Some(fabric)
+    }
+
+    fn script(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(root().join("lab/fabric.sh"));
+        command.env("FABRIC", &self.name).args(arguments);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let what = format!("fabric.sh {arguments:?}");
+        succeeded(&self.script(arguments).output().unwrap(), &what).trim().to_owned()
+    }
+
+    /// `command`, run on host `a` or `b`.
+    fn on(&self, host: &str, command: &Command) -> Command {
+        let mut on = Command::new("ip");
+        on.args(["netns", "exec", &format!("{}-{host}", self.name)]).arg(command.get_program());
+        on.args(command.get_args());
+        for (name, value) in command.get_envs() {
+            if let Some(value) = value {
+                on.env(name, value);
+            }
+        }
+        on.env("NCCL_SOCKET_IFNAME", "app0");
+        on
+    }
+
+    /// `peer_bench` on both hosts, checking every byte.
+    fn transfer(&self, arguments: &[&str]) -> Option<(Running, Running)> {
+        let mut bench = Command::new(lab_tool("peer_bench")?);
+        let to = self.run(&["addr", "b"]);
+        bench.arg("--plugin").arg(plugin_folder().join("libnccl-net-thalweg.so"));
+        bench.args(["--addr", &to]).env("PEER_BENCH_LOG", "3");
+        let mut server = self.on("b", &bench);
+        server.arg("--server");
+        let server = Running::start(&mut server);
+        let mut client = self.on("a", &bench);
+        client.args(["--client", "--verify"]).args(arguments);
+        Some((server, Running::start(&mut client)))
+    }
+}
+
+impl Drop for Fabric {
+    fn drop(&mut self) {
+        let _ = self.script(&["down"]).output();
+    }
+}
+
+fn sleep_ms(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+}
+
+/// The run ended well: the client's line, with every byte checked.
+fn ends_well((server, client): (Running, Running)) -> String {
+    let (status, text) = client.finish(Duration::from_secs(60));
+    let (server_status, server_text) = server.finish(Duration::from_secs(10));
+    assert!(status.success(), "client: {status}\n{text}\nserver:\n{server_text}");
+    assert!(server_status.success(), "server: {server_status}\n{server_text}");
+    assert!(text.contains("corrupt=0"), "{text}");
+    text
+}
+
+#[test]
+fn unequal_paths_carry_what_they_can() {
+    let Some(fabric) = Fabric::up("500,500,250,100") else { return };
+    let Some(run) = fabric.transfer(&["--size", "1M", "--seconds", "4"]) else { return };
+    ends_well(run);
+    let status = fabric.run(&["status", "--json"]);
+    let used = status.matches("\"bytes").count();
+    assert!(used > 0, "{status}");
+}
+
+#[test]
+fn a_silent_black_hole_is_survived_and_the_path_comes_back() {
+    let Some(fabric) = Fabric::up("500,500,500,500") else { return };
+    let Some(run) = fabric.transfer(&["--size", "1M", "--seconds", "8"]) else { return };
+    sleep_ms(2000);
+    fabric.run(&["cut", "1"]);
+    sleep_ms(2500);
+    fabric.run(&["heal", "1"]);
+    let text = ends_well(run);
+    assert!(!text.contains("failed"), "{text}");
+}
+
+#[test]
+fn a_flapping_path_and_a_lost_link_are_survived() {
+    let Some(fabric) = Fabric::up("500,500,500,500") else { return };
+    let Some(run) = fabric.transfer(&["--size", "256K", "--seconds", "12"]) else { return };
+    for _ in 0..3 {
+        sleep_ms(1000);
+        fabric.run(&["cut", "2"]);
+        sleep_ms(1000);
+        fabric.run(&["heal", "2"]);
+    }
+    fabric.run(&["linkdown", "0"]);
+    sleep_ms(1500);
+    fabric.run(&["linkup", "0"]);
+    ends_well(run);
+}
+
+#[test]
+fn all_paths_cut_for_a_while_are_survived() {
+    let Some(fabric) = Fabric::up("500,500") else { return };
+    let Some(run) = fabric.transfer(&["--size", "1M", "--seconds", "8"]) else { return };
+    sleep_ms(1500);
+    fabric.run(&["cut", "0"]);
+    fabric.run(&["cut", "1"]);
+    sleep_ms(2000);
+    fabric.run(&["heal", "0"]);
+    fabric.run(&["heal", "1"]);
+    ends_well(run);
+}
+
+#[test]
+fn all_paths_cut_for_good_end_in_one_clear_error() {
+    let Some(fabric) = Fabric::up("500,500") else { return };
+    let Some(tool) = lab_tool("peer_bench") else { return };
+    let to = fabric.run(&["addr", "b"]);
+    let mut bench = Command::new(tool);
+    bench
+        .arg("--plugin")
+        .arg(plugin_folder().join("libnccl-net-thalweg.so"))
+        .args(["--addr", &to])
+        .env("PEER_BENCH_LOG", "2")
+        .env("THALWEG_DEAD_PEER_MS", "1500");
+    let mut server = fabric.on("b", &bench);
+    let _server = Running::start(server.arg("--server"));
+    let mut client = fabric.on("a", &bench);
+    let client = Running::start(client.args(["--client", "--size", "1M", "--seconds", "20"]));
+    sleep_ms(2000);
+    fabric.run(&["cut", "0"]);
+    fabric.run(&["cut", "1"]);
+    let (status, text) = client.finish(Duration::from_secs(15));
+    assert_eq!(status.code(), Some(1), "{text}");
+    assert!(text.contains("THALWEG_DEAD_PEER_MS"), "{text}");
+    assert!(text.contains("returned 6"), "a remote error:\n{text}");
+}
+
+#[test]
+fn a_killed_peer_is_told_at_once() {
+    let Some(fabric) = Fabric::up("500,500") else { return };
+    let Some((server, client)) = fabric.transfer(&["--size", "1M", "--seconds", "30"]) else {
+        return;
+    };
+    sleep_ms(2000);
+    server.signal("-KILL");
+    let (status, text) = client.finish(Duration::from_secs(5));
+    assert_eq!(status.code(), Some(1), "{text}");
+    assert!(text.contains("the peer process is gone"), "{text}");
+}
+
+#[test]
+fn a_stopped_peer_is_not_a_dead_path() {
+    let Some(fabric) = Fabric::up("500,500,500,500") else { return };
+    let Some((server, client)) = fabric.transfer(&["--size", "1M", "--seconds", "9"]) else {
+        return;
+    };
+    sleep_ms(2000);
+    server.signal("-STOP");
+    sleep_ms(5000);
+    server.signal("-CONT");
+    let text = ends_well((server, client));
+    assert!(!text.contains("fenced"), "{text}");
+}
+
+#[test]
+fn the_real_nccl_survives_a_cut_path() {
+    let Some(fabric) = Fabric::up("500,500,500,500") else { return };
+    let Some(nccl) = nccl_cpu() else { return };
+    let id = std::env::temp_dir().join(format!("thalweg-cut-{}", std::process::id()));
+    let _ = std::fs::remove_file(&id);
+    let rank = |host: &str, rank: &str| {
+        let mut command = fabric.on(host, &nccl);
+        command
+            .args(["--rank", rank, "--ranks", "2", "-b", "4M", "-e", "4M", "-n", "150"])
+            .args(["--check-all", "--id-file"])
+            .arg(&id);
+        Running::start(&mut command)
+    };
+    let ranks = [rank("a", "0"), rank("b", "1")];
+    sleep_ms(2500);
+    fabric.run(&["cut", "3"]);
+    sleep_ms(2000);
+    fabric.run(&["heal", "3"]);
+    let [first, second] = ranks;
+    let (status, text) = first.finish(Duration::from_secs(100));
+    assert!(status.success(), "{text}");
+    assert!(text.contains("0 wrong elements"), "{text}");
+    let (status, text) = second.finish(Duration::from_secs(20));
+    assert!(status.success(), "{text}");
+    let _ = std::fs::remove_file(&id);
+}
