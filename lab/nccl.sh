@@ -7,7 +7,7 @@ set -euo pipefail
 version=2.30.7
 package=nvidia-nccl-cu13
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-dir=${THALWEG_NCCL_DIR:-$root/target/nccl}
+dir=${LAB_NCCL_DIR:-$root/target/nccl}
 lib=$dir/$version/libnccl.so.2
 
 die() { printf 'nccl.sh: %s\n' "$*" >&2; exit 1; }
@@ -15,7 +15,7 @@ die() { printf 'nccl.sh: %s\n' "$*" >&2; exit 1; }
 if [ ! -f "$lib" ]; then
   command -v python3 >/dev/null || die 'python3 is missing: install it'
   python3 -m pip --version >/dev/null 2>&1 || die 'pip is missing: install python3-pip'
-  mkdir -p "$dir" || die "$dir cannot be made: set THALWEG_NCCL_DIR to a folder that can be written"
+  mkdir -p "$dir" || die "$dir cannot be made: set LAB_NCCL_DIR to a folder that can be written"
   tmp=$(mktemp -d "$dir/fetch.XXXXXX")
   trap 'rm -rf "$tmp"' EXIT
   printf 'nccl.sh: fetching %s==%s (about 200 MB)\n' "$package" "$version" >&2

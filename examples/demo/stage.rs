@@ -80,6 +80,8 @@ impl Stage {
                 command
                     .env("NCCL_SOCKET_IFNAME", "lo")
                     .env("THALWEG_PATHS", WAYS.to_string())
+                    // Every path is in use at once: on one host they all lead the same way.
+                    .env("THALWEG_PATH_SEARCH", "off")
                     .env("THALWEG_FAULT_FILE", &stage.faults);
                 command
             }

@@ -187,6 +187,15 @@ impl RxLink {
         inner.step(self, Step::Submit, Timestamp::now());
     }
 
+    /// The session closes: says good-bye and ends every receive. Whoever still waits for one is
+    /// told when it asks.
+    pub fn shut(&self) {
+        let mut inner = self.inner.lock_spinning();
+        inner.goodbye();
+        inner.fail("the session has been closed".into());
+        self.dirty.raise();
+    }
+
     /// Something was pushed to a connection's queue.
     pub fn submitted(&self) {
         self.dirty.raise();

@@ -230,11 +230,20 @@ impl TxLink {
     /// Why no path is up, as far as is known.
     #[must_use]
     pub fn last_refusal(&self) -> Option<String> {
-        self.inner.try_lock()?.last_refusal.clone()
+        self.inner.lock_spinning().last_refusal.clone()
     }
 
     fn failure(&self, reason: &str) -> Error {
         Error::new(ErrorKind::Remote, format!("link to {}: {reason}", self.name))
+    }
+
+    /// The session closes: says good-bye and ends every send. Whoever still waits for one is told
+    /// when it asks.
+    pub fn shut(&self) {
+        let mut inner = self.inner.lock_spinning();
+        inner.goodbye();
+        inner.engine.fail("the session has been closed".into());
+        self.dirty.raise();
     }
 
     /// Something was pushed to a connection's queue.

@@ -17,6 +17,9 @@ use super::{EAGER_OVERHEAD, EAGER_WINDOW, EngineConfig, MemRange, Ordinals};
 /// something, and its sender fences it before it uses the next: one would do, were it not for
 /// welcomes that get lost.
 const HISTORY: usize = 16;
+/// Receives of a connection that were too small for their message and may be asked about again:
+/// as many as a sender can have outstanding.
+const REFUSED: usize = 256;
 
 /// Where the payload of a data frame goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,6 +160,8 @@ struct RxConn {
     posted: VecDeque<u16>,
     /// The peer has asked for credits for these.
     wanted: Vec<(i32, u32)>,
+    /// Tag, ordinal and capacity of receives that were too small.
+    refused: VecDeque<(i32, u32, u64)>,
     /// The last message came without a credit, so credits are held back until asked for.
     eager_mode: bool,
     peer_closed: bool,
@@ -236,6 +241,7 @@ impl RxEngine {
                 ordinals: Ordinals::default(),
                 posted: VecDeque::new(),
                 wanted: Vec::new(),
+                refused: VecDeque::new(),
                 eager_mode: false,
                 peer_closed: false,
             });
@@ -328,6 +334,9 @@ impl RxEngine {
         }
         conns.clear();
         slots.clear();
+        for p in &mut self.paths {
+            p.arriving = None; // it would name a slot that is no more
+        }
         self.free_slots.clear();
     }
 
@@ -683,14 +692,37 @@ impl RxEngine {
         });
         match posted {
             Some(slot) => {
-                let capacity = self.slots[usize::from(slot)].buffer.len;
+                let s = &self.slots[usize::from(slot)];
+                let capacity = s.buffer.len;
                 if size > capacity {
+                    // By a credit that is too small the sender learns it, whether it has one or not.
+                    if c.refused.len() == REFUSED {
+                        c.refused.pop_front();
+                    }
+                    c.refused.push_back((tag, ordinal, capacity));
+                    self.control.push_back((None, Frame::Credit(s.credit(slot)).encode()));
                     self.finish(slot, Err(RecvError::TooLong { size, capacity }));
                 } else {
                     self.grant(slot);
                 }
             }
             None if c.wanted.contains(&(tag, ordinal)) => {}
+            None if c.refused.iter().any(|r| (r.0, r.1) == (tag, ordinal)) => {
+                // The credit may have been lost with its path. It names no slot: none is needed.
+                let capacity = c.refused.iter().find(|r| (r.0, r.1) == (tag, ordinal)).map_or(0, |r| r.2);
+                let credit = Credit {
+                    conn,
+                    tag,
+                    ordinal,
+                    slot: 0,
+                    generation: 0,
+                    capacity,
+                    addr: 0,
+                    rkeys: Rkeys::default(),
+                };
+                self.control.push_back((None, Frame::Credit(credit).encode()));
+                return Ok(());
+            }
             None if c.wanted.len() < 512 => c.wanted.push((tag, ordinal)),
             None => return Err(Violation::Protocol("more announcements than messages")),
         }

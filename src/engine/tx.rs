@@ -41,7 +41,9 @@ const SEARCH_MISSES: u32 = 16;
 const SEARCH_AGAIN: Nanos = Nanos(30_000_000_000);
 /// A path is verified so soon after the last one, for the first time and from then on.
 const VERIFY_FIRST: Nanos = Nanos(100_000_000);
-const VERIFY_AGAIN: Nanos = Nanos(2_000_000_000);
+const VERIFY_AGAIN: Nanos = Nanos(500_000_000);
+/// It is given up if it meets a queue in so many rounds in a row.
+const VERIFY_ROUNDS: u8 = 2;
 /// Dials that the search may make at once, and the time in which it earns one more.
 const DIAL_BURST: u32 = 48;
 const DIAL_EARN: Nanos = Nanos(250_000_000);
@@ -324,8 +326,8 @@ struct TxPath {
     dial_failures: u32,
     /// When it last had to prove that its way is its own.
     verified_at: Timestamp,
-    /// It is out of use for a moment to prove that.
-    verifying: bool,
+    /// It is out of use for a moment to prove that: rounds left in which it may fail to.
+    verifying: u8,
     /// It shares a way with an active path, and shows whether that way is full.
     is_witness: bool,
     /// It died of silence: the same port pair will tell when its way is back.
@@ -457,7 +459,7 @@ impl TxEngine {
             dial_at: now,
             dial_failures: 0,
             verified_at: Timestamp::ZERO,
-            verifying: false,
+            verifying: 0,
             is_witness: false,
             died_silent: false,
             bytes_total: 0,
@@ -830,7 +832,7 @@ impl TxEngine {
         p.meter = RateMeter::default();
         p.candidate = Candidate::default();
         p.verified_at = Timestamp::ZERO;
-        p.verifying = false;
+        p.verifying = 0;
         p.is_witness = false;
         p.dial_failures = 0;
         self.probe(index, now);
@@ -927,7 +929,7 @@ impl TxEngine {
             p.state = PathState::Active;
             p.died_silent = false;
             p.is_witness = false;
-            if !std::mem::take(&mut p.verifying) {
+            if std::mem::take(&mut p.verifying) == 0 {
                 self.events.push_back(TxEvent::Joined { path: index_u8(index), probes });
             }
             self.refresh_views();
@@ -1323,6 +1325,8 @@ impl TxEngine {
         let any_up =
             self.paths.iter().any(|p| matches!(p.state, PathState::Active | PathState::Standby));
         let any_dialing = self.paths.iter().any(|p| p.state == PathState::Dialing);
+        let returning = self.paths.iter().filter(|p| p.died_silent).count();
+        let few_returning = 2 * returning <= self.paths.len();
         let was_up = self.paths.iter().any(|p| p.epoch != 0 && p.state != PathState::Dialing);
         for index in 0..self.paths.len() {
             let p = &self.paths[index];
@@ -1344,8 +1348,9 @@ impl TxEngine {
                 self.dial_tokens -= 1;
             }
             let p = &mut self.paths[index];
-            // Every other try takes a new port: the way may be gone for good.
-            let same_port = returning && p.dial_failures.is_multiple_of(2);
+            // Its port pair tells when its way is back. If most paths died, every other try takes
+            // a new port instead: the others must be found first.
+            let same_port = returning && (few_returning || p.dial_failures.is_multiple_of(2));
             p.epoch = p.epoch.wrapping_add(1).max(1);
             p.state = PathState::Dialing;
             let deadline = if any_up { Nanos(200_000_000) } else { Nanos(1_000_000_000) };
@@ -1443,7 +1448,10 @@ impl TxEngine {
                     self.misses = 0;
                     self.activate(index, Some(probes));
                 }
+                // One round may have met a straggler: a path in use is not given up for that.
+                Way::Shared if p.verifying > 1 => p.verifying -= 1,
                 Way::Shared if !witness => {
+                    p.verifying = 0;
                     // It stays, to tell in later rounds whether the ways in use are full.
                     witness = true;
                     if !std::mem::replace(&mut p.is_witness, true) {
@@ -1459,7 +1467,7 @@ impl TxEngine {
                     self.missed(index, probes, now);
                 }
                 // A path that was only being verified goes back to work for want of evidence.
-                Way::Unknown if p.verifying => self.activate(index, Some(probes)),
+                Way::Unknown if p.verifying > 0 => self.activate(index, Some(probes)),
                 Way::New | Way::Unknown => {}
             }
         }
@@ -1486,9 +1494,9 @@ impl TxEngine {
     /// or has come to share a way since, does not stay.
     fn verify_one(&mut self, now: Timestamp) {
         let active = |p: &TxPath| p.state == PathState::Active && p.verdict == Verdict::Fine;
-        let verifying = self.paths.iter().any(|p| p.state == PathState::Standby && p.verifying);
-        let witness = self.paths.iter().any(|p| p.state == PathState::Standby && p.is_witness);
-        if verifying || !witness || self.paths.iter().filter(|p| active(p)).count() < 2 {
+        let verifying = self.paths.iter().any(|p| p.state == PathState::Standby && p.verifying > 0);
+        
+        if verifying || self.paths.iter().filter(|p| active(p)).count() < 2 {
             return;
         }
         let oldest = (0..self.paths.len())
@@ -1503,7 +1511,7 @@ impl TxEngine {
         self.verified_at = now;
         p.verified_at = now;
         p.state = PathState::Standby;
-        p.verifying = true;
+        p.verifying = VERIFY_ROUNDS;
         p.candidate = Candidate::default();
         self.refresh_views();
     }

@@ -360,6 +360,7 @@ impl Session {
                 let host: Arc<dyn TxHost> = Arc::clone(shared) as _;
                 let link = TxLink::new(engine, params, host).map_err(system)?;
                 links.insert(handle.process, Arc::clone(&link));
+                shared.links_added.raise();
                 shared.wake();
                 link
             }

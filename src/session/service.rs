@@ -26,8 +26,10 @@ use crate::driver::rx_link::{NewChannel, RxHost, RxParams};
 use crate::driver::tx_link::{DialRequest, TxHost, TxMail};
 use crate::driver::{Poller, RxLink, Step, TxLink};
 use crate::engine::wire::PathCount;
+use crate::sync::Flag;
 use crate::engine::{EngineConfig, FenceReason, PathState, Probes, RxEngine, TxAction, TxEvent};
 use crate::transport::AnyChannel;
+use crate::transport::faulty::{FaultFile, Faults};
 use crate::transport::tcp::TcpChannel;
 use crate::units::Nanos;
 
@@ -67,6 +69,8 @@ pub struct Shared {
     /// Sending links by peer process.
     pub tx_links: Mutex<HashMap<[u8; 16], Arc<TxLink>>>,
     rx_links: Mutex<HashMap<[u8; 16], Arc<RxLink>>>,
+    /// A link has been added that the control thread does not watch yet.
+    pub links_added: Flag,
     commands: Mutex<Vec<Command>>,
     log: LogSink,
     wake: OwnedFd,
@@ -122,6 +126,7 @@ impl Shared {
             listeners: Mutex::default(),
             tx_links: Mutex::default(),
             rx_links: Mutex::default(),
+            links_added: Flag::new(),
             commands: Mutex::default(),
             log,
             wake,
@@ -340,6 +345,8 @@ pub struct Service {
     tokens_at: Timestamp,
     traced_at: Timestamp,
     refused_at: Timestamp,
+    /// Only where a fault file is set: other channels are what they are.
+    fault_file: Option<FaultFile>,
 }
 
 impl Service {
@@ -354,6 +361,7 @@ impl Service {
             listener.set_nonblocking(true)?;
             poller.add(listener.as_raw_fd(), LISTENER + index as u64)?;
         }
+        let fault_file = shared.config.fault_file.as_deref().map(FaultFile::new);
         Ok(Self {
             shared,
             poller,
@@ -367,6 +375,7 @@ impl Service {
             tokens_at: Timestamp::now(),
             traced_at: Timestamp::ZERO,
             refused_at: Timestamp::ZERO,
+            fault_file,
         })
     }
 
@@ -455,6 +464,7 @@ impl Service {
             self.retire(key);
         }
         self.trace(now, &mut wake_at);
+        self.read_faults(now, &mut wake_at);
         if !self.outgoing.is_empty() || !self.incoming.is_empty() || !self.checks.is_empty() {
             wake_at = wake_at.min(now + Nanos::from_millis(10));
         }
@@ -462,13 +472,13 @@ impl Service {
     }
 
     fn find_new_links(&mut self) {
+        if !self.shared.links_added.take() {
+            return;
+        }
         let tx: Vec<AnyLink> =
             locked(&self.shared.tx_links).values().cloned().map(AnyLink::Tx).collect();
         let rx: Vec<AnyLink> =
             locked(&self.shared.rx_links).values().cloned().map(AnyLink::Rx).collect();
-        if tx.len() + rx.len() == self.watched.len() {
-            return;
-        }
         for link in tx.into_iter().chain(rx) {
             if self.watched.values().any(|w| w.poll_fd() == link.poll_fd()) {
                 continue;
@@ -488,16 +498,34 @@ impl Service {
             AnyLink::Tx(link) => {
                 let mut links = locked(&self.shared.tx_links);
                 // A connection may have been opened on it a moment ago.
-                let Some(mut inner) = link.try_inner() else { return };
-                if inner.conn_count() == 0 || inner.engine.failure().is_some() {
+                let over = link.try_inner().filter(|inner| inner.conn_count() == 0);
+                if let Some(mut inner) = over {
                     links.retain(|_, l| !Arc::ptr_eq(l, link));
                     inner.goodbye();
+                } else {
+                    self.shared.links_added.raise();
                 }
             }
             AnyLink::Rx(link) => {
                 locked(&self.shared.rx_links).remove(&link.id);
             }
         }
+    }
+
+    fn read_faults(&mut self, now: Timestamp, wake_at: &mut Timestamp) {
+        let Some(file) = &mut self.fault_file else { return };
+        for warning in file.reread(now) {
+            self.shared.log(LogLevel::Warn, &warning);
+        }
+        *wake_at = (*wake_at).min(file.due());
+    }
+
+    fn faults(&self) -> Option<&Arc<Faults>> {
+        self.fault_file.as_ref().map(|file| &file.faults)
+    }
+
+    fn is_cut(&self, path: u8) -> bool {
+        self.faults().is_some_and(|faults| faults.is_cut(path))
     }
 
     fn trace(&mut self, now: Timestamp, wake_at: &mut Timestamp) {
@@ -613,6 +641,11 @@ impl Service {
             challenge: [0; 16],
             deadline: now + deadline,
         };
+        if self.is_cut(path) {
+            // As into a black hole: nothing comes back until the deadline.
+            self.outgoing.insert(key, dial);
+            return;
+        }
         let outcome = connect(route.0, request.local.map_or(0, |l| l.port()), route.1)
             .and_then(|socket| self.poller.add_writable(socket.as_raw_fd(), key).map(|()| socket));
         match outcome {
@@ -712,6 +745,11 @@ impl Service {
         let Some(socket) = dial.socket.take() else { return };
         self.poller.remove(socket.as_raw_fd());
         let Dial { link, path, epoch, remote, .. } = dial;
+        if self.is_cut(path) {
+            let reason = format!("connecting to {remote}: the path is cut by THALWEG_FAULT_FILE");
+            link.mail(TxMail::DialFailed { path, epoch, reason, refused: false });
+            return;
+        }
         let local = socket.local_addr().unwrap_or(remote);
         match TcpChannel::new(socket, false) {
             Ok(channel) => link.mail(TxMail::PathUp {
@@ -720,7 +758,7 @@ impl Service {
                 previous: dial.fence.map(|epoch| PathCount { path, epoch, count: welcome.fenced_count }),
                 eager_bytes: welcome.eager_bytes,
                 addrs: (local, remote),
-                channel: AnyChannel::Tcp(channel),
+                channel: AnyChannel::over_tcp(channel, path, self.faults()),
             }),
             Err(error) => {
                 let reason = format!("connecting to {remote}: {error}");
@@ -825,6 +863,9 @@ impl Service {
 
     fn admit(&mut self, handshake: Handshake, hello: &Hello) {
         let Handshake { socket, remote, challenge, .. } = handshake;
+        if self.is_cut(hello.path) {
+            return;
+        }
         let existing = locked(&self.shared.rx_links).get(&hello.link).cloned();
         let link = match existing {
             Some(link) => link,
@@ -837,7 +878,7 @@ impl Service {
             },
         };
         let channel = match TcpChannel::new(socket, true) {
-            Ok(channel) => AnyChannel::Tcp(channel),
+            Ok(channel) => AnyChannel::over_tcp(channel, hello.path, self.faults()),
             Err(error) => {
                 self.shared.log(LogLevel::Warn, &format!("link from {remote}: {error}"));
                 return;
@@ -870,6 +911,7 @@ impl Service {
         let host = self.shared.me.upgrade().ok_or(io::ErrorKind::NotConnected)?;
         let link = RxLink::new(RxEngine::new(engine), params, host)?;
         locked(&self.shared.rx_links).insert(hello.link, Arc::clone(&link));
+        self.shared.links_added.raise();
         Ok(link)
     }
 }

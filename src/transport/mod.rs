@@ -1,12 +1,17 @@
 //! Channels: what a path is made of. A channel carries frames in order, reliably, until it
 //! fails as a whole; what it had not delivered by then is the engine's business.
 
+pub mod faulty;
+pub mod framing;
+pub mod loopback;
 pub mod tcp;
 
 use std::io;
+use std::sync::Arc;
 
 use thiserror::Error;
 
+use self::faulty::{Faults, Faulty};
 use self::tcp::TcpChannel;
 use crate::engine::wire::{Header, WireError};
 use crate::engine::{MemRange, Sink, Violation};
@@ -87,14 +92,28 @@ pub trait Channel {
 pub enum AnyChannel {
     /// A socket.
     Tcp(TcpChannel),
+    /// A socket with faults.
+    Faulty(Box<Faulty<TcpChannel>>),
 }
 
 impl AnyChannel {
+    /// A socket's channel as path number `path`; under the conditions of a table, if there is one.
+    #[must_use]
+    pub fn over_tcp(channel: TcpChannel, path: u8, faults: Option<&Arc<Faults>>) -> Self {
+        match faults {
+            None => Self::Tcp(channel),
+            Some(faults) => {
+                Self::Faulty(Box::new(Faulty::over_tcp(channel, path, Arc::clone(faults))))
+            }
+        }
+    }
+
     /// The descriptor to wait for.
     #[must_use]
     pub fn fd(&self) -> std::os::fd::RawFd {
         match self {
             Self::Tcp(c) => c.fd(),
+            Self::Faulty(c) => c.inner().fd(),
         }
     }
 
@@ -105,6 +124,7 @@ impl AnyChannel {
     pub fn write_first(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Tcp(c) => io::Write::write_all(&mut c.socket(), bytes),
+            Self::Faulty(c) => io::Write::write_all(&mut c.inner().socket(), bytes),
         }
     }
 
@@ -112,6 +132,7 @@ impl AnyChannel {
     pub fn abort(self) {
         match self {
             Self::Tcp(c) => c.abort(),
+            Self::Faulty(c) => c.abort(),
         }
     }
 }
@@ -120,24 +141,28 @@ impl Channel for AnyChannel {
     fn queue(&mut self, header: Header, payload: MemRange, owner: u32) {
         match self {
             Self::Tcp(c) => c.queue(header, payload, owner),
+            Self::Faulty(c) => c.queue(header, payload, owner),
         }
     }
 
     fn flush(&mut self) -> Result<(), ChannelError> {
         match self {
             Self::Tcp(c) => c.flush(),
+            Self::Faulty(c) => c.flush(),
         }
     }
 
     fn has_unsent(&self) -> bool {
         match self {
             Self::Tcp(c) => c.has_unsent(),
+            Self::Faulty(c) => c.has_unsent(),
         }
     }
 
     fn holds(&self, owner: u32) -> bool {
         match self {
             Self::Tcp(c) => c.holds(owner),
+            Self::Faulty(c) => c.holds(owner),
         }
     }
 
@@ -148,24 +173,28 @@ impl Channel for AnyChannel {
     ) -> Result<usize, ChannelError> {
         match self {
             Self::Tcp(c) => c.receive(scratch, receiver),
+            Self::Faulty(c) => c.receive(scratch, receiver),
         }
     }
 
     fn discard_arriving(&mut self) {
         match self {
             Self::Tcp(c) => c.discard_arriving(),
+            Self::Faulty(c) => c.discard_arriving(),
         }
     }
 
     fn stats(&mut self) -> TransportStats {
         match self {
             Self::Tcp(c) => c.stats(),
+            Self::Faulty(c) => c.stats(),
         }
     }
 
     fn backlog(&mut self) -> u64 {
         match self {
             Self::Tcp(c) => c.backlog(),
+            Self::Faulty(c) => c.backlog(),
         }
     }
 }

@@ -16,9 +16,10 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, RawFd};
 
+use super::framing::Deframer;
 use super::{Channel, ChannelError, Receiver};
-use crate::engine::wire::{self, HEADER_BYTES_MAX, Header, PREFIX_BYTES};
-use crate::engine::{MemRange, Sink};
+use crate::engine::MemRange;
+use crate::engine::wire::Header;
 use crate::path::health::TransportStats;
 use crate::units::Nanos;
 
@@ -36,13 +37,6 @@ struct Queued {
     owner: u32,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Arriving {
-    Header,
-    Place(MemRange),
-    Discard(u64),
-}
-
 /// A path over TCP.
 #[derive(Debug)]
 pub struct TcpChannel {
@@ -50,13 +44,9 @@ pub struct TcpChannel {
     queue: VecDeque<Queued>,
     /// Bytes of the first queued frame that have been sent.
     sent: u64,
-    arriving: Arriving,
-    partial: [u8; HEADER_BYTES_MAX],
-    partial_len: usize,
+    deframer: Deframer,
     /// The kernel stamps arrivals; until the first data frame, for the search's probes.
     stamped: bool,
-    /// The last data frame was a large one: read little ahead of the next header.
-    bulk: bool,
 }
 
 impl TcpChannel {
@@ -77,11 +67,8 @@ impl TcpChannel {
             socket,
             queue: VecDeque::with_capacity(32),
             sent: 0,
-            arriving: Arriving::Header,
-            partial: [0; HEADER_BYTES_MAX],
-            partial_len: 0,
+            deframer: Deframer::default(),
             stamped,
-            bulk: false,
         })
     }
 
@@ -111,100 +98,6 @@ impl TcpChannel {
         if std::mem::take(&mut self.stamped) {
             let zero = 0i32.to_ne_bytes();
             let _ = set_option(self.fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &zero);
-        }
-    }
-
-    /// Parses `bytes`, which follow what was parsed before.
-    fn parse(
-        &mut self,
-        mut bytes: &[u8],
-        arrived_ns: u64,
-        receiver: &mut dyn Receiver,
-    ) -> Result<(), ChannelError> {
-        while !bytes.is_empty() {
-            match self.arriving {
-                Arriving::Header => {
-                    let need = if self.partial_len < PREFIX_BYTES {
-                        PREFIX_BYTES
-                    } else {
-                        let [a, b, c, d, ..] = self.partial;
-                        wire::header_len([a, b, c, d])?
-                    };
-                    let take = (need - self.partial_len).min(bytes.len());
-                    self.partial[self.partial_len..self.partial_len + take]
-                        .copy_from_slice(&bytes[..take]);
-                    self.partial_len += take;
-                    bytes = &bytes[take..];
-                    if self.partial_len == PREFIX_BYTES {
-                        let [a, b, c, d, ..] = self.partial;
-                        if wire::header_len([a, b, c, d])? > PREFIX_BYTES {
-                            continue;
-                        }
-                    } else if self.partial_len < need || need == PREFIX_BYTES {
-                        continue;
-                    }
-                    let len = std::mem::take(&mut self.partial_len);
-                    let Some(sink) = receiver.frame(&self.partial[..len], arrived_ns)? else {
-                        continue;
-                    };
-                    if self.stamped {
-                        self.stop_stamping();
-                    }
-                    self.arriving = match sink {
-                        Sink::Place(range) => Arriving::Place(range),
-                        Sink::Discard(len) => Arriving::Discard(len),
-                    };
-                    self.finish_if_empty(receiver);
-                }
-                Arriving::Place(range) => {
-                    let take = bytes.len().min(usize::try_from(range.len).unwrap_or(usize::MAX));
-                    // SAFETY: the engine placed `range` inside a posted buffer, which its owner
-                    // keeps valid and untouched until the receive ends; `bytes` is our scratch.
-                    unsafe {
-                        std::ptr::copy_nonoverlapping(
-                            bytes.as_ptr(),
-                            range.addr as *mut u8,
-                            take,
-                        );
-                    }
-                    bytes = &bytes[take..];
-                    self.advance(take, receiver);
-                }
-                Arriving::Discard(len) => {
-                    let take = bytes.len().min(usize::try_from(len).unwrap_or(usize::MAX));
-                    bytes = &bytes[take..];
-                    self.advance(take, receiver);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// So many bytes of the payload have come.
-    fn advance(&mut self, bytes: usize, receiver: &mut dyn Receiver) {
-        let bytes = bytes as u64;
-        match &mut self.arriving {
-            Arriving::Header => {}
-            Arriving::Place(range) => {
-                range.addr += bytes;
-                range.len -= bytes;
-            }
-            Arriving::Discard(len) => *len -= bytes,
-        }
-        self.finish_if_empty(receiver);
-    }
-
-    fn finish_if_empty(&mut self, receiver: &mut dyn Receiver) {
-        let rest = match self.arriving {
-            Arriving::Header => return,
-            Arriving::Place(range) => range.len,
-            Arriving::Discard(len) => len,
-        };
-        if rest == 0 {
-            self.arriving = Arriving::Header;
-            receiver.payload_done();
-        } else {
-            self.bulk = rest > 16 << 10;
         }
     }
 
@@ -322,14 +215,15 @@ impl Channel for TcpChannel {
         let mut received = 0;
         for _ in 0..READS {
             let behind = libc::iovec { iov_base: scratch.as_mut_ptr().cast(), iov_len: BEHIND };
-            let (mut iov, direct) = match self.arriving {
-                Arriving::Place(range) => {
+            let (mut iov, direct) = match self.deframer.place() {
+                Some(range) => {
                     let len = usize::try_from(range.len).unwrap_or(usize::MAX);
                     let place = libc::iovec { iov_base: range.addr as *mut libc::c_void, iov_len: len };
                     ([place, behind], len)
                 }
-                Arriving::Header | Arriving::Discard(_) => {
-                    let ahead = if self.bulk { 2048 } else { scratch.len() };
+                None => {
+                    // Behind a large payload: little is read ahead of the next one.
+                    let ahead = if self.deframer.bulk() { 2048 } else { scratch.len() };
                     let whole = libc::iovec { iov_len: ahead.min(scratch.len()), ..behind };
                     ([whole, libc::iovec { iov_len: 0, ..behind }], 0)
                 }
@@ -345,10 +239,13 @@ impl Channel for TcpChannel {
             received += n;
             let placed = n.min(direct);
             if placed > 0 {
-                self.advance(placed, receiver);
+                self.deframer.advance(placed, receiver);
             }
             if n > placed {
-                self.parse(&scratch[..n - placed], stamp, receiver)?;
+                self.deframer.parse(&scratch[..n - placed], stamp, receiver)?;
+                if self.stamped && self.deframer.seen_data() {
+                    self.stop_stamping();
+                }
             }
             if n < asked {
                 break; // drained: asking again would cost a call to hear so
@@ -358,9 +255,7 @@ impl Channel for TcpChannel {
     }
 
     fn discard_arriving(&mut self) {
-        if let Arriving::Place(range) = self.arriving {
-            self.arriving = Arriving::Discard(range.len);
-        }
+        self.deframer.discard();
     }
 
     fn stats(&mut self) -> TransportStats {
