@@ -3,7 +3,7 @@
 //! a dying peer can do: each must end in a clear error, in bounded time, with nothing left over.
 
 #![allow(unsafe_code, reason = "requests name memory by address")]
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::similar_names, clippy::cast_possible_truncation, reason = "a test")]
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -185,16 +185,15 @@ fn port_of(handle: &[u8; HANDLE_BYTES]) -> SocketAddr {
     ([127, 0, 0, 1], u16::from_le_bytes([handle[49], handle[50]])).into()
 }
 
-fn entries_of(directory: &str) -> usize {
-    std::fs::read_dir(directory).unwrap().count()
-}
-
 fn descriptors() -> usize {
-    entries_of("/proc/self/fd")
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
+/// Control threads: those of the test runner come and go.
 fn threads() -> usize {
-    entries_of("/proc/self/task")
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let name = |task: &std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm"));
+    tasks.filter(|task| name(task.as_ref().unwrap()).is_ok_and(|n| n == "thalweg\n")).count()
 }
 
 fn resident_kib() -> usize {
@@ -244,7 +243,7 @@ fn a_group_fills_its_buffers_by_tag() {
         buffers.iter_mut().map(Vec::as_mut_slice).zip(0..).collect();
     let r = irecv(&pair.recv, &mut group).unwrap();
     let mut requests: Vec<Request> =
-        (0..8).rev().map(|tag| isend(&pair.send, &data[tag as usize], tag).unwrap()).collect();
+        (0..8).zip(&data).rev().map(|(tag, data)| isend(&pair.send, data, tag).unwrap()).collect();
     requests.push(r);
     let ended = outcomes(&requests);
     let received = ended[8].as_ref().unwrap();
@@ -434,8 +433,8 @@ fn a_damaged_handle_is_refused() {
     says(&a.listen(1).unwrap_err(), ErrorKind::InvalidArgument, &["device 1"]);
     let token = connect_error(&a, &mut bent(20, !handle[20]));
     says(&token, ErrorKind::Remote, &["token or secret do not match"]);
-    // A link that failed does not stand in the way of the right handle.
-    let (send, recv) = connect(&open(&[]).0, &listener, &handle);
+    let (c, _) = open(&[]);
+    let (send, recv) = connect(&c, &listener, &handle);
     transfer(&send, &recv, 100, 1);
 }
 
@@ -640,19 +639,27 @@ fn buffers_are_left_alone_after_a_close() {
         }
         if round % 2 == 0 {
             drop(recv);
-            buffers.iter_mut().for_each(|b| b.fill(0xaa));
+            for b in &mut buffers {
+                b.fill(0xaa);
+            }
             std::thread::sleep(Duration::from_millis(5));
             drop(send);
-            data.iter_mut().for_each(|d| d.fill(0xbb));
+            for d in &mut data {
+                d.fill(0xbb);
+            }
         } else {
             drop(send);
             // What has not been sent by now would arrive as this.
-            data.iter_mut().for_each(|d| d.fill(0xbb));
+            for d in &mut data {
+                d.fill(0xbb);
+            }
             std::thread::sleep(Duration::from_millis(5));
             let late = buffers.iter().any(|b| b.contains(&0xbb));
             assert!(!late, "round {round}: read after the close");
             drop(recv);
-            buffers.iter_mut().for_each(|b| b.fill(0xaa));
+            for b in &mut buffers {
+                b.fill(0xaa);
+            }
         }
         std::thread::sleep(Duration::from_millis(5));
         assert!(buffers.iter().flatten().all(|&b| b == 0xaa), "round {round}: written after close");
@@ -712,8 +719,8 @@ fn a_thousand_connections_leave_nothing_behind() {
     let round = |n: usize| {
         let (listener, handle) = pair.b.listen(0).unwrap();
         let (send, recv) = connect(&pair.a, &listener, &handle);
-        transfer(&send, &recv, if n % 10 == 0 { 100_000 } else { 100 }, n);
-        if n % 2 == 0 {
+        transfer(&send, &recv, if n.is_multiple_of(10) { 100_000 } else { 100 }, n);
+        if n.is_multiple_of(2) {
             drop(recv);
             drop(send);
         } else {
@@ -738,7 +745,7 @@ fn sessions_one_after_the_other_leave_nothing_behind() {
         let pair = Pair::new(&[]);
         transfer(&pair.send, &pair.recv, 100_000, n);
         let Pair { a, b, listener, send, recv, .. } = pair;
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             drop((a, b, listener, send, recv));
         } else {
             drop((recv, send, listener, b, a));

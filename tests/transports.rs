@@ -10,10 +10,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use thalweg::clock::Timestamp;
+use thalweg::config::Config;
 use thalweg::control::{AnyController, Delay, DelayConfig};
 use thalweg::engine::wire::{Frame, Rkeys};
 use thalweg::engine::{
@@ -21,6 +22,7 @@ use thalweg::engine::{
     Transmit, TxAction, TxEngine, TxEvent, Violation,
 };
 use thalweg::path::select::{Adaptive, AnySelector};
+use thalweg::session::{RecvBuffer, Session};
 use thalweg::transport::faulty::{Faults, Faulty};
 use thalweg::transport::tcp::TcpChannel;
 use thalweg::transport::{Channel, Receiver, loopback};
@@ -124,6 +126,9 @@ struct Posted {
 
 const GUARD: usize = 64;
 
+/// A send's data, and how it ended.
+type Sent = (Vec<u8>, Option<Result<u64, SendError>>);
+
 struct Pump {
     kind: Kind,
     tx: TxEngine,
@@ -133,7 +138,7 @@ struct Pump {
     scratch: Vec<u8>,
     conn: u32,
     next_token: u64,
-    sent: BTreeMap<u64, (Vec<u8>, Option<Result<u64, SendError>>)>,
+    sent: BTreeMap<u64, Sent>,
     received: BTreeMap<u64, Posted>,
     lengths: BTreeMap<(i32, u32), usize>,
     sends: BTreeMap<i32, u32>,
@@ -713,4 +718,88 @@ fn a_rate_is_kept_and_what_waits_is_backlog() {
         assert!(took > Duration::from_millis(100), "{kind:?}: {took:?}");
         assert!(backlog > 10_000, "{kind:?}: {backlog}");
     }
+}
+
+/// What the whole library does with a fault file: the two sessions of one process read the same.
+#[test]
+fn sessions_survive_what_their_fault_file_does() {
+    const LEN: usize = 1 << 20;
+    let file = std::env::temp_dir().join(format!("thalweg-cut-{}", std::process::id()));
+    let write = |text: &str| {
+        let new = file.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, &file).unwrap();
+    };
+    write("rate 400 # so that all paths are busy\n");
+    let lines = Arc::new(Mutex::new(Vec::<String>::new()));
+    let open = || {
+        let env = [
+            ("THALWEG_IFNAME", "=lo"),
+            ("THALWEG_FAMILY", "ipv4"),
+            ("THALWEG_PATHS", "4"),
+            ("THALWEG_PATH_SEARCH", "off"),
+            ("THALWEG_FAULT_FILE", file.to_str().unwrap()),
+        ];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let lines = Arc::clone(&lines);
+        let log = Arc::new(move |_, line: &str| lines.lock().unwrap().push(line.to_owned()));
+        Session::open_with(Config::from_sources(env, None).unwrap(), log).unwrap()
+    };
+    let told = |words: &str| lines.lock().unwrap().iter().any(|line| line.contains(words));
+    let (near, far) = (open(), open());
+    let (listener, mut handle) = far.listen(0).unwrap();
+    let begun = Instant::now();
+    let (mut send, mut recv) = (None, None);
+    while send.is_none() || recv.is_none() {
+        if send.is_none() {
+            send = near.connect(0, &mut handle).unwrap();
+        }
+        if recv.is_none() {
+            recv = listener.accept().unwrap();
+        }
+        assert!(begun.elapsed() < DEADLINE);
+    }
+    let (send, recv) = (send.unwrap(), recv.unwrap());
+    let mut ordinal = 0;
+    let mut transfer = || {
+        let data = pattern(9, ordinal, LEN);
+        ordinal += 1;
+        let mut buffer = vec![0xaa; LEN];
+        let into = RecvBuffer { data: buffer.as_mut_ptr(), len: LEN, tag: 9 };
+        // SAFETY: both buffers live, untouched, until both requests are finished below.
+        let (s, r) = unsafe {
+            (
+                send.isend(data.as_ptr(), LEN, 9).unwrap().unwrap(),
+                recv.irecv(&[into]).unwrap().unwrap(),
+            )
+        };
+        let (mut sent, mut received) = (false, false);
+        while !(sent && received) {
+            // SAFETY: neither is asked again once it is finished.
+            unsafe {
+                sent = sent || s.test().unwrap().is_some();
+                received = received || r.test().unwrap().is_some();
+            }
+            assert!(begun.elapsed() < DEADLINE, "a transfer never ends");
+        }
+        assert!(buffer == data, "message {ordinal} is damaged");
+    };
+    for _ in 0..5 {
+        transfer();
+    }
+    write("rate 400\npath 1 cut\npath one cut\n");
+    while !told("path 1 (") || !told("fenced") {
+        transfer();
+    }
+    assert!(told("line 3: `path one cut`"));
+    for _ in 0..5 {
+        transfer();
+    }
+    lines.lock().unwrap().clear();
+    write("");
+    while !told("path 1 (") || !told("joined") {
+        transfer();
+    }
+    drop((send, recv, near, far));
+    std::fs::remove_file(&file).unwrap();
 }

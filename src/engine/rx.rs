@@ -114,6 +114,34 @@ struct Slot {
     chunks_done: u32,
     /// Number of chunks and length, once the last chunk has been seen.
     total: Option<(u32, u64)>,
+    /// What the chunks let in so far say of the message; all others must agree.
+    cut: Option<Cut>,
+}
+
+/// How a message is cut, as far as is known.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    chunk_bytes: u32,
+    highest: u32,
+    last: Option<u32>,
+}
+
+impl Cut {
+    /// What is known with this chunk too, unless it belongs to another message: after the last
+    /// chunk, or another last one, or of another size.
+    fn with(known: Option<Self>, chunk: &Chunk) -> Option<Self> {
+        let last = chunk.last.then_some(chunk.index);
+        let Some(cut) = known else {
+            return Some(Self { chunk_bytes: chunk.chunk_bytes, highest: chunk.index, last });
+        };
+        let highest = cut.highest.max(chunk.index);
+        let last = match (cut.last, last) {
+            (Some(known), Some(said)) if known != said => return None,
+            (known, said) => known.or(said),
+        };
+        let right = chunk.chunk_bytes == cut.chunk_bytes && last.is_none_or(|last| highest <= last);
+        right.then_some(Self { highest, last, ..cut })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +176,12 @@ struct RxPath {
 }
 
 impl RxPath {
+    /// Whether the whole message of this slot is arriving here.
+    fn brings(&self, slot: u16, generation: u32) -> bool {
+        matches!(self.arriving, Some(Arriving::EagerToSlot { slot: s, generation: g, .. })
+            if (s, g) == (slot, generation))
+    }
+
     /// How far an earlier channel came; one that is not in the history carried nothing.
     fn count_of(&self, epoch: u16) -> u32 {
         self.history.iter().find(|(e, _)| *e == epoch).map_or(0, |&(_, count)| count)
@@ -295,11 +329,15 @@ impl RxEngine {
     /// Paths on which a payload for this connection is arriving right now.
     pub fn arriving_for(&self, conn: u32) -> impl Iterator<Item = u8> + '_ {
         self.paths.iter().zip(0u8..).filter_map(move |(p, index)| {
-            let Some(Arriving::Chunk { slot, .. } | Arriving::EagerToSlot { slot, .. }) = p.arriving
+            let Some(
+                Arriving::Chunk { slot, generation, .. }
+                | Arriving::EagerToSlot { slot, generation, .. },
+            ) = p.arriving
             else {
                 return None;
             };
-            (self.slots[usize::from(slot)].conn == conn).then_some(index)
+            let s = &self.slots[usize::from(slot)];
+            (s.conn == conn && s.generation == generation).then_some(index)
         })
     }
 
@@ -354,6 +392,7 @@ impl RxEngine {
     /// A channel of `path` is up; the older one must be silent by now. `fence` is the earlier
     /// channel that the hello asked about; the answer, how far it came, belongs in the welcome.
     pub fn handle_path_up(&mut self, path: u8, epoch: u16, fence: Option<u16>) -> Option<PathCount> {
+        self.forget_arriving(path);
         let p = &mut self.paths[usize::from(path)];
         if p.count > 0 {
             if p.history.len() == HISTORY {
@@ -366,7 +405,6 @@ impl RxEngine {
         p.silencing = false;
         p.count = 0;
         p.unacked = false;
-        p.arriving = None;
         let previous = fence.map(|epoch| PathCount { path, epoch, count: p.count_of(epoch) });
         if self.control_path.is_none() {
             self.control_path = Some(path);
@@ -477,7 +515,7 @@ impl RxEngine {
                     self.actions.push_back(RxAction::Opened { conn, listener });
                 }
             }
-            Frame::Close { conn } => self.handle_close(conn),
+            Frame::Close { conn } => self.handle_close(conn)?,
             Frame::Fence { path: fenced, epoch } => self.handle_fence(fenced, epoch)?,
             Frame::Ping { id, sent_ns } => {
                 let pong = Frame::Pong { id, sent_ns, received_ns };
@@ -520,10 +558,9 @@ impl RxEngine {
         if !slot.received.admits(chunk.index) {
             return Err(Violation::Protocol("a chunk beyond the window of its message"));
         }
-        let ends = slot.total.map(|(chunks, _)| chunks);
-        if ends.is_some_and(|n| chunk.index >= n || (chunk.last && chunk.index + 1 != n)) {
-            return Err(Violation::Protocol("a chunk after the last one"));
-        }
+        let Some(cut) = Cut::with(slot.cut, &chunk) else {
+            return Err(Violation::Protocol("a chunk that does not fit those before it"));
+        };
         let arriving_elsewhere = self.paths.iter().any(|p| {
             matches!(p.arriving, Some(Arriving::Chunk { slot, generation, chunk: other })
                 if slot == chunk.slot && generation == chunk.generation && other.index == chunk.index)
@@ -534,6 +571,7 @@ impl RxEngine {
             return Ok(Sink::Discard(u64::from(chunk.payload)));
         }
         let target = MemRange { addr: slot.buffer.addr + offset, len: u64::from(chunk.payload) };
+        self.slots[usize::from(chunk.slot)].cut = Some(cut);
         self.paths[usize::from(path)].arriving =
             Some(Arriving::Chunk { slot: chunk.slot, generation: chunk.generation, chunk });
         Ok(Sink::Place(target))
@@ -558,6 +596,9 @@ impl RxEngine {
         });
         if let Some(slot) = posted {
             let s = &self.slots[usize::from(slot)];
+            if s.cut.is_some() || self.paths.iter().any(|p| p.brings(slot, s.generation)) {
+                return Err(Violation::Protocol("a message that comes twice"));
+            }
             conn.eager_mode = s.buffer.len > u64::from(self.config.eager_bytes);
             let generation = s.generation;
             if len > s.buffer.len {
@@ -695,6 +736,9 @@ impl RxEngine {
                 let s = &self.slots[usize::from(slot)];
                 let capacity = s.buffer.len;
                 if size > capacity {
+                    if s.cut.is_some() || self.paths.iter().any(|p| p.brings(slot, s.generation)) {
+                        return Err(Violation::Protocol("the announcement of a message that is arriving"));
+                    }
                     // By a credit that is too small the sender learns it, whether it has one or not.
                     if c.refused.len() == REFUSED {
                         c.refused.pop_front();
@@ -737,7 +781,11 @@ impl RxEngine {
         Ok(())
     }
 
-    fn handle_close(&mut self, conn: u32) {
+    fn handle_close(&mut self, conn: u32) -> Result<(), Violation> {
+        if self.arriving_for(conn).next().is_some() {
+            // A sender says it only once all that it sent has arrived or been fenced.
+            return Err(Violation::Protocol("a close while a message of the connection is arriving"));
+        }
         if let Some(c) = self.conns.get_mut(&conn) {
             c.peer_closed = true;
             let posted: Vec<u16> = c.posted.iter().copied().collect();
@@ -747,6 +795,7 @@ impl RxEngine {
         }
         // Also for a connection that is gone: the peer repeats itself until it hears this.
         self.control.push_back((None, Frame::Close { conn }.encode()));
+        Ok(())
     }
 
     fn handle_fence(&mut self, path: u8, epoch: u16) -> Result<(), Violation> {
@@ -787,6 +836,7 @@ impl RxEngine {
                     received: SlidingBitmap::default(),
                     chunks_done: 0,
                     total: None,
+                    cut: None,
                 });
                 u16::try_from(self.slots.len() - 1).unwrap_or(u16::MAX)
             }
@@ -808,6 +858,7 @@ impl RxEngine {
             received: SlidingBitmap::default(),
             chunks_done: 0,
             total: None,
+            cut: None,
         };
         let Some(c) = self.conns.get_mut(&conn) else { return };
         c.posted.push_back(index);

@@ -28,8 +28,11 @@ const SUSPECT_PROBE_GAP: Nanos = Nanos(15_000_000);
 const REDIAL_MIN: Nanos = Nanos(20_000_000);
 /// Back-off between dials of one path never grows beyond this.
 const REDIAL_MAX: Nanos = Nanos(500_000_000);
-/// A link must have had more to send than its paths take for so long before the search probes.
-const SATURATED_AFTER: Nanos = Nanos(10_000_000);
+/// The search probes once a link has had more to send than its paths take for so long, and its
+/// bytes make a queue on every way in use.
+const FULL_AFTER: Nanos = Nanos(2_000_000);
+/// Or, queue or not, for so long.
+const SATURATED_AFTER: Nanos = Nanos(50_000_000);
 /// A probe that has not been answered by then will not be.
 const PROBE_LOST: Nanos = Nanos(60_000_000);
 /// After a path has joined, its queue needs so long to show before the next is judged.
@@ -1383,20 +1386,26 @@ impl TxEngine {
                 self.reopen_search();
             }
         }
-        let saturated =
-            self.backlog_since.is_some_and(|since| now.since(since) >= SATURATED_AFTER);
-        if !saturated || now < self.settle_until {
+        let Some(backlog_since) = self.backlog_since else { return };
+        if now < self.settle_until {
             return;
         }
-        // The queue that our own bytes make on the emptiest of the ways in use.
+        // The queue that our own bytes make, this moment, on the emptiest of the ways in use.
         let queue = self
             .paths
             .iter()
             .zip(&self.views)
             .filter(|(p, _)| p.state == PathState::Active && p.verdict == Verdict::Fine)
-            .map(|(p, _)| Nanos(p.stats.rtt.0.saturating_sub(p.stats.rtt_min.0)))
+            .map(|(_, view)| Nanos(view.completion_ns(0).saturating_sub(view.delay_ns)))
             .min()
             .unwrap_or_default();
+        // Traffic that comes in bursts fills the ways only now and then; a network on which our
+        // bytes make no queue that could be seen is given up on after a while.
+        let backlog = now.since(backlog_since);
+        let full = backlog >= FULL_AFTER && queue >= search::QUEUE_MIN * 4;
+        if !full && backlog < SATURATED_AFTER {
+            return;
+        }
         let mut judged = true;
         for index in 0..self.paths.len() {
             let p = &mut self.paths[index];

@@ -10,6 +10,15 @@ mod handle;
 mod handshake;
 mod service;
 
+/// What the fuzz targets need of the handshake and of handles; no part of the library's face.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use super::handle::Handle;
+    pub use super::handshake::{
+        HELLO_BYTES, Hello, WELCOME_BYTES, Welcome, challenge, read_challenge,
+    };
+}
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::ptr::NonNull;

@@ -39,10 +39,14 @@ const HANDSHAKES_MAX: usize = 256;
 const HANDSHAKES_PER_S: u64 = 1000;
 /// A handshake that has not ended by then is dropped.
 const HANDSHAKE_DEADLINE: Nanos = Nanos(3_000_000_000);
-/// A link that its application has driven within this time is left to it.
-const DRIVEN_LATELY: Nanos = Nanos(4_000_000);
-/// How often a busy link that nobody drives is driven.
-const TICK: Nanos = Nanos(4_000_000);
+/// A link that its application has driven within this time is left to it. A caller that polls
+/// comes back within microseconds; one that does not has lost its core, for a time slice of some
+/// milliseconds in which its link would run dry.
+const DRIVEN_LATELY: Nanos = Nanos(700_000);
+/// How often a busy link is looked after.
+const TICK: Nanos = Nanos(1_000_000);
+/// A link whose next deadline is nearer than this is busy.
+const BUSY: Nanos = Nanos(5_000_000);
 
 /// A listener, as far as the control plane knows it.
 #[derive(Debug, Default)]
@@ -157,7 +161,13 @@ impl Shared {
     }
 
     fn command(&self, command: Command) {
-        locked(&self.commands).push(command);
+        let mut commands = locked(&self.commands);
+        // Pairs with the store in `stop`: nobody would take it any more.
+        if self.stopping.load(Ordering::Acquire) {
+            return;
+        }
+        commands.push(command);
+        drop(commands);
         self.wake();
     }
 
@@ -336,6 +346,8 @@ pub struct Service {
     shared: Arc<Shared>,
     poller: Poller,
     listeners: Vec<TcpListener>,
+    /// Listeners that are not watched: there is no room for what waits at them.
+    deaf: Vec<usize>,
     outgoing: HashMap<u64, Dial>,
     incoming: HashMap<u64, Handshake>,
     checks: Vec<(TcpStream, Arc<RxLink>, Timestamp)>,
@@ -359,13 +371,14 @@ impl Service {
         poller.add(shared.wake.as_raw_fd(), WAKE)?;
         for (index, listener) in listeners.iter().enumerate() {
             listener.set_nonblocking(true)?;
-            poller.add(listener.as_raw_fd(), LISTENER + index as u64)?;
+            poller.add_once(listener.as_raw_fd(), LISTENER + index as u64)?;
         }
         let fault_file = shared.config.fault_file.as_deref().map(FaultFile::new);
         Ok(Self {
             shared,
             poller,
             listeners,
+            deaf: Vec::new(),
             outgoing: HashMap::new(),
             incoming: HashMap::new(),
             checks: Vec::new(),
@@ -392,17 +405,19 @@ impl Service {
             }
             self.handle_commands();
             self.handle_deadlines();
+            self.listen_again();
         }
-        for link in locked(&self.shared.tx_links).drain() {
-            if let Some(mut inner) = link.1.try_inner() {
-                inner.goodbye();
-            }
+        let tx: Vec<_> = locked(&self.shared.tx_links).drain().collect();
+        for (_, link) in &tx {
+            link.shut();
         }
-        for link in locked(&self.shared.rx_links).drain() {
-            if let Some(mut inner) = link.1.try_inner() {
-                inner.goodbye();
-            }
+        let rx: Vec<_> = locked(&self.shared.rx_links).drain().collect();
+        for (_, link) in &rx {
+            link.shut();
         }
+        // Links hold the session and these hold links: left here, none of them would ever go.
+        let commands = std::mem::take(&mut *locked(&self.shared.commands));
+        drop(commands);
     }
 
     fn handle_ready(&mut self, key: u64) {
@@ -445,10 +460,8 @@ impl Service {
                 wake_at = wake_at.min(now + TICK);
                 continue;
             }
-            if watched.due(now).is_some_and(|due| due <= now + TICK) {
-                if now.since(watched.drove_at) >= Nanos(TICK.0 - 1_000_000) {
-                    watched.drive();
-                }
+            if watched.due(now).is_some_and(|due| due <= now + BUSY) {
+                watched.drive();
                 wake_at = wake_at.min(now + TICK);
             }
             if !watched.armed {
@@ -465,7 +478,11 @@ impl Service {
         }
         self.trace(now, &mut wake_at);
         self.read_faults(now, &mut wake_at);
-        if !self.outgoing.is_empty() || !self.incoming.is_empty() || !self.checks.is_empty() {
+        if !self.outgoing.is_empty()
+            || !self.incoming.is_empty()
+            || !self.checks.is_empty()
+            || !self.deaf.is_empty()
+        {
             wake_at = wake_at.min(now + Nanos::from_millis(10));
         }
         i32::try_from(wake_at.since(now).0.div_ceil(1_000_000)).unwrap_or(1000)
@@ -784,13 +801,31 @@ impl Service {
 
     // ---- listening ----
 
-    fn accept(&mut self, index: usize) {
-        let now = Timestamp::now();
-        let earned = now.since(self.tokens_at).0 * HANDSHAKES_PER_S / 1_000_000_000;
+    /// Watches the listeners again that were left alone for want of room: to be told of a full
+    /// backlog over and over would keep a core busy for as long as a flood lasts.
+    fn listen_again(&mut self) {
+        self.earn_tokens(Timestamp::now());
+        if self.handshake_tokens == 0 || self.incoming.len() >= HANDSHAKES_MAX {
+            return;
+        }
+        let Self { deaf, poller, listeners, .. } = self;
+        deaf.retain(|&index| {
+            poller.rearm(listeners[index].as_raw_fd(), LISTENER + index as u64).is_err()
+        });
+    }
+
+    fn earn_tokens(&mut self, now: Timestamp) {
+        let earned = now.since(self.tokens_at).0.saturating_mul(HANDSHAKES_PER_S) / 1_000_000_000;
         if earned > 0 {
             self.tokens_at = now;
             self.handshake_tokens = (self.handshake_tokens + earned).min(HANDSHAKES_PER_S);
         }
+    }
+
+    fn accept(&mut self, index: usize) {
+        let now = Timestamp::now();
+        self.earn_tokens(now);
+        self.deaf.push(index); // until `listen_again`, at the end of this round
         while self.handshake_tokens > 0 && self.incoming.len() < HANDSHAKES_MAX {
             let (socket, remote) = match self.listeners[index].accept() {
                 Ok(accepted) => accepted,

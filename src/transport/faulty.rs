@@ -360,11 +360,11 @@ impl<C: Channel> Channel for Faulty<C> {
         if self.cut().is_some() {
             return Ok(0);
         }
-        let received = self.inner.receive(scratch, receiver)?;
-        if received > 0 {
+        let taken = self.inner.receive(scratch, receiver)?;
+        if taken > 0 {
             self.unanswered = false;
         }
-        Ok(received)
+        Ok(taken)
     }
 
     fn discard_arriving(&mut self) {
@@ -393,6 +393,31 @@ impl<C: Channel> Channel for Faulty<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::Poller;
+
+    #[test]
+    fn whoever_waits_for_a_cut_socket_sleeps_until_it_heals() {
+        let connect = || {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+            let near = TcpStream::connect(listener.local_addr()?)?;
+            Ok::<_, io::Error>((near, TcpChannel::new(listener.accept()?.0, false)?))
+        };
+        let (mut near, far) = connect().unwrap_or_else(|e| panic!("{e}"));
+        let poller = Poller::new().unwrap_or_else(|e| panic!("{e}"));
+        poller.add(far.fd(), 1).unwrap_or_else(|e| panic!("{e}"));
+        let faults = Arc::new(Faults::default());
+        let _far = Faulty::over_tcp(far, 5, Arc::clone(&faults));
+        let ready = |wait_ms| {
+            let mut any = false;
+            poller.wait(wait_ms, |_| any = true);
+            any
+        };
+        faults.set_cut(5, true);
+        io::Write::write_all(&mut near, &[1; 10_000]).unwrap_or_else(|e| panic!("{e}"));
+        assert!(!ready(20));
+        faults.set_cut(5, false);
+        assert!(ready(1000));
+    }
 
     #[test]
     fn a_file_is_read_line_by_line_and_a_wrong_line_is_told_with_its_number() {

@@ -152,12 +152,12 @@ impl Channel for LoopbackChannel {
         scratch: &mut [u8],
         receiver: &mut dyn Receiver,
     ) -> Result<usize, ChannelError> {
-        let mut received = 0;
+        let mut taken = 0;
         for _ in 0..READS {
             let mut ring = locked(&self.input);
             let n = scratch.len().min(ring.bytes.len());
             if n == 0 {
-                if ring.closed && received == 0 {
+                if ring.closed && taken == 0 {
                     return Err(ChannelError::Closed);
                 }
                 break;
@@ -167,9 +167,9 @@ impl Channel for LoopbackChannel {
             }
             drop(ring);
             self.deframer.parse(&scratch[..n], 0, receiver)?;
-            received += n;
+            taken += n;
         }
-        Ok(received)
+        Ok(taken)
     }
 
     fn discard_arriving(&mut self) {

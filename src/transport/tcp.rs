@@ -212,21 +212,18 @@ impl Channel for TcpChannel {
         scratch: &mut [u8],
         receiver: &mut dyn Receiver,
     ) -> Result<usize, ChannelError> {
-        let mut received = 0;
+        let mut taken = 0;
         for _ in 0..READS {
             let behind = libc::iovec { iov_base: scratch.as_mut_ptr().cast(), iov_len: BEHIND };
-            let (mut iov, direct) = match self.deframer.place() {
-                Some(range) => {
-                    let len = usize::try_from(range.len).unwrap_or(usize::MAX);
-                    let place = libc::iovec { iov_base: range.addr as *mut libc::c_void, iov_len: len };
-                    ([place, behind], len)
-                }
-                None => {
-                    // Behind a large payload: little is read ahead of the next one.
-                    let ahead = if self.deframer.bulk() { 2048 } else { scratch.len() };
-                    let whole = libc::iovec { iov_len: ahead.min(scratch.len()), ..behind };
-                    ([whole, libc::iovec { iov_len: 0, ..behind }], 0)
-                }
+            let (mut iov, direct) = if let Some(range) = self.deframer.place() {
+                let len = usize::try_from(range.len).unwrap_or(usize::MAX);
+                let place = libc::iovec { iov_base: range.addr as *mut libc::c_void, iov_len: len };
+                ([place, behind], len)
+            } else {
+                // Behind a large payload: little is read ahead of the next one.
+                let ahead = if self.deframer.bulk() { 2048 } else { scratch.len() };
+                let whole = libc::iovec { iov_len: ahead.min(scratch.len()), ..behind };
+                ([whole, libc::iovec { iov_len: 0, ..behind }], 0)
             };
             let asked = iov[0].iov_len + iov[1].iov_len;
             let (n, stamp) = match self.read(&mut iov) {
@@ -236,7 +233,7 @@ impl Channel for TcpChannel {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e.into()),
             };
-            received += n;
+            taken += n;
             let placed = n.min(direct);
             if placed > 0 {
                 self.deframer.advance(placed, receiver);
@@ -251,7 +248,7 @@ impl Channel for TcpChannel {
                 break; // drained: asking again would cost a call to hear so
             }
         }
-        Ok(received)
+        Ok(taken)
     }
 
     fn discard_arriving(&mut self) {

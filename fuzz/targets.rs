@@ -1,0 +1,429 @@
+//! What is fuzzed: every place where bytes of a peer, a stranger or a user are taken in. Each
+//! function takes arbitrary bytes and panics where a promise is broken. The fuzzer's programs and
+//! the ordinary tests (`tests/corpora.rs`) share this file.
+
+#![allow(unsafe_code, reason = "the engine names memory of its own, which is written as a driver would")]
+
+use std::collections::BTreeMap;
+
+use thalweg::auth::{Key, Role, Token};
+use thalweg::clock::Timestamp;
+use thalweg::config::Config;
+use thalweg::control::{AnyController, Fixed};
+use thalweg::engine::wire::{self, Frame, Rkeys};
+use thalweg::engine::{
+    EngineConfig, MemRange, RxAction, RxEngine, Sink, Submitted, Transmit, TxAction, TxEngine,
+};
+use thalweg::path::select::{AnySelector, RoundRobin};
+use thalweg::session::fuzzing::{
+    HELLO_BYTES, Handle, Hello, Welcome, WELCOME_BYTES, challenge, read_challenge,
+};
+use thalweg::units::{Bytes, Nanos};
+
+/// A target.
+pub type Target = fn(&[u8]);
+
+/// All targets by the names of their corpora.
+pub const TARGETS: [(&str, Target); 6] = [
+    ("frame", frame),
+    ("receiver", receiver),
+    ("sender", sender),
+    ("handshake", handshake),
+    ("handle", handle),
+    ("config", config),
+];
+
+/// Reads operations from the input; zeros after its end.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn byte(&mut self) -> u8 {
+        let Some((&first, rest)) = self.0.split_first() else { return 0 };
+        self.0 = rest;
+        first
+    }
+
+    fn take(&mut self, len: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A frame: its length, then its bytes, as long as a channel would collect.
+    fn header(&mut self) -> &'a [u8] {
+        let len = usize::from(self.byte()).min(wire::HEADER_BYTES_MAX);
+        self.take(len)
+    }
+}
+
+fn padded<const N: usize>(data: &[u8]) -> [u8; N] {
+    let mut out = [0; N];
+    let len = data.len().min(N);
+    out[..len].copy_from_slice(&data[..len]);
+    out
+}
+
+/// A frame's decoder: whatever decodes is what its encoding says.
+pub fn frame(data: &[u8]) {
+    if let Some(prefix) = data.first_chunk() {
+        if let Ok(len) = wire::header_len(*prefix) {
+            assert!((wire::PREFIX_BYTES..=wire::HEADER_BYTES_MAX).contains(&len));
+        }
+    }
+    let Ok(decoded) = Frame::decode(data) else { return };
+    let entries: Vec<_> = wire::ack_entries(data).collect();
+    let again = match decoded {
+        Frame::Ack(ack) => {
+            assert_eq!(entries.len(), (data.len() - 12) / 8);
+            wire::encode_ack(ack, entries.iter().copied())
+        }
+        other => other.encode(),
+    };
+    assert!(again.as_bytes().len() <= wire::HEADER_BYTES_MAX);
+    assert_eq!(Frame::decode(again.as_bytes()), Ok(decoded));
+    let length = again.as_bytes().first_chunk().map(|prefix| wire::header_len(*prefix));
+    assert_eq!(length, Some(Ok(again.as_bytes().len())));
+    if matches!(decoded, Frame::Ack(_)) {
+        let kept: Vec<_> = wire::ack_entries(again.as_bytes()).collect();
+        assert_eq!(kept[..], entries[..entries.len().min(wire::ACK_ENTRIES_MAX)]);
+    }
+}
+
+const PATHS: u8 = 4;
+/// Where buffers are said to be; nothing of the process is there.
+const FAKE: u64 = 1 << 62;
+
+fn engine_config(choice: u8) -> EngineConfig {
+    EngineConfig {
+        paths_max: PATHS,
+        search: false,
+        eager_bytes: [0, 1000, 8192, 65_536][usize::from(choice & 3)],
+        chunk_bytes: (choice & 4 != 0).then_some(4096),
+        ..EngineConfig::default()
+    }
+}
+
+fn inside(range: MemRange, outer: MemRange) -> bool {
+    range.addr >= outer.addr && range.addr + range.len <= outer.addr + outer.len
+}
+
+/// The memory that an engine says is its own, written as a driver would.
+fn fill(range: MemRange) {
+    // SAFETY: the engine keeps this memory for a small message of just this length, until it is
+    // told that the payload is there or that the channel is gone.
+    unsafe { std::ptr::write_bytes(range.addr as *mut u8, 0x5a, range.len as usize) };
+}
+
+/// The receiving engine against a peer that knows the token and nothing else: a payload goes into
+/// a buffer whose receive is outstanding, or into the engine's own memory, and nowhere else.
+pub fn receiver(data: &[u8]) {
+    let mut input = Input(data);
+    let mut rx = RxEngine::new(engine_config(input.byte()));
+    let mut epochs = [1u16; PATHS as usize];
+    let mut writing: [Option<MemRange>; PATHS as usize] = [None; PATHS as usize];
+    let mut posted: BTreeMap<u64, (u32, MemRange)> = BTreeMap::new();
+    let mut token = 0u64;
+    for path in 0..PATHS {
+        rx.handle_path_up(path, 1, None);
+    }
+    for conn in 1..4 {
+        rx.answer_open(conn, true);
+    }
+    while !input.is_empty() {
+        let operation = input.byte();
+        let path = operation >> 4 & (PATHS - 1);
+        let index = usize::from(path);
+        match operation & 15 {
+            0..=2 => {
+                let (conn, tag) = (u32::from(input.byte() & 3), i32::from(input.byte() & 1));
+                let len = [0, 100, 8192, 9000, 100_000, 4096, 65_536, 1][usize::from(input.byte() & 7)];
+                token += 1;
+                let buffer = MemRange { addr: FAKE + (token << 32), len };
+                posted.insert(token, (conn, buffer));
+                rx.post(conn, token, tag, buffer, Rkeys::default());
+            }
+            3 | 4 => {
+                // The payload that was arriving is there.
+                if let Some(range) = writing[index].take() {
+                    if range.addr < FAKE {
+                        fill(range);
+                    }
+                }
+                rx.handle_payload_done(path);
+            }
+            5 => {
+                writing[index] = None;
+                rx.handle_path_down(path, epochs[index]);
+            }
+            6 => {
+                let (conn, accepted) = (u32::from(input.byte() & 3), input.byte() & 1 == 1);
+                rx.answer_open(conn, accepted);
+            }
+            7 => {
+                let conn = u32::from(input.byte() & 3);
+                for path in rx.arriving_for(conn).collect::<Vec<_>>() {
+                    writing[usize::from(path)] = None;
+                }
+                rx.close(conn);
+                posted.retain(|_, (c, _)| *c != conn);
+            }
+            8 => {
+                let epoch = epochs[index].wrapping_add(u16::from(input.byte()));
+                if rx.admits_channel(path, epoch) {
+                    writing[index] = None;
+                    let fence = (input.byte() & 1 == 1).then_some(epochs[index]);
+                    rx.handle_path_up(path, epoch, fence);
+                    epochs[index] = epoch;
+                }
+            }
+            9 => rx.handle_path_suspect(path),
+            _ => {
+                let header = input.header();
+                if writing[index].is_some() || !rx.paths_up().any(|up| up == path) {
+                    continue; // a channel takes one frame after the other, while it is up
+                }
+                let Ok(frame) = Frame::decode(header) else { continue };
+                match rx.handle_frame(path, frame, 1) {
+                    Ok(Some(Sink::Place(range))) => {
+                        if range.addr >= FAKE {
+                            let right = posted.values().any(|(_, buffer)| inside(range, *buffer));
+                            assert!(right, "{frame:?} goes to {range:x?}");
+                        } else {
+                            assert!(matches!(frame, Frame::Eager(e) if u64::from(e.payload) == range.len));
+                            fill(range);
+                        }
+                        writing[index] = Some(range);
+                    }
+                    Ok(Some(Sink::Discard(_))) => rx.handle_payload_done(path),
+                    Ok(None) => {}
+                    Err(violation) => {
+                        assert!(!violation.to_string().is_empty());
+                        rx.handle_path_down(path, epochs[index]);
+                    }
+                }
+            }
+        }
+        for _ in 0..4096 {
+            match rx.poll_action() {
+                Some(RxAction::Silence { path, epoch }) => {
+                    writing[usize::from(path)] = None;
+                    rx.handle_silenced(path, epoch);
+                }
+                Some(RxAction::Opened { conn, listener }) => {
+                    rx.answer_open(conn, listener & 1 == 1 && rx.conns().count() < 100);
+                }
+                Some(_) => {}
+                None => break,
+            }
+        }
+        while let Some((data, range)) = rx.poll_copy() {
+            assert_eq!(data.len() as u64, range.len);
+            assert!(posted.values().any(|(_, buffer)| inside(range, *buffer)), "{range:x?}");
+        }
+        while let Some(done) = rx.poll_completion() {
+            let (_, buffer) = posted.remove(&done.token).expect("ends once, and only what was posted");
+            if let Ok(len) = done.result {
+                assert!(len <= buffer.len, "{len} bytes in {buffer:x?}");
+            }
+            let late = writing.iter().flatten().find(|range| range.len > 0 && inside(**range, buffer));
+            assert!(late.is_none(), "{late:x?} is written after its receive has ended");
+        }
+        for _ in 0..4096 {
+            let Some(transmit) = rx.poll_ack(true).or_else(|| rx.poll_transmit()) else { break };
+            assert!(Frame::decode(transmit.header.as_bytes()).is_ok());
+        }
+    }
+}
+
+/// The sending engine against such a peer: what it sends is part of a message that has been
+/// submitted and has not ended, or its own memory.
+pub fn sender(data: &[u8]) {
+    let mut input = Input(data);
+    let mut now = Timestamp::from_nanos(1_000_000_000);
+    let config = engine_config(input.byte());
+    let mut tx = TxEngine::new(
+        config,
+        AnyController::Fixed(Fixed::new(Bytes(1 << 20))),
+        AnySelector::RoundRobin(RoundRobin::default()),
+        now,
+    );
+    let conns = [tx.open(1), tx.open(2), tx.open(3)];
+    let mut epochs = [0u16; PATHS as usize];
+    let mut dials: Vec<(u8, u16)> = Vec::new();
+    let mut submitted: BTreeMap<u64, (u32, MemRange)> = BTreeMap::new();
+    let mut token = 0u64;
+    while !input.is_empty() {
+        let operation = input.byte();
+        let path = operation >> 4 & (PATHS - 1);
+        match operation & 15 {
+            0..=2 => {
+                let conn = conns[usize::from(input.byte()) % conns.len()];
+                let tag = i32::from(input.byte() & 1);
+                let len = [0, 100, 8192, 9000, 100_000, 4096, 65_536, 1][usize::from(input.byte() & 7)];
+                token += 1;
+                let source = MemRange { addr: FAKE + (token << 32), len };
+                match tx.submit(conn, token, tag, source) {
+                    Submitted::Copy(target) => {
+                        assert_eq!(target.len, len);
+                        fill(target);
+                    }
+                    Submitted::Queued => {
+                        submitted.insert(token, (conn, source));
+                    }
+                }
+            }
+            3 | 4 => {
+                now += Nanos(u64::from(input.byte()) * 1_000_000);
+                tx.handle_timeout(now);
+            }
+            5 => {
+                let conn = conns[usize::from(input.byte()) % conns.len()];
+                tx.close(conn);
+                submitted.retain(|_, (c, _)| *c != conn);
+                // As a driver does where chunks of the connection are queued.
+                for path in 0..PATHS {
+                    tx.handle_path_error(path, epochs[usize::from(path)], now);
+                }
+            }
+            6 => tx.handle_path_error(path, epochs[usize::from(path)], now),
+            7 => {
+                if let Some((path, epoch)) = dials.pop() {
+                    tx.handle_dial_failed(path, epoch, now);
+                }
+            }
+            8 => tx.handle_backlog(path, u64::from(input.byte()) << 10, now),
+            _ => {
+                let header = input.header();
+                let Ok(frame) = Frame::decode(header) else { continue };
+                if epochs[usize::from(path)] == 0 {
+                    continue; // no channel, no frame
+                }
+                if let Err(violation) = tx.handle_frame(path, frame, header, now) {
+                    assert!(!violation.to_string().is_empty());
+                    tx.handle_path_error(path, epochs[usize::from(path)], now);
+                }
+            }
+        }
+        for _ in 0..64 {
+            match tx.poll_action() {
+                Some(TxAction::Dial { path, epoch, .. }) => dials.push((path, epoch)),
+                Some(TxAction::Close { .. }) => {}
+                None => break,
+            }
+        }
+        if operation & 15 != 7 {
+            for (path, epoch) in dials.drain(..) {
+                epochs[usize::from(path)] = epoch;
+                tx.handle_path_up(path, epoch, None, now);
+            }
+        }
+        for _ in 0..4096 {
+            match tx.poll_transmit(now) {
+                Some(Transmit::Data { header, source, chunk, .. }) => {
+                    let frame = Frame::decode(header.as_bytes()).expect("what is sent decodes");
+                    assert_eq!(chunk.is_some(), matches!(frame, Frame::Chunk(_)));
+                    if chunk.is_some() {
+                        let right = submitted.values().any(|(_, message)| inside(source, *message));
+                        assert!(right, "{frame:?} from {source:x?}");
+                    } else {
+                        assert!(source.addr < FAKE && source.len <= u64::from(config.eager_bytes));
+                    }
+                }
+                Some(Transmit::Control { header, .. }) => {
+                    assert!(Frame::decode(header.as_bytes()).is_ok());
+                }
+                Some(Transmit::Probe { .. }) => {}
+                None => break,
+            }
+        }
+        while let Some(done) = tx.poll_completion() {
+            let ended = submitted.remove(&done.token).expect("ends once, and only what was submitted");
+            if let Ok(len) = done.result {
+                assert_eq!(len, ended.1.len);
+            }
+        }
+        while tx.poll_event().is_some() {}
+    }
+}
+
+/// The three messages of a handshake. A proof can't be guessed: some are mended here, so that
+/// what lies behind them is reached too.
+pub fn handshake(data: &[u8]) {
+    let mut input = Input(data);
+    let key = Key::derive(&Token::from_bytes([1; 16]), None);
+    let (ours, theirs) = ([9; 16], [3; 16]);
+    let choice = input.byte();
+    match choice >> 1 & 3 {
+        0 => {
+            if let Ok(nonce) = read_challenge(&padded(input.0)) {
+                assert_eq!(read_challenge(&challenge(&nonce)), Ok(nonce));
+            }
+        }
+        1 => {
+            let mut bytes: [u8; HELLO_BYTES] = padded(input.0);
+            let mend = choice & 1 == 1;
+            if mend {
+                let nonce = padded(&bytes[8..24]);
+                let (said, proof) = bytes.split_at_mut(HELLO_BYTES - 16);
+                proof.copy_from_slice(&key.prove(Role::Dialler, &ours, &nonce, said));
+            }
+            if let Ok(hello) = Hello::decode(&bytes, &key, &ours) {
+                assert!(mend, "a proof was guessed");
+                assert!((1..=64).contains(&hello.paths) && hello.path < hello.paths && hello.epoch != 0);
+                assert_eq!(Hello::decode(&hello.encode(&key, &ours), &key, &ours), Ok(hello));
+            }
+        }
+        _ => {
+            let mut bytes: [u8; WELCOME_BYTES] = padded(input.0);
+            let mend = choice & 1 == 1;
+            if mend {
+                let (said, proof) = bytes.split_at_mut(WELCOME_BYTES - 16);
+                proof.copy_from_slice(&key.prove(Role::Listener, &theirs, &ours, said));
+            }
+            match Welcome::decode(&bytes, &key, &theirs, &ours) {
+                Ok(welcome) => {
+                    assert!(mend, "a proof was guessed");
+                    let again = welcome.encode(&key, &theirs, &ours);
+                    assert_eq!(Welcome::decode(&again, &key, &theirs, &ours), Ok(welcome));
+                }
+                Err(why) => assert!(!why.is_empty()),
+            }
+        }
+    }
+}
+
+/// A connection handle, as an application may hand it on damaged.
+pub fn handle(data: &[u8]) {
+    match Handle::decode(&padded(data)) {
+        Ok(handle) => {
+            assert!(!handle.addrs.is_empty());
+            let again = Handle::decode(&handle.encode()).expect("what was decoded can be encoded");
+            assert_eq!(again.addrs, handle.addrs);
+            assert_eq!((again.listener, again.process), (handle.listener, handle.process));
+        }
+        Err(error) => assert!(!error.to_string().contains('\n')),
+    }
+}
+
+/// Settings: the text of a configuration file, a zero byte, then variables, one on each line.
+pub fn config(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (file, env) = text.split_once('\0').unwrap_or((&text, ""));
+    let env = env.lines().filter_map(|line| line.split_once('='));
+    let env: Vec<(String, String)> = env.map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+    match Config::from_sources(env, Some(file)) {
+        Ok(config) => {
+            assert!(config.eager_bytes <= 64 << 10);
+            assert!(config.chunk_bytes.is_none_or(|b| b.is_multiple_of(128) && b >= 4096));
+            assert!(config.port.first <= config.port.last);
+        }
+        Err(error) => {
+            let line = error.to_string();
+            assert!(!line.is_empty() && !line.contains('\n'), "one line: {line:?}");
+        }
+    }
+}
