@@ -4,8 +4,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use thalweg::clock::Timestamp;
 use thalweg::control::{AnyController, Delay, DelayConfig, Fixed};
-use thalweg::engine::wire::{Credit, Frame, PathCount, Rkeys, encode_ack};
 use thalweg::engine::wire::Ack;
+use thalweg::engine::wire::{Credit, Frame, PathCount, Rkeys, encode_ack};
 use thalweg::engine::{Completions, EngineConfig, MemRange, Transmit, TxAction, TxEngine};
 use thalweg::path::select::{Adaptive, AnySelector, RoundRobin};
 use thalweg::units::{Bytes, Nanos};
@@ -44,13 +44,23 @@ impl Bench {
                 }
             }
         }
-        let opened = Frame::Opened { conn, accepted: true };
-        tx.handle_frame(0, opened, opened.encode().as_bytes(), now).expect("a valid frame");
+        let opened = Frame::Opened {
+            conn,
+            accepted: true,
+        };
+        tx.handle_frame(0, opened, opened.encode().as_bytes(), now)
+            .expect("a valid frame");
         while let Some(transmit) = tx.poll_transmit(now) {
             black_box(transmit);
         }
-        let mut bench =
-            Self { tx, conn, ordinal: 0, counts: [0; PATHS as usize], epochs, now };
+        let mut bench = Self {
+            tx,
+            conn,
+            ordinal: 0,
+            counts: [0; PATHS as usize],
+            epochs,
+            now,
+        };
         bench.message();
         bench
     }
@@ -58,7 +68,15 @@ impl Bench {
     fn message(&mut self) {
         let ordinal = self.ordinal;
         self.ordinal += 1;
-        self.tx.submit(self.conn, u64::from(ordinal), 0, MemRange { addr: 1 << 40, len: MESSAGE });
+        self.tx.submit(
+            self.conn,
+            u64::from(ordinal),
+            0,
+            MemRange {
+                addr: 1 << 40,
+                len: MESSAGE,
+            },
+        );
         let credit = Frame::Credit(Credit {
             conn: self.conn,
             tag: 0,
@@ -69,7 +87,9 @@ impl Bench {
             addr: 1 << 41,
             rkeys: Rkeys::default(),
         });
-        self.tx.handle_frame(0, credit, credit.encode().as_bytes(), self.now).expect("a valid frame");
+        self.tx
+            .handle_frame(0, credit, credit.encode().as_bytes(), self.now)
+            .expect("a valid frame");
     }
 
     fn next(&mut self) -> u8 {
@@ -87,7 +107,7 @@ impl Bench {
 
     /// As over RoCE: each chunk has a work completion.
     fn by_completion(&mut self) {
-        self.now = self.now + Nanos(1000);
+        self.now += Nanos(1000);
         let path = self.next();
         let epoch = self.epochs[usize::from(path)];
         self.tx.handle_completions(path, epoch, 1, self.now);
@@ -95,14 +115,20 @@ impl Bench {
 
     /// As over TCP: an acknowledgement frame for each chunk, decoded.
     fn by_acknowledgement(&mut self) {
-        self.now = self.now + Nanos(1000);
+        self.now += Nanos(1000);
         let path = self.next();
         let index = usize::from(path);
         self.counts[index] = self.counts[index].wrapping_add(1);
-        let count = PathCount { path, epoch: self.epochs[index], count: self.counts[index] };
+        let count = PathCount {
+            path,
+            epoch: self.epochs[index],
+            count: self.counts[index],
+        };
         let header = encode_ack(Ack { eager_consumed: 0 }, std::iter::once(count));
         let frame = Frame::decode(header.as_bytes()).expect("a valid frame");
-        self.tx.handle_frame(0, frame, header.as_bytes(), self.now).expect("a valid frame");
+        self.tx
+            .handle_frame(0, frame, header.as_bytes(), self.now)
+            .expect("a valid frame");
     }
 }
 
@@ -114,14 +140,18 @@ fn chunk(c: &mut Criterion) {
     let mut bench = Bench::new(Completions::Local, adaptive(), delay());
     group.bench_function("completion, adaptive", |b| b.iter(|| bench.by_completion()));
     let mut bench = Bench::new(Completions::Peer, adaptive(), delay());
-    group.bench_function("acknowledgement, adaptive", |b| b.iter(|| bench.by_acknowledgement()));
+    group.bench_function("acknowledgement, adaptive", |b| {
+        b.iter(|| bench.by_acknowledgement());
+    });
     let fixed = AnyController::Fixed(Fixed::new(Bytes(4 << 20)));
     let mut bench = Bench::new(
         Completions::Local,
         AnySelector::RoundRobin(RoundRobin::default()),
         fixed,
     );
-    group.bench_function("completion, round-robin", |b| b.iter(|| bench.by_completion()));
+    group.bench_function("completion, round-robin", |b| {
+        b.iter(|| bench.by_completion());
+    });
     group.finish();
 }
 

@@ -2,7 +2,10 @@
 //! function takes arbitrary bytes and panics where a promise is broken. The fuzzer's programs and
 //! the ordinary tests (`tests/corpora.rs`) share this file.
 
-#![allow(unsafe_code, reason = "the engine names memory of its own, which is written as a driver would")]
+#![allow(
+    unsafe_code,
+    reason = "the engine names memory of its own, which is written as a driver would"
+)]
 
 use std::collections::BTreeMap;
 
@@ -16,7 +19,7 @@ use thalweg::engine::{
 };
 use thalweg::path::select::{AnySelector, RoundRobin};
 use thalweg::session::fuzzing::{
-    HELLO_BYTES, Handle, Hello, Welcome, WELCOME_BYTES, challenge, read_challenge,
+    HELLO_BYTES, Handle, Hello, WELCOME_BYTES, Welcome, challenge, read_challenge,
 };
 use thalweg::units::{Bytes, Nanos};
 
@@ -38,7 +41,9 @@ struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
     fn byte(&mut self) -> u8 {
-        let Some((&first, rest)) = self.0.split_first() else { return 0 };
+        let Some((&first, rest)) = self.0.split_first() else {
+            return 0;
+        };
         self.0 = rest;
         first
     }
@@ -74,7 +79,9 @@ pub fn frame(data: &[u8]) {
             assert!((wire::PREFIX_BYTES..=wire::HEADER_BYTES_MAX).contains(&len));
         }
     }
-    let Ok(decoded) = Frame::decode(data) else { return };
+    let Ok(decoded) = Frame::decode(data) else {
+        return;
+    };
     let entries: Vec<_> = wire::ack_entries(data).collect();
     let again = match decoded {
         Frame::Ack(ack) => {
@@ -85,11 +92,17 @@ pub fn frame(data: &[u8]) {
     };
     assert!(again.as_bytes().len() <= wire::HEADER_BYTES_MAX);
     assert_eq!(Frame::decode(again.as_bytes()), Ok(decoded));
-    let length = again.as_bytes().first_chunk().map(|prefix| wire::header_len(*prefix));
+    let length = again
+        .as_bytes()
+        .first_chunk()
+        .map(|prefix| wire::header_len(*prefix));
     assert_eq!(length, Some(Ok(again.as_bytes().len())));
     if matches!(decoded, Frame::Ack(_)) {
         let kept: Vec<_> = wire::ack_entries(again.as_bytes()).collect();
-        assert_eq!(kept[..], entries[..entries.len().min(wire::ACK_ENTRIES_MAX)]);
+        assert_eq!(
+            kept[..],
+            entries[..entries.len().min(wire::ACK_ENTRIES_MAX)]
+        );
     }
 }
 
@@ -140,9 +153,13 @@ pub fn receiver(data: &[u8]) {
         match operation & 15 {
             0..=2 => {
                 let (conn, tag) = (u32::from(input.byte() & 3), i32::from(input.byte() & 1));
-                let len = [0, 100, 8192, 9000, 100_000, 4096, 65_536, 1][usize::from(input.byte() & 7)];
+                let len =
+                    [0, 100, 8192, 9000, 100_000, 4096, 65_536, 1][usize::from(input.byte() & 7)];
                 token += 1;
-                let buffer = MemRange { addr: FAKE + (token << 32), len };
+                let buffer = MemRange {
+                    addr: FAKE + (token << 32),
+                    len,
+                };
                 posted.insert(token, (conn, buffer));
                 rx.post(conn, token, tag, buffer, Rkeys::default());
             }
@@ -186,14 +203,18 @@ pub fn receiver(data: &[u8]) {
                 if writing[index].is_some() || !rx.paths_up().any(|up| up == path) {
                     continue; // a channel takes one frame after the other, while it is up
                 }
-                let Ok(frame) = Frame::decode(header) else { continue };
+                let Ok(frame) = Frame::decode(header) else {
+                    continue;
+                };
                 match rx.handle_frame(path, frame, 1) {
                     Ok(Some(Sink::Place(range))) => {
                         if range.addr >= FAKE {
                             let right = posted.values().any(|(_, buffer)| inside(range, *buffer));
                             assert!(right, "{frame:?} goes to {range:x?}");
                         } else {
-                            assert!(matches!(frame, Frame::Eager(e) if u64::from(e.payload) == range.len));
+                            assert!(
+                                matches!(frame, Frame::Eager(e) if u64::from(e.payload) == range.len)
+                            );
                             fill(range);
                         }
                         writing[index] = Some(range);
@@ -222,18 +243,31 @@ pub fn receiver(data: &[u8]) {
         }
         while let Some((data, range)) = rx.poll_copy() {
             assert_eq!(data.len() as u64, range.len);
-            assert!(posted.values().any(|(_, buffer)| inside(range, *buffer)), "{range:x?}");
+            assert!(
+                posted.values().any(|(_, buffer)| inside(range, *buffer)),
+                "{range:x?}"
+            );
         }
         while let Some(done) = rx.poll_completion() {
-            let (_, buffer) = posted.remove(&done.token).expect("ends once, and only what was posted");
+            let (_, buffer) = posted
+                .remove(&done.token)
+                .expect("ends once, and only what was posted");
             if let Ok(len) = done.result {
                 assert!(len <= buffer.len, "{len} bytes in {buffer:x?}");
             }
-            let late = writing.iter().flatten().find(|range| range.len > 0 && inside(**range, buffer));
-            assert!(late.is_none(), "{late:x?} is written after its receive has ended");
+            let late = writing
+                .iter()
+                .flatten()
+                .find(|range| range.len > 0 && inside(**range, buffer));
+            assert!(
+                late.is_none(),
+                "{late:x?} is written after its receive has ended"
+            );
         }
         for _ in 0..4096 {
-            let Some(transmit) = rx.poll_ack(true).or_else(|| rx.poll_transmit()) else { break };
+            let Some(transmit) = rx.poll_ack(true).or_else(|| rx.poll_transmit()) else {
+                break;
+            };
             assert!(Frame::decode(transmit.header.as_bytes()).is_ok());
         }
     }
@@ -263,9 +297,13 @@ pub fn sender(data: &[u8]) {
             0..=2 => {
                 let conn = conns[usize::from(input.byte()) % conns.len()];
                 let tag = i32::from(input.byte() & 1);
-                let len = [0, 100, 8192, 9000, 100_000, 4096, 65_536, 1][usize::from(input.byte() & 7)];
+                let len =
+                    [0, 100, 8192, 9000, 100_000, 4096, 65_536, 1][usize::from(input.byte() & 7)];
                 token += 1;
-                let source = MemRange { addr: FAKE + (token << 32), len };
+                let source = MemRange {
+                    addr: FAKE + (token << 32),
+                    len,
+                };
                 match tx.submit(conn, token, tag, source) {
                     Submitted::Copy(target) => {
                         assert_eq!(target.len, len);
@@ -298,7 +336,9 @@ pub fn sender(data: &[u8]) {
             8 => tx.handle_backlog(path, u64::from(input.byte()) << 10, now),
             _ => {
                 let header = input.header();
-                let Ok(frame) = Frame::decode(header) else { continue };
+                let Ok(frame) = Frame::decode(header) else {
+                    continue;
+                };
                 if epochs[usize::from(path)] == 0 {
                     continue; // no channel, no frame
                 }
@@ -323,11 +363,18 @@ pub fn sender(data: &[u8]) {
         }
         for _ in 0..4096 {
             match tx.poll_transmit(now) {
-                Some(Transmit::Data { header, source, chunk, .. }) => {
+                Some(Transmit::Data {
+                    header,
+                    source,
+                    chunk,
+                    ..
+                }) => {
                     let frame = Frame::decode(header.as_bytes()).expect("what is sent decodes");
                     assert_eq!(chunk.is_some(), matches!(frame, Frame::Chunk(_)));
                     if chunk.is_some() {
-                        let right = submitted.values().any(|(_, message)| inside(source, *message));
+                        let right = submitted
+                            .values()
+                            .any(|(_, message)| inside(source, *message));
                         assert!(right, "{frame:?} from {source:x?}");
                     } else {
                         assert!(source.addr < FAKE && source.len <= u64::from(config.eager_bytes));
@@ -341,7 +388,9 @@ pub fn sender(data: &[u8]) {
             }
         }
         while let Some(done) = tx.poll_completion() {
-            let ended = submitted.remove(&done.token).expect("ends once, and only what was submitted");
+            let ended = submitted
+                .remove(&done.token)
+                .expect("ends once, and only what was submitted");
             if let Ok(len) = done.result {
                 assert_eq!(len, ended.1.len);
             }
@@ -373,8 +422,13 @@ pub fn handshake(data: &[u8]) {
             }
             if let Ok(hello) = Hello::decode(&bytes, &key, &ours) {
                 assert!(mend, "a proof was guessed");
-                assert!((1..=64).contains(&hello.paths) && hello.path < hello.paths && hello.epoch != 0);
-                assert_eq!(Hello::decode(&hello.encode(&key, &ours), &key, &ours), Ok(hello));
+                assert!(
+                    (1..=64).contains(&hello.paths) && hello.path < hello.paths && hello.epoch != 0
+                );
+                assert_eq!(
+                    Hello::decode(&hello.encode(&key, &ours), &key, &ours),
+                    Ok(hello)
+                );
             }
         }
         _ => {
@@ -403,7 +457,10 @@ pub fn handle(data: &[u8]) {
             assert!(!handle.addrs.is_empty());
             let again = Handle::decode(&handle.encode()).expect("what was decoded can be encoded");
             assert_eq!(again.addrs, handle.addrs);
-            assert_eq!((again.listener, again.process), (handle.listener, handle.process));
+            assert_eq!(
+                (again.listener, again.process),
+                (handle.listener, handle.process)
+            );
         }
         Err(error) => assert!(!error.to_string().contains('\n')),
     }
@@ -418,12 +475,19 @@ pub fn config(data: &[u8]) {
     match Config::from_sources(env, Some(file)) {
         Ok(config) => {
             assert!(config.eager_bytes <= 64 << 10);
-            assert!(config.chunk_bytes.is_none_or(|b| b.is_multiple_of(128) && b >= 4096));
+            assert!(
+                config
+                    .chunk_bytes
+                    .is_none_or(|b| b.is_multiple_of(128) && b >= 4096)
+            );
             assert!(config.port.first <= config.port.last);
         }
         Err(error) => {
             let line = error.to_string();
-            assert!(!line.is_empty() && !line.contains('\n'), "one line: {line:?}");
+            assert!(
+                !line.is_empty() && !line.contains('\n'),
+                "one line: {line:?}"
+            );
         }
     }
 }

@@ -32,7 +32,10 @@ pub struct Error {
 impl Error {
     /// An error of `kind` with its one line, lower case, without a full stop.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into().into_boxed_str() }
+        Self {
+            kind,
+            message: message.into().into_boxed_str(),
+        }
     }
 
     /// Who or what is at fault.

@@ -13,6 +13,6 @@ pub mod engine;
 pub mod error;
 pub mod path;
 pub mod session;
-pub mod transport;
 pub mod sync;
+pub mod transport;
 pub mod units;

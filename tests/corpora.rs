@@ -70,13 +70,28 @@ fn change(data: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
 }
 
 fn run(name: &str) {
-    let (_, target) = targets::TARGETS.into_iter().find(|(n, _)| *n == name).unwrap();
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
-    let mut files: Vec<_> =
-        std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let (_, target) = targets::TARGETS
+        .into_iter()
+        .find(|(n, _)| *n == name)
+        .unwrap();
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(name);
+    let mut files: Vec<_> = std::fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.sort();
-    let inputs: Vec<Vec<u8>> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
-    assert!(inputs.len() >= 10, "{} inputs in {}", inputs.len(), directory.display());
+    let inputs: Vec<Vec<u8>> = files
+        .iter()
+        .map(|file| std::fs::read(file).unwrap())
+        .collect();
+    assert!(
+        inputs.len() >= 10,
+        "{} inputs in {}",
+        inputs.len(),
+        directory.display()
+    );
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for (file, input) in files.iter().zip(&inputs) {
         let mut data = input.clone();
@@ -86,7 +101,9 @@ fn run(name: &str) {
                 change(&mut data, &inputs, &mut random);
             }
             if catch_unwind(AssertUnwindSafe(|| target(&data))).is_err() {
-                let hex = data.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+                let hex = data
+                    .iter()
+                    .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
                 panic!("{name}, change {round} of {}: {hex}", file.display());
             }
         }

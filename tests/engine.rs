@@ -13,6 +13,11 @@
 
 #![allow(unsafe_code, reason = "a transport moves bytes between addresses")]
 #![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "sizes and path numbers of a test are small"
+)]
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -39,17 +44,37 @@ const RECEIVE_DEPTH: u32 = 6;
 
 #[derive(Debug, Clone)]
 enum Operation {
-    Send { conn: u8, size: u32, tag: u8 },
-    Receive { conn: u8, tag: u8 },
-    Advance { us: u32 },
+    Send {
+        conn: u8,
+        size: u32,
+        tag: u8,
+    },
+    Receive {
+        conn: u8,
+        tag: u8,
+    },
+    Advance {
+        us: u32,
+    },
     /// Everything on the path, both ways, is dropped silently from now on.
-    Cut { path: u8 },
-    Heal { path: u8 },
+    Cut {
+        path: u8,
+    },
+    Heal {
+        path: u8,
+    },
     /// Both ends see the channel fail.
-    Break { path: u8 },
+    Break {
+        path: u8,
+    },
     /// Only the receiver sees it.
-    BreakReceiver { path: u8 },
-    Slow { path: u8, factor: u8 },
+    BreakReceiver {
+        path: u8,
+    },
+    Slow {
+        path: u8,
+        factor: u8,
+    },
     /// The next dial fails.
     FailDial,
 }
@@ -147,7 +172,11 @@ impl World {
             paths_max: PATHS as u8,
             search: false,
             chunk_bytes: (shape == Shape::Verbs).then_some(16_384),
-            completions: if shape == Shape::Verbs { Completions::Local } else { Completions::Peer },
+            completions: if shape == Shape::Verbs {
+                Completions::Local
+            } else {
+                Completions::Peer
+            },
             receive_depth: (shape == Shape::Verbs).then_some(RECEIVE_DEPTH),
             dead_peer: Nanos::from_secs(300),
             ..EngineConfig::default()
@@ -157,7 +186,12 @@ impl World {
             now,
             tx: TxEngine::new(config, controller, selector, now),
             rx: RxEngine::new(config),
-            wires: (0..PATHS).map(|_| Wire { slow: 1, ..Wire::default() }).collect(),
+            wires: (0..PATHS)
+                .map(|_| Wire {
+                    slow: 1,
+                    ..Wire::default()
+                })
+                .collect(),
             dials: Vec::new(),
             fail_dials: 0,
             sent: BTreeMap::new(),
@@ -176,7 +210,11 @@ impl World {
             world.advance(1000);
         }
         for &conn in &world.conns {
-            assert_eq!(world.tx.opened(conn), Some(true), "connections open on a healthy network");
+            assert_eq!(
+                world.tx.opened(conn),
+                Some(true),
+                "connections open on a healthy network"
+            );
         }
         world
     }
@@ -246,9 +284,13 @@ impl World {
         let this = *ordinal;
         *ordinal += 1;
         self.lengths.insert((conn, tag, this), size);
-        let data: Vec<u8> =
-            (0..size as usize).map(|at| byte_of(conn, tag, this, at)).collect();
-        let range = MemRange { addr: data.as_ptr() as u64, len: data.len() as u64 };
+        let data: Vec<u8> = (0..size as usize)
+            .map(|at| byte_of(conn, tag, this, at))
+            .collect();
+        let range = MemRange {
+            addr: data.as_ptr() as u64,
+            len: data.len() as u64,
+        };
         let token = self.next_token;
         self.next_token += 1;
         let id = self.conns[usize::from(conn)];
@@ -257,7 +299,11 @@ impl World {
                 assert_eq!(target.len, range.len);
                 // SAFETY: `target` is the engine's ring, `data` is as long.
                 unsafe {
-                    std::ptr::copy_nonoverlapping(data.as_ptr(), target.addr as *mut u8, data.len());
+                    std::ptr::copy_nonoverlapping(
+                        data.as_ptr(),
+                        target.addr as *mut u8,
+                        data.len(),
+                    );
                 }
                 // The caller's buffer is free at once: nothing may read it any more.
                 drop(data);
@@ -276,14 +322,31 @@ impl World {
         let this = *ordinal;
         *ordinal += 1;
         // As large as needed and no larger where that is known: a byte too many would be seen.
-        let capacity = self.lengths.get(&(conn, tag, this)).copied().unwrap_or(BUFFER);
+        let capacity = self
+            .lengths
+            .get(&(conn, tag, this))
+            .copied()
+            .unwrap_or(BUFFER);
         let mut buffer = vec![0u8; capacity as usize];
-        let range = MemRange { addr: buffer.as_mut_ptr() as u64, len: buffer.len() as u64 };
+        let range = MemRange {
+            addr: buffer.as_mut_ptr() as u64,
+            len: buffer.len() as u64,
+        };
         let token = self.next_token;
         self.next_token += 1;
-        self.received.insert(token, Posted { conn, tag, ordinal: this, buffer, done: false });
+        self.received.insert(
+            token,
+            Posted {
+                conn,
+                tag,
+                ordinal: this,
+                buffer,
+                done: false,
+            },
+        );
         let id = self.conns[usize::from(conn)];
-        self.rx.post(id, token, i32::from(tag), range, Rkeys::new(&[7]).unwrap());
+        self.rx
+            .post(id, token, i32::from(tag), range, Rkeys::new(&[7]).unwrap());
     }
 
     fn advance(&mut self, us: u32) {
@@ -385,7 +448,9 @@ impl World {
                 assert!(credit.generation >= *seen, "a slot's generations only grow");
                 *seen = credit.generation;
             }
-            self.tx.handle_frame(u8::try_from(path).unwrap(), frame, &header, now).unwrap();
+            self.tx
+                .handle_frame(u8::try_from(path).unwrap(), frame, &header, now)
+                .unwrap();
         }
         let wire = &mut self.wires[path];
         let due = wire.completions.iter().take_while(|at| **at <= now).count();
@@ -393,7 +458,8 @@ impl World {
             wire.completions.drain(..due);
             let epoch = wire.epoch;
             let count = u32::try_from(due).unwrap();
-            self.tx.handle_completions(u8::try_from(path).unwrap(), epoch, count, now);
+            self.tx
+                .handle_completions(u8::try_from(path).unwrap(), epoch, count, now);
         }
     }
 
@@ -405,7 +471,10 @@ impl World {
             }
             Forward::Data(_, payload, Some((chunk, addr))) => {
                 let wire = &mut self.wires[usize::from(path)];
-                assert!(wire.posted > 0, "more chunks than receives posted on path {path}");
+                assert!(
+                    wire.posted > 0,
+                    "more chunks than receives posted on path {path}"
+                );
                 wire.posted -= 1;
                 // SAFETY: the credit named a buffer that its owner keeps until it is told.
                 unsafe {
@@ -418,7 +487,9 @@ impl World {
                     last: chunk.last,
                 };
                 let bytes = u32::try_from(payload.len()).unwrap();
-                self.rx.handle_immediate(path, imm.pack().unwrap(), bytes).unwrap();
+                self.rx
+                    .handle_immediate(path, imm.pack().unwrap(), bytes)
+                    .unwrap();
                 self.wires[usize::from(path)].posted += 1;
             }
             Forward::Data(header, payload, None) => {
@@ -448,7 +519,9 @@ impl World {
         }
         while let Some(action) = self.tx.poll_action() {
             match action {
-                TxAction::Dial { path, epoch, fence, .. } => {
+                TxAction::Dial {
+                    path, epoch, fence, ..
+                } => {
                     self.dials.push((self.now + DELAY * 2, path, epoch, fence));
                 }
                 TxAction::Close { path, .. } => {
@@ -482,23 +555,38 @@ impl World {
                 (path, Forward::Control(header.as_bytes().to_vec()), 64)
             }
             Transmit::Probe { path } => {
-                let ping = Frame::Ping { id: 0, sent_ns: self.now.as_nanos() }.encode();
+                let ping = Frame::Ping {
+                    id: 0,
+                    sent_ns: self.now.as_nanos(),
+                }
+                .encode();
                 (path, Forward::Control(ping.as_bytes().to_vec()), 64)
             }
-            Transmit::Data { path, header, chunk, source, .. } => {
+            Transmit::Data {
+                path,
+                header,
+                chunk,
+                source,
+                ..
+            } => {
                 // SAFETY: a send's buffer is valid until it ends; the ring is the engine's.
                 let payload = unsafe {
                     std::slice::from_raw_parts(source.addr as *const u8, source.len as usize)
                 }
                 .to_vec();
-                let target = chunk
-                    .filter(|_| self.shape == Shape::Verbs)
-                    .map(|(chunk, addr, rkeys)| {
-                        assert_eq!(rkeys.as_slice(), [7]);
-                        (chunk, addr)
-                    });
+                let target =
+                    chunk
+                        .filter(|_| self.shape == Shape::Verbs)
+                        .map(|(chunk, addr, rkeys)| {
+                            assert_eq!(rkeys.as_slice(), [7]);
+                            (chunk, addr)
+                        });
                 let bytes = source.len + 64;
-                (path, Forward::Data(header.as_bytes().to_vec(), payload, target), bytes)
+                (
+                    path,
+                    Forward::Data(header.as_bytes().to_vec(), payload, target),
+                    bytes,
+                )
             }
         };
         let wire = &mut self.wires[usize::from(path)];
@@ -533,8 +621,14 @@ impl World {
             assert!(!posted.done, "a receive ended twice");
             posted.done = true;
             let len = done.result.unwrap() as usize;
-            let Posted { conn, tag, ordinal, .. } = *posted;
-            assert_eq!(Some(&(len as u32)), self.lengths.get(&(conn, tag, ordinal)), "length");
+            let Posted {
+                conn, tag, ordinal, ..
+            } = *posted;
+            assert_eq!(
+                Some(&(len as u32)),
+                self.lengths.get(&(conn, tag, ordinal)),
+                "length"
+            );
             for (at, &byte) in posted.buffer[..len].iter().enumerate() {
                 assert_eq!(
                     byte,
@@ -547,7 +641,8 @@ impl World {
         while let Some(t) = self.rx.poll_ack(true).or_else(|| self.rx.poll_transmit()) {
             let wire = &mut self.wires[usize::from(t.path)];
             if !wire.cut && wire.rx_up {
-                wire.backward.push_back((self.now + DELAY, t.header.as_bytes().to_vec()));
+                wire.backward
+                    .push_back((self.now + DELAY, t.header.as_bytes().to_vec()));
             }
         }
     }
@@ -560,7 +655,11 @@ impl World {
             self.wires[usize::from(path)].slow = 1;
         }
         for (&(conn, tag), &count) in &self.send_ordinals.clone() {
-            let mut posted = self.receive_ordinals.get(&(conn, tag)).copied().unwrap_or(0);
+            let mut posted = self
+                .receive_ordinals
+                .get(&(conn, tag))
+                .copied()
+                .unwrap_or(0);
             while posted < count {
                 self.receive_all(conn, tag);
                 posted += 1;
@@ -577,7 +676,11 @@ impl World {
             if sends + receives == 0 {
                 break;
             }
-            assert!(round < 3999, "{sends} sends and {receives} receives never end; {:?}", self.failure);
+            assert!(
+                round < 3999,
+                "{sends} sends and {receives} receives never end; {:?}",
+                self.failure
+            );
         }
         self.advance(100_000);
         assert_eq!(self.failure, None);
@@ -636,8 +739,15 @@ proptest! {
 
 fn bulk(world: &mut World, messages: u32, size: u32) {
     for k in 0..messages {
-        world.apply(&Operation::Receive { conn: (k % 3) as u8, tag: 0 });
-        world.apply(&Operation::Send { conn: (k % 3) as u8, size, tag: 0 });
+        world.apply(&Operation::Receive {
+            conn: (k % 3) as u8,
+            tag: 0,
+        });
+        world.apply(&Operation::Send {
+            conn: (k % 3) as u8,
+            size,
+            tag: 0,
+        });
     }
 }
 
@@ -664,7 +774,10 @@ fn a_black_hole_costs_one_fence_and_little_time() {
         assert!(unfinished(&world) > 0);
         while unfinished(&world) > 0 {
             world.advance(1000);
-            assert!(world.now.since(cut_at) < Nanos::from_millis(600), "{shape:?}");
+            assert!(
+                world.now.since(cut_at) < Nanos::from_millis(600),
+                "{shape:?}"
+            );
         }
         assert_eq!(world.fences, 1, "{shape:?}");
         world.finish();
@@ -683,7 +796,10 @@ fn a_slow_path_gets_its_share() {
     let bytes: Vec<u64> = world.tx.path_infos().map(|p| p.bytes).collect();
     let fast = bytes[..3].iter().sum::<u64>() / 3;
     let share = bytes[3] as f64 / fast as f64;
-    assert!((0.1..0.35).contains(&share), "a fifth of the speed got {share:.2} of the bytes: {bytes:?}");
+    assert!(
+        (0.1..0.35).contains(&share),
+        "a fifth of the speed got {share:.2} of the bytes: {bytes:?}"
+    );
     assert_eq!(world.fences, 0);
 }
 
@@ -691,17 +807,28 @@ fn a_slow_path_gets_its_share() {
 fn a_message_that_does_not_fit_fails_at_both_ends() {
     let mut world = World::new(Shape::Stream, delay(), AnySelector::Adaptive(Adaptive));
     let mut small = vec![0u8; 1000];
-    let range = MemRange { addr: small.as_mut_ptr() as u64, len: 1000 };
-    world.rx.post(world.conns[0], 900, 0, range, Rkeys::default());
+    let range = MemRange {
+        addr: small.as_mut_ptr() as u64,
+        len: 1000,
+    };
+    world
+        .rx
+        .post(world.conns[0], 900, 0, range, Rkeys::default());
     let large = vec![1u8; 50_000];
-    let range = MemRange { addr: large.as_ptr() as u64, len: 50_000 };
-    assert_eq!(world.tx.submit(world.conns[0], 901, 0, range), Submitted::Queued);
+    let range = MemRange {
+        addr: large.as_ptr() as u64,
+        len: 50_000,
+    };
+    assert_eq!(
+        world.tx.submit(world.conns[0], 901, 0, range),
+        Submitted::Queued
+    );
     let mut received = None;
     for _ in 0..40 {
         while let Some(t) = world.tx.poll_transmit(world.now) {
             world.transmit(t);
         }
-        world.now = world.now + Nanos(250_000);
+        world.now += Nanos(250_000);
         for path in 0..PATHS {
             let wire = &mut world.wires[path];
             while let Some((_, item)) = wire.forward.pop_front() {
@@ -730,7 +857,7 @@ fn a_dead_peer_ends_every_request() {
     }
     let mut ended = 0;
     for _ in 0..320_000 {
-        world.now = world.now + Nanos::from_millis(1);
+        world.now += Nanos::from_millis(1);
         for path in 0..PATHS as u8 {
             if world.tx.wants_stats(path, world.now) {
                 let stats = TransportStats {
@@ -761,33 +888,75 @@ fn a_dead_peer_ends_every_request() {
 fn a_peer_that_breaks_the_rules_gets_nowhere() {
     let mut world = World::new(Shape::Stream, delay(), AnySelector::Adaptive(Adaptive));
     let mut buffer = vec![0u8; 100_000];
-    let range = MemRange { addr: buffer.as_mut_ptr() as u64, len: 100_000 };
-    world.rx.post(world.conns[0], 900, 0, range, Rkeys::default());
-    let good =
-        Chunk { slot: 0, generation: 0, index: 0, chunk_bytes: 65_536, payload: 65_536, last: false };
+    let range = MemRange {
+        addr: buffer.as_mut_ptr() as u64,
+        len: 100_000,
+    };
+    world
+        .rx
+        .post(world.conns[0], 900, 0, range, Rkeys::default());
+    let good = Chunk {
+        slot: 0,
+        generation: 0,
+        index: 0,
+        chunk_bytes: 65_536,
+        payload: 65_536,
+        last: false,
+    };
     let refused = [
         Chunk { slot: 9, ..good },
-        Chunk { generation: 5, ..good },
-        Chunk { index: 1, ..good },              // 131 072 bytes into a buffer of 100 000
-        Chunk { index: 40_000, ..good },         // far outside
-        Chunk { index: u32::MAX, ..good },
+        Chunk {
+            generation: 5,
+            ..good
+        },
+        Chunk { index: 1, ..good }, // 131 072 bytes into a buffer of 100 000
+        Chunk {
+            index: 40_000,
+            ..good
+        }, // far outside
+        Chunk {
+            index: u32::MAX,
+            ..good
+        },
     ];
     for chunk in refused {
-        assert!(world.rx.handle_frame(0, Frame::Chunk(chunk), 1).is_err(), "{chunk:?}");
+        assert!(
+            world.rx.handle_frame(0, Frame::Chunk(chunk), 1).is_err(),
+            "{chunk:?}"
+        );
     }
     let sink = world.rx.handle_frame(0, Frame::Chunk(good), 1).unwrap();
-    assert_eq!(sink, Some(Sink::Place(MemRange { addr: range.addr, len: 65_536 })));
+    assert_eq!(
+        sink,
+        Some(Sink::Place(MemRange {
+            addr: range.addr,
+            len: 65_536
+        }))
+    );
     // The same chunk on another path while it is still arriving: skipped, not written.
     let again = world.rx.handle_frame(1, Frame::Chunk(good), 1).unwrap();
     assert_eq!(again, Some(Sink::Discard(65_536)));
     world.rx.handle_payload_done(0);
     world.rx.handle_payload_done(1);
     assert_eq!(world.rx.duplicates(), 1);
-    assert!(world.rx.poll_completion().is_none(), "a duplicate completes nothing");
+    assert!(
+        world.rx.poll_completion().is_none(),
+        "a duplicate completes nothing"
+    );
     for frame in [
-        Frame::Fenced(PathCount { path: 0, epoch: 1, count: 0 }),
-        Frame::Opened { conn: 1, accepted: true },
-        Frame::Fence { path: 200, epoch: 1 },
+        Frame::Fenced(PathCount {
+            path: 0,
+            epoch: 1,
+            count: 0,
+        }),
+        Frame::Opened {
+            conn: 1,
+            accepted: true,
+        },
+        Frame::Fence {
+            path: 200,
+            epoch: 1,
+        },
     ] {
         assert!(world.rx.handle_frame(0, frame, 1).is_err(), "{frame:?}");
     }

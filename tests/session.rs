@@ -3,7 +3,12 @@
 //! a dying peer can do: each must end in a clear error, in bounded time, with nothing left over.
 
 #![allow(unsafe_code, reason = "requests name memory by address")]
-#![allow(clippy::unwrap_used, clippy::similar_names, clippy::cast_possible_truncation, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::similar_names,
+    clippy::cast_possible_truncation,
+    reason = "a test"
+)]
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -23,11 +28,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 static COUNTING: RwLock<()> = RwLock::new(());
 
 fn together() -> RwLockReadGuard<'static, ()> {
-    COUNTING.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    COUNTING
+        .read()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn alone() -> RwLockWriteGuard<'static, ()> {
-    COUNTING.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    COUNTING
+        .write()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 type Lines = Arc<Mutex<Vec<(LogLevel, String)>>>;
@@ -44,7 +53,8 @@ fn try_open(settings: &[(&str, &str)]) -> (Result<Session, Error>, Lines) {
     let lines = Lines::default();
     let kept = Arc::clone(&lines);
     let config = Config::from_sources(env, None).unwrap();
-    let log = Arc::new(move |level, line: &str| kept.lock().unwrap().push((level, line.to_owned())));
+    let log =
+        Arc::new(move |level, line: &str| kept.lock().unwrap().push((level, line.to_owned())));
     (Session::open_with(config, log), lines)
 }
 
@@ -55,7 +65,11 @@ fn open(settings: &[(&str, &str)]) -> (Session, Lines) {
 
 fn warnings(lines: &Lines) -> Vec<String> {
     let lines = lines.lock().unwrap();
-    lines.iter().filter(|(level, _)| *level == LogLevel::Warn).map(|(_, l)| l.clone()).collect()
+    lines
+        .iter()
+        .filter(|(level, _)| *level == LogLevel::Warn)
+        .map(|(_, l)| l.clone())
+        .collect()
 }
 
 fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
@@ -64,14 +78,19 @@ fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{what}: not within {PATIENCE:?}"
+        );
         std::thread::yield_now();
     }
 }
 
 fn warned(lines: &Lines, words: &[&str]) {
     until(&format!("a warning with {words:?}"), || {
-        let found = warnings(lines).iter().any(|line| words.iter().all(|w| line.contains(w)));
+        let found = warnings(lines)
+            .iter()
+            .any(|line| words.iter().all(|w| line.contains(w)));
         found.then_some(())
     });
 }
@@ -128,7 +147,14 @@ impl Pair {
         let (a, b) = (open(settings).0, open(settings).0);
         let (listener, handle) = b.listen(0).unwrap();
         let (send, recv) = connect(&a, &listener, &handle);
-        Self { a, b, listener, handle, send, recv }
+        Self {
+            a,
+            b,
+            listener,
+            handle,
+            send,
+            recv,
+        }
     }
 }
 
@@ -140,7 +166,11 @@ fn isend(send: &SendConnection, data: &[u8], tag: i32) -> Option<Request> {
 fn irecv(recv: &RecvConnection, buffers: &mut [(&mut [u8], i32)]) -> Option<Request> {
     let buffers: Vec<RecvBuffer> = buffers
         .iter_mut()
-        .map(|(data, tag)| RecvBuffer { data: data.as_mut_ptr(), len: data.len(), tag: *tag })
+        .map(|(data, tag)| RecvBuffer {
+            data: data.as_mut_ptr(),
+            len: data.len(),
+            tag: *tag,
+        })
         .collect();
     // SAFETY: as in `isend`.
     unsafe { recv.irecv(&buffers) }.unwrap()
@@ -164,7 +194,9 @@ fn outcomes(requests: &[Request]) -> Vec<Outcome> {
 }
 
 fn pattern(len: usize, seed: usize) -> Vec<u8> {
-    (0..len).map(|at| (at.wrapping_mul(31) ^ (at >> 8) ^ seed.wrapping_mul(131)) as u8).collect()
+    (0..len)
+        .map(|at| (at.wrapping_mul(31) ^ (at >> 8) ^ seed.wrapping_mul(131)) as u8)
+        .collect()
 }
 
 fn transfer(send: &SendConnection, recv: &RecvConnection, len: usize, seed: usize) {
@@ -177,7 +209,10 @@ fn transfer(send: &SendConnection, recv: &RecvConnection, len: usize, seed: usiz
     let received = ended[1].as_ref().unwrap();
     assert_eq!((received.count, received.sizes[0]), (1, len));
     assert!(buffer[..len] == data, "{len} bytes differ");
-    assert!(buffer[len..].iter().all(|&b| b == 0), "written past the message");
+    assert!(
+        buffer[len..].iter().all(|&b| b == 0),
+        "written past the message"
+    );
 }
 
 fn port_of(handle: &[u8; HANDLE_BYTES]) -> SocketAddr {
@@ -193,7 +228,9 @@ fn descriptors() -> usize {
 fn threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let name = |task: &std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm"));
-    tasks.filter(|task| name(task.as_ref().unwrap()).is_ok_and(|n| n == "thalweg\n")).count()
+    tasks
+        .filter(|task| name(task.as_ref().unwrap()).is_ok_and(|n| n == "thalweg\n"))
+        .count()
 }
 
 fn resident_kib() -> usize {
@@ -206,7 +243,9 @@ fn resident_kib() -> usize {
 fn control_ticks() -> u64 {
     let mut ticks = 0;
     for task in std::fs::read_dir("/proc/self/task").unwrap() {
-        let Ok(stat) = std::fs::read_to_string(task.unwrap().path().join("stat")) else { continue };
+        let Ok(stat) = std::fs::read_to_string(task.unwrap().path().join("stat")) else {
+            continue;
+        };
         let (name, rest) = stat.rsplit_once(')').unwrap();
         if name.ends_with("(thalweg") {
             let fields: Vec<&str> = rest.split_whitespace().collect();
@@ -224,8 +263,9 @@ fn messages_of_all_sizes_go_both_ways() {
     let pair = Pair::new(&[]);
     let (back_listener, back_handle) = pair.a.listen(0).unwrap();
     let (back_send, back_recv) = connect(&pair.b, &back_listener, &back_handle);
-    for (seed, len) in
-        [0, 1, 127, 4096, 8192, 8193, 65_536, 1_000_001, 0, 20 << 20].into_iter().enumerate()
+    for (seed, len) in [0, 1, 127, 4096, 8192, 8193, 65_536, 1_000_001, 0, 20 << 20]
+        .into_iter()
+        .enumerate()
     {
         transfer(&pair.send, &pair.recv, len, seed);
         transfer(&back_send, &back_recv, len, seed + 100);
@@ -242,8 +282,11 @@ fn a_group_fills_its_buffers_by_tag() {
     let mut group: Vec<(&mut [u8], i32)> =
         buffers.iter_mut().map(Vec::as_mut_slice).zip(0..).collect();
     let r = irecv(&pair.recv, &mut group).unwrap();
-    let mut requests: Vec<Request> =
-        (0..8).zip(&data).rev().map(|(tag, data)| isend(&pair.send, data, tag).unwrap()).collect();
+    let mut requests: Vec<Request> = (0..8)
+        .zip(&data)
+        .rev()
+        .map(|(tag, data)| isend(&pair.send, data, tag).unwrap())
+        .collect();
     requests.push(r);
     let ended = outcomes(&requests);
     let received = ended[8].as_ref().unwrap();
@@ -261,7 +304,11 @@ fn a_wrong_number_of_buffers_is_refused() {
     // SAFETY: no buffer is named, or the call fails.
     let none = unsafe { pair.recv.irecv(&[]) }.unwrap_err();
     says(&none, ErrorKind::InvalidArgument, &["0 buffers"]);
-    let buffer = RecvBuffer { data: std::ptr::null_mut(), len: 0, tag: 0 };
+    let buffer = RecvBuffer {
+        data: std::ptr::null_mut(),
+        len: 0,
+        tag: 0,
+    };
     // SAFETY: as above.
     let many = unsafe { pair.recv.irecv(&[buffer; MAX_RECVS + 1]) }.unwrap_err();
     says(&many, ErrorKind::InvalidArgument, &["9 buffers", "8"]);
@@ -288,7 +335,10 @@ fn one_request_too_many_is_put_off() {
             .collect();
         let mut extra = vec![0u8; 10];
         if round == 0 {
-            assert!(irecv(&pair.recv, &mut [(&mut extra, 0)]).is_none(), "the 33rd receive");
+            assert!(
+                irecv(&pair.recv, &mut [(&mut extra, 0)]).is_none(),
+                "the 33rd receive"
+            );
         }
         let own = &sends[round * MAX_REQUESTS..(round + 1) * MAX_REQUESTS];
         let all: Vec<Request> = receives.iter().chain(own).copied().collect();
@@ -307,7 +357,13 @@ fn garbage_at_the_port_is_refused_with_a_line() {
     let (listener, handle) = b.0.listen(0).unwrap();
     let mut stranger = TcpStream::connect(port_of(&handle)).unwrap();
     stranger.write_all(&[0x47; 4096]).unwrap();
-    warned(&b.1, &["refused a connection from 127.0.0.1", "does not speak the protocol"]);
+    warned(
+        &b.1,
+        &[
+            "refused a connection from 127.0.0.1",
+            "does not speak the protocol",
+        ],
+    );
     stranger.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut answer = Vec::new();
     // The socket is closed with bytes unread, so the stranger may see a reset.
@@ -350,13 +406,20 @@ fn half_a_hello_and_silence_is_closed_and_delays_nobody() {
     stranger.write_all(b"THWG\x02\x01 and no more").unwrap();
     let start = Instant::now();
     let (send, recv) = connect(&a, &listener, &handle);
-    assert!(start.elapsed() < Duration::from_secs(1), "a real peer waited {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "a real peer waited {:?}",
+        start.elapsed()
+    );
     transfer(&send, &recv, 100_000, 1);
     stranger.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut answer = Vec::new();
     let _ = stranger.read_to_end(&mut answer);
     let closed = start.elapsed();
-    assert!(closed > Duration::from_secs(2) && closed < Duration::from_secs(6), "{closed:?}");
+    assert!(
+        closed > Duration::from_secs(2) && closed < Duration::from_secs(6),
+        "{closed:?}"
+    );
     warned(&b.1, &["127.0.0.1", "no greeting in time"]);
 }
 
@@ -378,13 +441,22 @@ fn a_flood_of_half_open_connections_is_bounded() {
     // A session of its own: the other has a path to the peer already.
     let (c, _) = open(&[]);
     let (send, recv) = connect(&c, &listener, &handle);
-    assert!(start.elapsed() < Duration::from_secs(5), "a real peer waited {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "a real peer waited {:?}",
+        start.elapsed()
+    );
     transfer(&send, &recv, 100_000, 1);
     let busy = control_ticks() - ticks;
     let ms = start.elapsed().as_millis();
-    assert!(u128::from(busy) * 10 < ms / 2, "control threads ran {busy} ticks in {ms} ms");
+    assert!(
+        u128::from(busy) * 10 < ms / 2,
+        "control threads ran {busy} ticks in {ms} ms"
+    );
     drop((send, recv, c, strangers));
-    until("all descriptors back", || (descriptors() <= before).then_some(()));
+    until("all descriptors back", || {
+        (descriptors() <= before).then_some(())
+    });
 }
 
 // ---- wrong settings, wrong handles ----
@@ -398,7 +470,10 @@ fn another_secret_is_refused_on_both_sides() {
     let (listener, handle) = b.0.listen(0).unwrap();
     let error = connect_error(&a.0, &mut handle.clone());
     says(&error, ErrorKind::Remote, &["THALWEG_SECRET", "127.0.0.1"]);
-    warned(&b.1, &["refused a connection from 127.0.0.1", "THALWEG_SECRET"]);
+    warned(
+        &b.1,
+        &["refused a connection from 127.0.0.1", "THALWEG_SECRET"],
+    );
     assert!(listener.accept().unwrap().is_none());
     for (_, line) in a.1.lock().unwrap().iter().chain(b.1.lock().unwrap().iter()) {
         assert!(!line.contains("sesame"), "{line}");
@@ -411,7 +486,10 @@ fn another_secret_is_refused_on_both_sides() {
 #[test]
 fn a_damaged_handle_is_refused() {
     let _gate = together();
-    let (a, b) = (open(&[("THALWEG_CONNECT_TIMEOUT_MS", "1000")]).0, open(&[]).0);
+    let (a, b) = (
+        open(&[("THALWEG_CONNECT_TIMEOUT_MS", "1000")]).0,
+        open(&[]).0,
+    );
     let (listener, handle) = b.listen(0).unwrap();
     let bent = |at: usize, value: u8| {
         let mut handle = handle;
@@ -419,18 +497,42 @@ fn a_damaged_handle_is_refused() {
         handle
     };
     let magic = a.connect(0, &mut bent(0, 0)).unwrap_err();
-    says(&magic, ErrorKind::InvalidArgument, &["not one of thalweg's", "net plugin"]);
+    says(
+        &magic,
+        ErrorKind::InvalidArgument,
+        &["not one of thalweg's", "net plugin"],
+    );
     let version = a.connect(0, &mut bent(4, 9)).unwrap_err();
-    says(&version, ErrorKind::InvalidUsage, &["protocol version 9.", "same release"]);
+    says(
+        &version,
+        ErrorKind::InvalidUsage,
+        &["protocol version 9.", "same release"],
+    );
     for (at, value) in [(6, 0), (6, 99), (48, 5)] {
         let error = a.connect(0, &mut bent(at, value)).unwrap_err();
-        says(&error, ErrorKind::InvalidArgument, &["not one of thalweg's"]);
+        says(
+            &error,
+            ErrorKind::InvalidArgument,
+            &["not one of thalweg's"],
+        );
     }
     let mut zeros = [0; HANDLE_BYTES];
-    says(&a.connect(0, &mut zeros).unwrap_err(), ErrorKind::InvalidArgument, &["thalweg"]);
+    says(
+        &a.connect(0, &mut zeros).unwrap_err(),
+        ErrorKind::InvalidArgument,
+        &["thalweg"],
+    );
     let device = a.connect(7, &mut handle.clone()).unwrap_err();
-    says(&device, ErrorKind::InvalidArgument, &["device 7 does not exist"]);
-    says(&a.listen(1).unwrap_err(), ErrorKind::InvalidArgument, &["device 1"]);
+    says(
+        &device,
+        ErrorKind::InvalidArgument,
+        &["device 7 does not exist"],
+    );
+    says(
+        &a.listen(1).unwrap_err(),
+        ErrorKind::InvalidArgument,
+        &["device 1"],
+    );
     let token = connect_error(&a, &mut bent(20, !handle[20]));
     says(&token, ErrorKind::Remote, &["token or secret do not match"]);
     let (c, _) = open(&[]);
@@ -452,7 +554,11 @@ fn a_handle_serves_once() {
         (send.is_some() && recv.is_some()).then_some(())
     });
     let again = pair.a.connect(0, &mut handle).unwrap_err();
-    says(&again, ErrorKind::InvalidArgument, &["used before", "fresh copy"]);
+    says(
+        &again,
+        ErrorKind::InvalidArgument,
+        &["used before", "fresh copy"],
+    );
     transfer(&send.unwrap(), &recv.unwrap(), 100, 1);
 }
 
@@ -463,13 +569,21 @@ fn a_handle_of_a_closed_listener_is_refused() {
     let (listener, mut handle) = pair.b.listen(0).unwrap();
     drop(listener);
     let error = connect_error(&pair.a, &mut handle);
-    says(&error, ErrorKind::Remote, &["closed the listener", "127.0.0.1"]);
+    says(
+        &error,
+        ErrorKind::Remote,
+        &["closed the listener", "127.0.0.1"],
+    );
     transfer(&pair.send, &pair.recv, 100, 1);
     // Also on a link that has no connection yet.
     let (c, _) = open(&[]);
     let (listener, mut handle) = pair.b.listen(0).unwrap();
     drop(listener);
-    says(&connect_error(&c, &mut handle), ErrorKind::Remote, &["closed the listener"]);
+    says(
+        &connect_error(&c, &mut handle),
+        ErrorKind::Remote,
+        &["closed the listener"],
+    );
 }
 
 #[test]
@@ -479,8 +593,16 @@ fn a_handle_of_a_closed_session_is_refused() {
     let (listener, mut handle) = b.listen(0).unwrap();
     drop((listener, b));
     let start = Instant::now();
-    says(&connect_error(&a, &mut handle), ErrorKind::Remote, &["127.0.0.1", "gone"]);
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    says(
+        &connect_error(&a, &mut handle),
+        ErrorKind::Remote,
+        &["127.0.0.1", "gone"],
+    );
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[test]
@@ -489,7 +611,11 @@ fn a_port_that_is_taken_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let (session, _) = try_open(&[("THALWEG_PORT", &port)]);
-    says(&session.unwrap_err(), ErrorKind::System, &["THALWEG_PORT", &port, "127.0.0.1"]);
+    says(
+        &session.unwrap_err(),
+        ErrorKind::System,
+        &["THALWEG_PORT", &port, "127.0.0.1"],
+    );
 }
 
 #[test]
@@ -501,7 +627,11 @@ fn an_interface_that_does_not_exist_leaves_no_device_and_one_line() {
     assert_eq!(warned.len(), 1, "{warned:?}");
     assert!(warned[0].contains("THALWEG_IFNAME"), "{warned:?}");
     assert!(session.summary().contains("no usable network interface"));
-    says(&session.listen(0).unwrap_err(), ErrorKind::InvalidArgument, &["device 0", "there are 0"]);
+    says(
+        &session.listen(0).unwrap_err(),
+        ErrorKind::InvalidArgument,
+        &["device 0", "there are 0"],
+    );
 }
 
 // ---- messages that do not fit ----
@@ -512,9 +642,14 @@ fn a_message_larger_than_its_buffer_fails_at_both_ends() {
     let pair = Pair::new(&[]);
     // Buffers that are granted at once and at the sender's word; messages with and without
     // credit; the receive first, and the send first.
-    for (message, buffer) in
-        [(300_000, 100_000), (300_000, 4096), (300_000, 0), (5000, 1000), (8192, 0), (8193, 8192)]
-    {
+    for (message, buffer) in [
+        (300_000, 100_000),
+        (300_000, 4096),
+        (300_000, 0),
+        (5000, 1000),
+        (8192, 0),
+        (8193, 8192),
+    ] {
         for receive_first in [true, false] {
             let data = pattern(message, 1);
             let mut target = vec![0u8; buffer];
@@ -533,7 +668,11 @@ fn a_message_larger_than_its_buffer_fails_at_both_ends() {
             let ended = outcomes(&[s, r]);
             let sizes = [message.to_string(), buffer.to_string()];
             let words = ["larger than its receive buffer", &sizes[0], &sizes[1]];
-            says(ended[1].as_ref().expect_err(&case), ErrorKind::InvalidUsage, &words);
+            says(
+                ended[1].as_ref().expect_err(&case),
+                ErrorKind::InvalidUsage,
+                &words,
+            );
             match &ended[0] {
                 // A small message is on its way before anybody knows its buffer.
                 Ok(_) => assert!(message <= 8192, "{case}"),
@@ -551,7 +690,14 @@ fn a_message_larger_than_its_buffer_fails_at_both_ends() {
 #[test]
 fn requests_fail_when_the_receiving_session_goes() {
     let _gate = together();
-    let Pair { a, b, listener, handle: _, send, recv } = Pair::new(&[]);
+    let Pair {
+        a,
+        b,
+        listener,
+        handle: _,
+        send,
+        recv,
+    } = Pair::new(&[]);
     let data = pattern(1 << 20, 1);
     let sends: Vec<Request> = (0..8).map(|_| isend(&send, &data, 0).unwrap()).collect();
     let start = Instant::now();
@@ -559,62 +705,124 @@ fn requests_fail_when_the_receiving_session_goes() {
     for outcome in outcomes(&sends) {
         says(&outcome.unwrap_err(), ErrorKind::Remote, &["127.0.0.1"]);
     }
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
     drop((recv, send, a));
 }
 
 #[test]
 fn requests_fail_when_the_sending_session_goes() {
     let _gate = together();
-    let Pair { a, b, listener, handle: _, send, recv } = Pair::new(&[]);
+    let Pair {
+        a,
+        b,
+        listener,
+        handle: _,
+        send,
+        recv,
+    } = Pair::new(&[]);
     let mut buffers = vec![vec![0u8; 1 << 20]; 8];
-    let receives: Vec<Request> =
-        buffers.iter_mut().map(|buffer| irecv(&recv, &mut [(buffer, 0)]).unwrap()).collect();
+    let receives: Vec<Request> = buffers
+        .iter_mut()
+        .map(|buffer| irecv(&recv, &mut [(buffer, 0)]).unwrap())
+        .collect();
     let start = Instant::now();
     drop(a);
     for outcome in outcomes(&receives) {
         says(&outcome.unwrap_err(), ErrorKind::Remote, &["127.0.0.1"]);
     }
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
     drop((recv, send, b, listener));
 }
 
 #[test]
 fn requests_fail_when_their_own_session_goes() {
     let _gate = together();
-    let Pair { a, b, listener, handle: _, send, recv } = Pair::new(&[]);
+    let Pair {
+        a,
+        b,
+        listener,
+        handle: _,
+        send,
+        recv,
+    } = Pair::new(&[]);
     let data = pattern(1 << 20, 1);
     let s = isend(&send, &data, 0).unwrap();
     drop(a);
     let start = Instant::now();
-    says(outcomes(&[s])[0].as_ref().unwrap_err(), ErrorKind::Remote, &["127.0.0.1"]);
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    says(
+        outcomes(&[s])[0].as_ref().unwrap_err(),
+        ErrorKind::Remote,
+        &["127.0.0.1"],
+    );
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
     drop((send, recv, b, listener));
 
-    let Pair { a, b, listener, handle: _, send, recv } = Pair::new(&[]);
+    let Pair {
+        a,
+        b,
+        listener,
+        handle: _,
+        send,
+        recv,
+    } = Pair::new(&[]);
     let mut buffer = vec![0u8; 1 << 20];
     let r = irecv(&recv, &mut [(&mut buffer, 0)]).unwrap();
     drop((b, listener));
     let start = Instant::now();
-    says(outcomes(&[r])[0].as_ref().unwrap_err(), ErrorKind::Remote, &["127.0.0.1"]);
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    says(
+        outcomes(&[r])[0].as_ref().unwrap_err(),
+        ErrorKind::Remote,
+        &["127.0.0.1"],
+    );
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
     drop((recv, send, a));
 }
 
 #[test]
 fn requests_fail_when_the_other_end_closes() {
     let _gate = together();
-    let Pair { a, b, listener, handle, send, recv } = Pair::new(&[]);
+    let Pair {
+        a,
+        b,
+        listener,
+        handle,
+        send,
+        recv,
+    } = Pair::new(&[]);
     let data = pattern(1 << 20, 1);
     let s = isend(&send, &data, 0).unwrap();
     drop(recv);
-    says(outcomes(&[s])[0].as_ref().unwrap_err(), ErrorKind::Remote, &["closed", "127.0.0.1"]);
+    says(
+        outcomes(&[s])[0].as_ref().unwrap_err(),
+        ErrorKind::Remote,
+        &["closed", "127.0.0.1"],
+    );
     drop(send);
     let (send, recv) = connect(&a, &listener, &handle);
     let mut buffer = vec![0u8; 1 << 20];
     let r = irecv(&recv, &mut [(&mut buffer, 0)]).unwrap();
     drop(send);
-    says(outcomes(&[r])[0].as_ref().unwrap_err(), ErrorKind::Remote, &["closed", "127.0.0.1"]);
+    says(
+        outcomes(&[r])[0].as_ref().unwrap_err(),
+        ErrorKind::Remote,
+        &["closed", "127.0.0.1"],
+    );
     drop((recv, b));
 }
 
@@ -627,8 +835,10 @@ fn buffers_are_left_alone_after_a_close() {
         let mut data = vec![vec![1u8; 2 << 20]; 4];
         let mut buffers = vec![vec![0u8; 2 << 20]; 4];
         let sends: Vec<Request> = data.iter().map(|d| isend(&send, d, 0).unwrap()).collect();
-        let receives: Vec<Request> =
-            buffers.iter_mut().map(|b| irecv(&recv, &mut [(b, 0)]).unwrap()).collect();
+        let receives: Vec<Request> = buffers
+            .iter_mut()
+            .map(|b| irecv(&recv, &mut [(b, 0)]).unwrap())
+            .collect();
         // Each round stops at another point of the transfer.
         for _ in 0..round * 7 {
             // SAFETY: both connections live; requests that have ended only give an error.
@@ -662,7 +872,10 @@ fn buffers_are_left_alone_after_a_close() {
             }
         }
         std::thread::sleep(Duration::from_millis(5));
-        assert!(buffers.iter().flatten().all(|&b| b == 0xaa), "round {round}: written after close");
+        assert!(
+            buffers.iter().flatten().all(|&b| b == 0xaa),
+            "round {round}: written after close"
+        );
     }
     transfer(&pair.send, &pair.recv, 3 << 20, 1);
 }
@@ -673,13 +886,24 @@ fn everything_may_be_dropped_in_any_order() {
     let settled = descriptors();
     let tasks = threads();
     for order in 0..24usize {
-        let Pair { a, b, listener, handle: _, send, recv } = Pair::new(&[]);
+        let Pair {
+            a,
+            b,
+            listener,
+            handle: _,
+            send,
+            recv,
+        } = Pair::new(&[]);
         let data = vec![1u8; 1 << 20];
         let mut buffer = vec![0u8; 1 << 20];
         let _ = isend(&send, &data, 0).unwrap();
         let _ = irecv(&recv, &mut [(&mut buffer, 0)]).unwrap();
-        let mut parts: Vec<Box<dyn std::any::Any>> =
-            vec![Box::new((a, ())), Box::new((b, listener)), Box::new(send), Box::new(recv)];
+        let mut parts: Vec<Box<dyn std::any::Any>> = vec![
+            Box::new((a, ())),
+            Box::new((b, listener)),
+            Box::new(send),
+            Box::new(recv),
+        ];
         let mut pick = order;
         for left in (1..=4).rev() {
             drop(parts.remove(pick % left));
@@ -695,8 +919,9 @@ fn listeners_and_connections_that_nobody_uses_do_no_harm() {
     let _gate = together();
     let pair = Pair::new(&[]);
     // Accepted and never used.
-    let unused: Vec<_> =
-        (0..20).map(|_| connect(&pair.a, &pair.listener, &pair.handle)).collect();
+    let unused: Vec<_> = (0..20)
+        .map(|_| connect(&pair.a, &pair.listener, &pair.handle))
+        .collect();
     transfer(&pair.send, &pair.recv, 100_000, 1);
     drop(unused);
     // Connected and never accepted: the peer's requests end when the listener does.
@@ -706,7 +931,11 @@ fn listeners_and_connections_that_nobody_uses_do_no_harm() {
     let data = pattern(1 << 20, 1);
     let s = isend(&send, &data, 0).unwrap();
     drop(idle);
-    says(outcomes(&[s])[0].as_ref().unwrap_err(), ErrorKind::Remote, &["closed"]);
+    says(
+        outcomes(&[s])[0].as_ref().unwrap_err(),
+        ErrorKind::Remote,
+        &["closed"],
+    );
     // Never connected at all.
     drop(pair.b.listen(0).unwrap());
     transfer(&pair.send, &pair.recv, 100_000, 2);
@@ -719,7 +948,12 @@ fn a_thousand_connections_leave_nothing_behind() {
     let round = |n: usize| {
         let (listener, handle) = pair.b.listen(0).unwrap();
         let (send, recv) = connect(&pair.a, &listener, &handle);
-        transfer(&send, &recv, if n.is_multiple_of(10) { 100_000 } else { 100 }, n);
+        transfer(
+            &send,
+            &recv,
+            if n.is_multiple_of(10) { 100_000 } else { 100 },
+            n,
+        );
         if n.is_multiple_of(2) {
             drop(recv);
             drop(send);
@@ -744,7 +978,14 @@ fn sessions_one_after_the_other_leave_nothing_behind() {
     let round = |n: usize| {
         let pair = Pair::new(&[]);
         transfer(&pair.send, &pair.recv, 100_000, n);
-        let Pair { a, b, listener, send, recv, .. } = pair;
+        let Pair {
+            a,
+            b,
+            listener,
+            send,
+            recv,
+            ..
+        } = pair;
         if n.is_multiple_of(2) {
             drop((a, b, listener, send, recv));
         } else {

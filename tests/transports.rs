@@ -41,7 +41,12 @@ enum Kind {
     FaultyTcp,
 }
 
-const KINDS: [Kind; 4] = [Kind::Loopback, Kind::FaultyLoopback, Kind::Tcp, Kind::FaultyTcp];
+const KINDS: [Kind; 4] = [
+    Kind::Loopback,
+    Kind::FaultyLoopback,
+    Kind::Tcp,
+    Kind::FaultyTcp,
+];
 
 impl Kind {
     fn has_faults(self) -> bool {
@@ -80,7 +85,10 @@ fn sockets() -> (TcpChannel, TcpChannel) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (far, _) = listener.accept().unwrap();
-    (TcpChannel::new(near, false).unwrap(), TcpChannel::new(far, true).unwrap())
+    (
+        TcpChannel::new(near, false).unwrap(),
+        TcpChannel::new(far, true).unwrap(),
+    )
 }
 
 type End = Box<dyn Channel>;
@@ -97,7 +105,9 @@ struct TxInbound<'a>(&'a mut TxEngine, u8, Timestamp);
 impl Receiver for TxInbound<'_> {
     fn frame(&mut self, header: &[u8], _: u64) -> Result<Option<Sink>, Violation> {
         let frame = Frame::decode(header)?;
-        self.0.handle_frame(self.1, frame, header, self.2).map(|()| None)
+        self.0
+            .handle_frame(self.1, frame, header, self.2)
+            .map(|()| None)
     }
 
     fn payload_done(&mut self) {}
@@ -204,7 +214,11 @@ impl Pump {
     fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         while !done(self) {
             self.step();
-            assert!(Instant::now() < self.deadline, "{:?}: {what}: never", self.kind);
+            assert!(
+                Instant::now() < self.deadline,
+                "{:?}: {what}: never",
+                self.kind
+            );
         }
     }
 
@@ -227,7 +241,10 @@ impl Pump {
         self.lengths.insert((tag, *ordinal), len);
         *ordinal += 1;
         let token = self.token();
-        let range = MemRange { addr: data.as_ptr() as u64, len: len as u64 };
+        let range = MemRange {
+            addr: data.as_ptr() as u64,
+            len: len as u64,
+        };
         match self.tx.submit(self.conn, token, tag, range) {
             Submitted::Copy(target) => {
                 assert_eq!(target.len, range.len);
@@ -248,10 +265,22 @@ impl Pump {
         let this = *ordinal;
         *ordinal += 1;
         let mut buffer = vec![0xaa; capacity + GUARD];
-        let range = MemRange { addr: buffer.as_mut_ptr() as u64, len: capacity as u64 };
+        let range = MemRange {
+            addr: buffer.as_mut_ptr() as u64,
+            len: capacity as u64,
+        };
         let token = self.token();
         self.rx.post(self.conn, token, tag, range, Rkeys::default());
-        self.received.insert(token, Posted { tag, ordinal: this, buffer, capacity, ended: None });
+        self.received.insert(
+            token,
+            Posted {
+                tag,
+                ordinal: this,
+                buffer,
+                capacity,
+                ended: None,
+            },
+        );
         token
     }
 
@@ -271,13 +300,21 @@ impl Pump {
             assert_eq!(*ended, Some(Ok(data.len() as u64)), "{:?}", self.kind);
         }
         for posted in self.received.values() {
-            assert!(matches!(posted.ended, Some(Ok(_))), "{:?}: {:?}", self.kind, posted.ended);
+            assert!(
+                matches!(posted.ended, Some(Ok(_))),
+                "{:?}: {:?}",
+                self.kind,
+                posted.ended
+            );
             assert!(
                 posted.buffer[..posted.capacity].iter().all(|&b| b == 0xee),
                 "{:?}: a buffer was written after its receive had been reported",
                 self.kind
             );
-            assert!(posted.buffer[posted.capacity..].iter().all(|&b| b == 0xaa), "the guard");
+            assert!(
+                posted.buffer[posted.capacity..].iter().all(|&b| b == 0xaa),
+                "the guard"
+            );
         }
     }
 
@@ -368,14 +405,24 @@ impl Pump {
             }
         }
         while let Some(done) = self.rx.poll_completion() {
-            let Some(posted) = self.received.get_mut(&done.token) else { continue };
+            let Some(posted) = self.received.get_mut(&done.token) else {
+                continue;
+            };
             assert!(posted.ended.is_none(), "a receive ended twice");
             posted.ended = Some(done.result);
             let Ok(len) = done.result else { continue };
             let len = usize::try_from(len).unwrap();
-            assert_eq!(self.lengths.get(&(posted.tag, posted.ordinal)), Some(&len), "length");
+            assert_eq!(
+                self.lengths.get(&(posted.tag, posted.ordinal)),
+                Some(&len),
+                "length"
+            );
             let expected = pattern(posted.tag, posted.ordinal, len);
-            let wrong = posted.buffer.iter().zip(&expected).position(|(a, b)| a != b);
+            let wrong = posted
+                .buffer
+                .iter()
+                .zip(&expected)
+                .position(|(a, b)| a != b);
             assert_eq!(
                 wrong, None,
                 "{:?}: first wrong byte of message {} with tag {}, {len} bytes",
@@ -404,9 +451,13 @@ impl Pump {
                     let ping = Frame::Ping { id: 0, sent_ns: 1 };
                     (path, ping.encode(), MemRange::default(), 0)
                 }
-                Transmit::Data { path, header, source, conn, chunk } => {
-                    (path, header, source, if chunk.is_some() { conn } else { 0 })
-                }
+                Transmit::Data {
+                    path,
+                    header,
+                    source,
+                    conn,
+                    chunk,
+                } => (path, header, source, if chunk.is_some() { conn } else { 0 }),
             };
             if let Some(channel) = &mut self.slots[usize::from(path)].tx {
                 channel.queue(header, payload, owner);
@@ -414,7 +465,9 @@ impl Pump {
         }
         while let Some(action) = self.tx.poll_action() {
             match action {
-                TxAction::Dial { path, epoch, fence, .. } => self.dial(path, epoch, fence, now),
+                TxAction::Dial {
+                    path, epoch, fence, ..
+                } => self.dial(path, epoch, fence, now),
                 TxAction::Close { path, epoch } => {
                     let slot = &mut self.slots[usize::from(path)];
                     if slot.epoch == epoch {
@@ -424,7 +477,9 @@ impl Pump {
             }
         }
         while let Some(done) = self.tx.poll_completion() {
-            let Some((data, ended)) = self.sent.get_mut(&done.token) else { continue };
+            let Some((data, ended)) = self.sent.get_mut(&done.token) else {
+                continue;
+            };
             assert!(ended.is_none(), "a send ended twice");
             *ended = Some(done.result);
             // The sender uses its buffer for something else at once.
@@ -448,7 +503,11 @@ impl Pump {
         let [near, far] = &self.faults;
         let (tx, rx) = self.kind.connect(path, near, far);
         let previous = self.rx.handle_path_up(path, epoch, fence);
-        self.slots[usize::from(path)] = Slot { tx: Some(tx), rx: Some(rx), epoch };
+        self.slots[usize::from(path)] = Slot {
+            tx: Some(tx),
+            rx: Some(rx),
+            epoch,
+        };
         self.tx.handle_path_up(path, epoch, previous, now);
     }
 }
@@ -461,7 +520,8 @@ fn on_all(case: impl Fn(Kind)) {
 
 /// Sizes around everything that a frame, a read or a credit could trip over.
 const SIZES: [usize; 18] = [
-    0, 1, 2, 3, 7, 63, 64, 65, 255, 4095, 4097, 8191, 8192, 8193, 16_385, 65_535, 100_003, 1_000_001,
+    0, 1, 2, 3, 7, 63, 64, 65, 255, 4095, 4097, 8191, 8192, 8193, 16_385, 65_535, 100_003,
+    1_000_001,
 ];
 
 #[test]
@@ -556,7 +616,9 @@ fn a_sender_that_closes_in_the_middle_leaves_the_receiver_with_an_error() {
         let receive = pump.post(0, 8 << 20);
         pump.send(0, 8 << 20);
         let before: usize = pump.arrived.iter().sum();
-        pump.until("some of it arrives", |p| p.arrived.iter().sum::<usize>() > before + 100_000);
+        pump.until("some of it arrives", |p| {
+            p.arrived.iter().sum::<usize>() > before + 100_000
+        });
         // As the driver does: memory that a channel still reads is freed with the channel.
         let now = Timestamp::now();
         if pump.tx.close(pump.conn) {
@@ -568,11 +630,22 @@ fn a_sender_that_closes_in_the_middle_leaves_the_receiver_with_an_error() {
             }
         }
         pump.drain_tx(now);
-        let held = pump.slots.iter().flat_map(|s| &s.tx).any(|c| c.holds(pump.conn));
-        assert!(!held, "{kind:?}: a channel still reads memory of a closed connection");
+        let held = pump
+            .slots
+            .iter()
+            .flat_map(|s| &s.tx)
+            .any(|c| c.holds(pump.conn));
+        assert!(
+            !held,
+            "{kind:?}: a channel still reads memory of a closed connection"
+        );
         pump.sent.clear();
         pump.until("the receive ends", |p| p.received[&receive].ended.is_some());
-        assert_eq!(pump.received[&receive].ended, Some(Err(RecvError::PeerClosed)), "{kind:?}");
+        assert_eq!(
+            pump.received[&receive].ended,
+            Some(Err(RecvError::PeerClosed)),
+            "{kind:?}"
+        );
     });
 }
 
@@ -583,7 +656,9 @@ fn a_receiver_that_closes_in_the_middle_is_written_to_no_more() {
         let receive = pump.post(0, 8 << 20);
         let send = pump.send(0, 8 << 20);
         let before: usize = pump.arrived.iter().sum();
-        pump.until("some of it arrives", |p| p.arrived.iter().sum::<usize>() > before + 100_000);
+        pump.until("some of it arrives", |p| {
+            p.arrived.iter().sum::<usize>() > before + 100_000
+        });
         let arriving: Vec<u8> = pump.rx.arriving_for(pump.conn).collect();
         for path in arriving {
             if let Some(channel) = &mut pump.slots[usize::from(path)].rx {
@@ -594,7 +669,10 @@ fn a_receiver_that_closes_in_the_middle_is_written_to_no_more() {
         pump.received.get_mut(&receive).unwrap().buffer.fill(0x55);
         pump.until("the send ends", |p| p.sent[&send].1.is_some());
         pump.run_for(Duration::from_millis(20));
-        assert!(pump.received[&receive].buffer.iter().all(|&b| b == 0x55), "{kind:?}");
+        assert!(
+            pump.received[&receive].buffer.iter().all(|&b| b == 0x55),
+            "{kind:?}"
+        );
     });
 }
 
@@ -650,14 +728,24 @@ fn a_path_that_is_cut_silently_is_fenced_and_its_chunks_go_by_others() {
             });
             pump.cut(cut, true);
             let at_cut = pump.arrived[usize::from(cut)];
-            pump.until("the path is fenced", |p| p.fences.iter().any(|f| f.0 == cut));
-            assert_eq!(pump.arrived[usize::from(cut)], at_cut, "{kind:?}: nothing passes a cut");
+            pump.until("the path is fenced", |p| {
+                p.fences.iter().any(|f| f.0 == cut)
+            });
+            assert_eq!(
+                pump.arrived[usize::from(cut)],
+                at_cut,
+                "{kind:?}: nothing passes a cut"
+            );
             pump.finish();
-            let silent =
-                pump.fences.iter().any(|f| f.0 == cut && matches!(f.1, FenceReason::Silent(_)));
+            let silent = pump
+                .fences
+                .iter()
+                .any(|f| f.0 == cut && matches!(f.1, FenceReason::Silent(_)));
             assert!(silent, "{kind:?}: {:?}", pump.fences);
             pump.cut(cut, false);
-            pump.until("the path is back", |p| p.slots[usize::from(cut)].tx.is_some());
+            pump.until("the path is back", |p| {
+                p.slots[usize::from(cut)].tx.is_some()
+            });
         }
         // And it carries again.
         for path in 0..PATHS {
@@ -708,7 +796,12 @@ fn a_rate_is_kept_and_what_waits_is_backlog() {
         }
         let mut backlog = 0;
         pump.until("all messages arrive", |p| {
-            let now = p.slots.iter_mut().flat_map(|s| &mut s.tx).map(|c| c.backlog()).sum::<u64>();
+            let now = p
+                .slots
+                .iter_mut()
+                .flat_map(|s| &mut s.tx)
+                .map(|c| c.backlog())
+                .sum::<u64>();
             backlog = backlog.max(now);
             p.received.values().all(|posted| posted.ended.is_some())
         });
@@ -745,7 +838,13 @@ fn sessions_survive_what_their_fault_file_does() {
         let log = Arc::new(move |_, line: &str| lines.lock().unwrap().push(line.to_owned()));
         Session::open_with(Config::from_sources(env, None).unwrap(), log).unwrap()
     };
-    let told = |words: &str| lines.lock().unwrap().iter().any(|line| line.contains(words));
+    let told = |words: &str| {
+        lines
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|line| line.contains(words))
+    };
     let (near, far) = (open(), open());
     let (listener, mut handle) = far.listen(0).unwrap();
     let begun = Instant::now();
@@ -765,7 +864,11 @@ fn sessions_survive_what_their_fault_file_does() {
         let data = pattern(9, ordinal, LEN);
         ordinal += 1;
         let mut buffer = vec![0xaa; LEN];
-        let into = RecvBuffer { data: buffer.as_mut_ptr(), len: LEN, tag: 9 };
+        let into = RecvBuffer {
+            data: buffer.as_mut_ptr(),
+            len: LEN,
+            tag: 9,
+        };
         // SAFETY: both buffers live, untouched, until both requests are finished below.
         let (s, r) = unsafe {
             (
@@ -773,12 +876,12 @@ fn sessions_survive_what_their_fault_file_does() {
                 recv.irecv(&[into]).unwrap().unwrap(),
             )
         };
-        let (mut sent, mut received) = (false, false);
-        while !(sent && received) {
+        let (mut sent_all, mut arrived) = (false, false);
+        while !(sent_all && arrived) {
             // SAFETY: neither is asked again once it is finished.
             unsafe {
-                sent = sent || s.test().unwrap().is_some();
-                received = received || r.test().unwrap().is_some();
+                sent_all = sent_all || s.test().unwrap().is_some();
+                arrived = arrived || r.test().unwrap().is_some();
             }
             assert!(begun.elapsed() < DEADLINE, "a transfer never ends");
         }

@@ -1,5 +1,5 @@
 //! The committed header is what the source says, and C and C++ compilers accept it without a
-//! warning. `THALWEG_UPDATE_HEADER=1` writes it anew.
+//! warning. `UPDATE_HEADER=1` writes it anew.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -43,13 +43,13 @@ fn the_header_is_what_the_source_says() {
         .write(&mut generated);
     let generated = String::from_utf8(generated).expect("text");
     let path = include().join("thalweg.h");
-    if std::env::var_os("THALWEG_UPDATE_HEADER").is_some() {
+    if std::env::var_os("UPDATE_HEADER").is_some() {
         std::fs::write(&path, &generated).expect("the header is written");
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         generated == committed,
-        "include/thalweg.h is out of date: run this test with THALWEG_UPDATE_HEADER=1\n{generated}"
+        "include/thalweg.h is out of date: run this test with UPDATE_HEADER=1\n{generated}"
     );
 }
 

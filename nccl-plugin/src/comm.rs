@@ -527,6 +527,47 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_puts_the_connection_out_of_use() {
+        let raw = Comm::open(End::Closed, 4);
+        // SAFETY: just opened; closed below.
+        let comm = unsafe { Comm::from_raw(raw) }.expect("a comm");
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _turn = comm.enter();
+            panic!("expected by the test");
+        }));
+        assert!(panicked.is_err());
+        // SAFETY: the connection is closed, so nothing is read.
+        let sent = unsafe { comm.isend(null_mut(), 0, 0, null_mut()) };
+        assert_eq!(
+            sent.map_err(|failure| failure.code),
+            Err(ResultCode::INTERNAL_ERROR)
+        );
+        // It still cleans up.
+        let handle = comm.register(raw, 8).expect("a handle");
+        assert_eq!(comm.deregister(handle), Ok(()));
+        // SAFETY: not used afterwards.
+        unsafe { Comm::close(raw) };
+    }
+
+    #[test]
+    fn the_data_path_passes_by_while_the_service_thread_waits() {
+        let raw = Comm::open(End::Closed, 4);
+        // SAFETY: just opened; closed below.
+        let comm = unsafe { Comm::from_raw(raw) }.expect("a comm");
+        comm.waiting.store(1, Ordering::Relaxed);
+        // SAFETY: the connection is closed, so nothing is read.
+        let sent = unsafe { comm.isend(null_mut(), 0, 0, null_mut()) };
+        assert_eq!(sent, Ok(null_mut()));
+        comm.waiting.store(0, Ordering::Relaxed);
+        assert!(comm.enter().is_some());
+        let turn = comm.enter();
+        assert!(comm.enter().is_none());
+        drop(turn);
+        // SAFETY: not used afterwards.
+        unsafe { Comm::close(raw) };
+    }
+
+    #[test]
     fn a_handle_survives_its_way_through_c() {
         for id in [(0, 0), (7, 1), (u32::MAX - 1, u32::MAX)] {
             let id = RegistrationId {

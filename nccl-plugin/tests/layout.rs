@@ -59,7 +59,7 @@ fn the_official_binary_agrees() {
         return;
     }
     let Some(nccl) = nccl() else {
-        println!("SKIPPED: set THALWEG_NCCL_LIB to NCCL's libnccl.so.2, version 2.30.7");
+        println!("SKIPPED: set LAB_NCCL_LIB to NCCL's libnccl.so.2, version 2.30.7");
         return;
     };
     let all: Vec<(&str, Layout)> = LAYOUTS
@@ -159,10 +159,10 @@ fn camel_case(name: &str) -> String {
 }
 
 fn nccl() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("THALWEG_NCCL_LIB") {
+    if let Some(path) = std::env::var_os("LAB_NCCL_LIB") {
         return Some(path.into());
     }
-    // `make nccl` puts it there.
+    // `lab/nccl.sh` puts it there.
     find(
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/nccl"),
         6,

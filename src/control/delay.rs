@@ -56,7 +56,10 @@ impl Delay {
     pub fn new(config: DelayConfig) -> Self {
         Self {
             config,
-            window: config.window_start.0.clamp(config.window_min.0, config.window_max.0),
+            window: config
+                .window_start
+                .0
+                .clamp(config.window_min.0, config.window_max.0),
             queues_ns: [0; SAMPLES],
             filled: 0,
             next: 0,
@@ -92,7 +95,11 @@ impl Controller for Delay {
             }
             let acked = sample.acked.0.min(self.window);
             let headroom = (target - queue) * 16 / target; // 0..=16 sixteenths of the way to go
-            self.window += if self.starting { acked } else { acked / 64 * headroom / 16 };
+            self.window += if self.starting {
+                acked
+            } else {
+                acked / 64 * headroom / 16
+            };
         } else {
             self.starting = false;
             if sample.now.since(self.shrunk_at) < sample.rtt {
@@ -104,7 +111,9 @@ impl Controller for Delay {
             let cut = u64::try_from(excess.min(50)).unwrap_or(50);
             self.window -= self.window / 100 * cut;
         }
-        self.window = self.window.clamp(self.config.window_min.0, self.config.window_max.0);
+        self.window = self
+            .window
+            .clamp(self.config.window_min.0, self.config.window_max.0);
     }
 
     fn on_path_lost(&mut self, _now: Timestamp) {

@@ -91,19 +91,35 @@ mod model {
 
     #[derive(Debug, Clone)]
     enum Operation {
-        Sample { wait_us: u32, rtt_us: u32, min_us: u32, acked: u32, in_flight: u32 },
-        PathLost { wait_us: u32 },
+        Sample {
+            wait_us: u32,
+            rtt_us: u32,
+            min_us: u32,
+            acked: u32,
+            in_flight: u32,
+        },
+        PathLost {
+            wait_us: u32,
+        },
     }
 
     fn operations() -> impl Strategy<Value = Vec<Operation>> {
-        let sample = (0u32..100_000, 0u32..10_000_000, 0u32..100_000, any::<u32>(), any::<u32>())
-            .prop_map(|(wait_us, rtt_us, min_us, acked, in_flight)| Operation::Sample {
-                wait_us,
-                rtt_us,
-                min_us,
-                acked,
-                in_flight,
-            });
+        let sample = (
+            0u32..100_000,
+            0u32..10_000_000,
+            0u32..100_000,
+            any::<u32>(),
+            any::<u32>(),
+        )
+            .prop_map(
+                |(wait_us, rtt_us, min_us, acked, in_flight)| Operation::Sample {
+                    wait_us,
+                    rtt_us,
+                    min_us,
+                    acked,
+                    in_flight,
+                },
+            );
         let lost = (0u32..100_000).prop_map(|wait_us| Operation::PathLost { wait_us });
         prop::collection::vec(prop_oneof![9 => sample, 1 => lost], 1..400)
     }
@@ -112,8 +128,14 @@ mod model {
         let mut now = Timestamp::from_nanos(1);
         for operation in operations {
             match *operation {
-                Operation::Sample { wait_us, rtt_us, min_us, acked, in_flight } => {
-                    now = now + Nanos::from_micros(u64::from(wait_us));
+                Operation::Sample {
+                    wait_us,
+                    rtt_us,
+                    min_us,
+                    acked,
+                    in_flight,
+                } => {
+                    now += Nanos::from_micros(u64::from(wait_us));
                     controller.on_sample(&Sample {
                         now,
                         rtt: Nanos::from_micros(u64::from(rtt_us)),
@@ -123,12 +145,15 @@ mod model {
                     });
                 }
                 Operation::PathLost { wait_us } => {
-                    now = now + Nanos::from_micros(u64::from(wait_us));
+                    now += Nanos::from_micros(u64::from(wait_us));
                     controller.on_path_lost(now);
                 }
             }
             let window = controller.window();
-            assert!(window >= bounds.0 && window <= bounds.1, "{window:?} outside {bounds:?}");
+            assert!(
+                window >= bounds.0 && window <= bounds.1,
+                "{window:?} outside {bounds:?}"
+            );
         }
     }
 
@@ -150,7 +175,11 @@ mod model {
     #[test]
     fn delay_settles_at_its_target() {
         let config = DelayConfig::default();
-        for (rate, base) in [(62_500_000u64, 200u64), (250_000_000, 100), (12_500_000_000, 20)] {
+        for (rate, base) in [
+            (62_500_000u64, 200u64),
+            (250_000_000, 100),
+            (12_500_000_000, 20),
+        ] {
             let mut controller = Delay::new(config);
             let base = Nanos::from_micros(base);
             let mut now = Timestamp::from_nanos(1);
@@ -161,7 +190,7 @@ mod model {
                 let standing = u128::from(window).saturating_sub(bdp);
                 queue = Nanos(u64::try_from(standing * 1_000_000_000 / u128::from(rate)).unwrap());
                 let rtt = Nanos(base.0 + queue.0);
-                now = now + rtt;
+                now += rtt;
                 controller.on_sample(&Sample {
                     now,
                     rtt,

@@ -6,7 +6,10 @@
 //! pops submissions and ends slots. A slot's fields are written by the driver before its state is
 //! stored with Release, and read by the application after its state is loaded with Acquire.
 
-#![allow(unsafe_code, reason = "the application's half is reached through a shared pointer")]
+#![allow(
+    unsafe_code,
+    reason = "the application's half is reached through a shared pointer"
+)]
 
 use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
@@ -44,7 +47,11 @@ impl Submission {
 #[must_use]
 pub fn untoken(token: u64) -> (u32, u16, u8) {
     let [sub, slot_low, slot_high, _, conn @ ..] = token.to_le_bytes();
-    (u32::from_le_bytes(conn), u16::from_le_bytes([slot_low, slot_high]), sub)
+    (
+        u32::from_le_bytes(conn),
+        u16::from_le_bytes([slot_low, slot_high]),
+        sub,
+    )
 }
 
 const FREE: u8 = 0;
@@ -111,8 +118,13 @@ impl Conn {
         let conn = Arc::new_cyclic(|home| Self {
             id,
             link,
-            slots: (0..count).map(|index| Slot::new(home.as_ptr(), index)).collect(),
-            app: UnsafeCell::new(App { producer, free: (0..count).rev().collect() }),
+            slots: (0..count)
+                .map(|index| Slot::new(home.as_ptr(), index))
+                .collect(),
+            app: UnsafeCell::new(App {
+                producer,
+                free: (0..count).rev().collect(),
+            }),
             errors: Mutex::new(BTreeMap::new()),
         });
         (conn, consumer)
@@ -134,7 +146,12 @@ impl Conn {
         slot.state.store(PENDING, Ordering::Relaxed);
         for (sub, &(tag, range)) in (0u8..).zip(messages) {
             // The queue has room for every slot's messages; its Release publishes the above.
-            let _ = app.producer.push(Submission { slot: index, sub, tag, range });
+            let _ = app.producer.push(Submission {
+                slot: index,
+                sub,
+                tag,
+                range,
+            });
         }
         match &self.link {
             LinkRef::Tx(link) => link.submitted(),
@@ -145,7 +162,9 @@ impl Conn {
 
     /// Called by the link: one message of a request has ended.
     pub fn ended(&self, slot: u16, sub: u8, result: Result<u64, Error>) {
-        let Some(s) = self.slots.get(usize::from(slot)) else { return };
+        let Some(s) = self.slots.get(usize::from(slot)) else {
+            return;
+        };
         match result {
             Ok(bytes) => {
                 let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -161,7 +180,11 @@ impl Conn {
         let remaining = s.remaining.load(Ordering::Relaxed).saturating_sub(1);
         s.remaining.store(remaining, Ordering::Relaxed);
         if remaining == 0 {
-            let state = if s.failed.load(Ordering::Relaxed) == 0 { DONE } else { FAILED };
+            let state = if s.failed.load(Ordering::Relaxed) == 0 {
+                DONE
+            } else {
+                FAILED
+            };
             s.state.store(state, Ordering::Release); // pairs with the load in `Slot::test`
         }
     }
@@ -217,7 +240,10 @@ impl Slot {
             errors.remove(&self.index)
         });
         let count = usize::from(self.count.load(Ordering::Relaxed));
-        let mut completion = Completion { sizes: [0; MAX_RECVS], count };
+        let mut completion = Completion {
+            sizes: [0; MAX_RECVS],
+            count,
+        };
         for (size, stored) in completion.sizes.iter_mut().zip(&self.sizes[..count]) {
             *size = stored.load(Ordering::Relaxed) as usize;
         }
@@ -226,8 +252,9 @@ impl Slot {
         unsafe { (*conn.app.get()).free.push(self.index) };
         match error {
             None => Ok(Some(completion)),
-            Some(error) => Err(error
-                .unwrap_or_else(|| Error::new(ErrorKind::Internal, "a request failed without a reason"))),
+            Some(error) => Err(error.unwrap_or_else(|| {
+                Error::new(ErrorKind::Internal, "a request failed without a reason")
+            })),
         }
     }
 }

@@ -25,10 +25,17 @@ impl Poller {
     }
 
     fn control(&self, operation: i32, fd: RawFd, events: i32, key: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: events.cast_unsigned(), u64: key };
+        let mut event = libc::epoll_event {
+            events: events.cast_unsigned(),
+            u64: key,
+        };
         // SAFETY: `event` lives through the call.
         let rc = unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event) };
-        if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        if rc == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 
     /// Watches `fd` for reading, under the name `key`.
@@ -60,7 +67,12 @@ impl Poller {
     /// # Errors
     /// The kernel refuses.
     pub fn add_once(&self, fd: RawFd, key: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN | libc::EPOLLONESHOT, key)
+        self.control(
+            libc::EPOLL_CTL_ADD,
+            fd,
+            libc::EPOLLIN | libc::EPOLLONESHOT,
+            key,
+        )
     }
 
     /// Watches again what has fired once.
@@ -68,7 +80,12 @@ impl Poller {
     /// # Errors
     /// The kernel refuses.
     pub fn rearm(&self, fd: RawFd, key: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, fd, libc::EPOLLIN | libc::EPOLLONESHOT, key)
+        self.control(
+            libc::EPOLL_CTL_MOD,
+            fd,
+            libc::EPOLLIN | libc::EPOLLONESHOT,
+            key,
+        )
     }
 
     /// Watches `fd` no more.

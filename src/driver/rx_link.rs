@@ -1,6 +1,9 @@
 //! The receiving side of a link, driven.
 
-#![allow(unsafe_code, reason = "early small messages are copied into the receiver's buffer")]
+#![allow(
+    unsafe_code,
+    reason = "early small messages are copied into the receiver's buffer"
+)]
 
 use std::collections::BTreeMap;
 use std::io;
@@ -39,7 +42,15 @@ pub struct NewChannel {
 /// What a receiving link needs from the control plane.
 pub trait RxHost: Send + Sync + std::fmt::Debug {
     /// The welcome for a channel, with how far the fenced one came.
-    fn welcome(&self, link: &RxLink, new: &mut NewChannel, previous: Option<PathCount>) -> io::Result<()>;
+    ///
+    /// # Errors
+    /// The channel has failed.
+    fn welcome(
+        &self,
+        link: &RxLink,
+        new: &mut NewChannel,
+        previous: Option<PathCount>,
+    ) -> io::Result<()>;
     /// A connection to this listener; `false` refuses it.
     fn accept(&self, listener: u64, conn: Arc<Conn>) -> bool;
     /// A path ended in a way that a user may want to know.
@@ -136,11 +147,19 @@ impl RxLink {
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn new(engine: RxEngine, params: RxParams, host: Arc<dyn RxHost>) -> io::Result<Arc<Self>> {
+    pub fn new(
+        engine: RxEngine,
+        params: &RxParams,
+        host: Arc<dyn RxHost>,
+    ) -> io::Result<Arc<Self>> {
         let poller = Poller::new()?;
         let poll_fd = poller.fd();
         let now = Timestamp::now();
-        let path = || PathIo { channel: None, epoch: 0, health: Health::new(now) };
+        let path = || PathIo {
+            channel: None,
+            epoch: 0,
+            health: Health::new(now),
+        };
         let inner = RxInner {
             engine,
             paths: (0..params.paths).map(|_| path()).collect(),
@@ -204,7 +223,10 @@ impl RxLink {
 
     /// Hands a new channel to whoever drives the link next, and drives it if nobody does.
     pub fn mail(&self, new: NewChannel) {
-        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner).push(new);
+        self.mailbox
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(new);
         self.dirty.raise();
         self.drive(Step::Progress);
     }
@@ -220,7 +242,9 @@ impl RxLink {
     pub fn drive(&self, step: Step) {
         let mut step = step;
         for _ in 0..4 {
-            let Some(mut inner) = self.inner.try_lock() else { return };
+            let Some(mut inner) = self.inner.try_lock() else {
+                return;
+            };
             let now = Timestamp::now();
             let moved = inner.step(self, step, now);
             drop(inner);
@@ -256,7 +280,9 @@ impl RxInner {
     /// Whether the link is over: the peer said good-bye or failed, and no connection is left.
     #[must_use]
     pub fn is_over(&self, now: Timestamp) -> bool {
-        let abandoned = self.orphan_since.is_some_and(|since| now.since(since) >= self.dead_peer);
+        let abandoned = self
+            .orphan_since
+            .is_some_and(|since| now.since(since) >= self.dead_peer);
         self.conns.is_empty() && (self.gone || self.failure.is_some() || abandoned)
     }
 
@@ -273,9 +299,12 @@ impl RxInner {
     /// When somebody should drive it at the latest, if ever.
     #[must_use]
     pub fn poll_timeout(&self, now: Timestamp) -> Option<Timestamp> {
-        if self.engine.has_output() || self.paths.iter().any(|p| {
-            p.channel.as_ref().is_some_and(Channel::has_unsent)
-        }) {
+        if self.engine.has_output()
+            || self
+                .paths
+                .iter()
+                .any(|p| p.channel.as_ref().is_some_and(Channel::has_unsent))
+        {
             return Some(now + Nanos::from_millis(5));
         }
         let waiting = self.engine.receives_pending() > 0 || !self.conns.is_empty();
@@ -300,12 +329,17 @@ impl RxInner {
     }
 
     fn collect(&mut self, link: &RxLink, now: Timestamp) {
-        if let Some(reason) = link.failing.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            if self.orphan_since.is_some() {
-                self.fail(reason);
-            }
+        if let Some(reason) = link
+            .failing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+            && self.orphan_since.is_some()
+        {
+            self.fail(reason);
         }
-        let mail = std::mem::take(&mut *link.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
+        let mail =
+            std::mem::take(&mut *link.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
         for new in mail {
             self.install(link, new, now);
         }
@@ -327,13 +361,19 @@ impl RxInner {
         self.drop_channel(index);
         let previous = self.engine.handle_path_up(new.path, new.epoch, new.fence);
         if link.host.welcome(link, &mut new, previous).is_err()
-            || self.poller.add(new.channel.fd(), u64::from(new.path)).is_err()
+            || self
+                .poller
+                .add(new.channel.fd(), u64::from(new.path))
+                .is_err()
         {
             self.engine.handle_path_down(new.path, new.epoch);
             return;
         }
-        self.paths[index] =
-            PathIo { channel: Some(new.channel), epoch: new.epoch, health: Health::new(now) };
+        self.paths[index] = PathIo {
+            channel: Some(new.channel),
+            epoch: new.epoch,
+            health: Health::new(now),
+        };
         self.orphan_since = None;
     }
 
@@ -348,7 +388,11 @@ impl RxInner {
         let hot = self.hot;
         let got = self.receive_path(link, hot, now);
         let mut any = got > 0;
-        let others = self.paths.iter().enumerate().any(|(i, p)| i != hot && p.channel.is_some());
+        let others = self
+            .paths
+            .iter()
+            .enumerate()
+            .any(|(i, p)| i != hot && p.channel.is_some());
         if others && (got == 0 || now.since(self.polled_at) >= IDLE_POLL_GAP) {
             self.polled_at = now;
             let mut ready = 0u64;
@@ -369,9 +413,19 @@ impl RxInner {
     }
 
     fn receive_path(&mut self, link: &RxLink, path: usize, now: Timestamp) -> usize {
-        let Self { paths, engine, scratch, .. } = self;
-        let Some(channel) = &mut paths[path].channel else { return 0 };
-        let mut inbound = Inbound { engine, path: index_u8(path) };
+        let Self {
+            paths,
+            engine,
+            scratch,
+            ..
+        } = self;
+        let Some(channel) = &mut paths[path].channel else {
+            return 0;
+        };
+        let mut inbound = Inbound {
+            engine,
+            path: index_u8(path),
+        };
         match channel.receive(scratch, &mut inbound) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -393,7 +447,8 @@ impl RxInner {
             );
         }
         self.drop_channel(path);
-        self.engine.handle_path_down(index_u8(path), self.paths[path].epoch);
+        self.engine
+            .handle_path_down(index_u8(path), self.paths[path].epoch);
         if self.paths.iter().all(|p| p.channel.is_none()) {
             self.orphan_since.get_or_insert(now);
             if self.gone {
@@ -413,18 +468,24 @@ impl RxInner {
         // Control frames go out on the path that data came over; its way back may be another.
         if let Some(channel) = &mut self.paths[self.hot].channel {
             let stats = channel.stats();
-            let verdict = self.paths[self.hot].health.observe(now, &stats, &self.health);
+            let verdict = self.paths[self.hot]
+                .health
+                .observe(now, &stats, &self.health);
             if verdict != Verdict::Fine {
                 self.engine.handle_path_suspect(index_u8(self.hot));
             }
         }
-        let Some(since) = self.orphan_since else { return };
+        let Some(since) = self.orphan_since else {
+            return;
+        };
         if self.conns.is_empty() || self.failure.is_some() || self.gone {
             return;
         }
         if now.since(since) >= self.dead_peer {
             let ms = now.since(since).as_millis();
-            self.fail(format!("no path has been up for {ms} ms (limit: THALWEG_DEAD_PEER_MS)"));
+            self.fail(format!(
+                "no path has been up for {ms} ms (limit: THALWEG_DEAD_PEER_MS)"
+            ));
         } else if now.since(self.checked_at) >= Nanos::from_millis(100) {
             self.checked_at = now;
             if let Some(me) = link.me.upgrade() {
@@ -446,7 +507,9 @@ impl RxInner {
                     if self.conns.contains_key(&conn) {
                         continue; // said twice before it was answered
                     }
-                    let Some(me) = link.me.upgrade() else { continue };
+                    let Some(me) = link.me.upgrade() else {
+                        continue;
+                    };
                     let (end, queue) = Conn::new(conn, LinkRef::Rx(me));
                     let accepted = link.host.accept(listener, Arc::clone(&end));
                     if accepted {
@@ -464,18 +527,24 @@ impl RxInner {
 
     fn transmit(&mut self, link: &RxLink, late: bool, now: Timestamp) -> bool {
         let mut touched = 0u64;
-        while let Some(t) = self.engine.poll_ack(late).or_else(|| self.engine.poll_transmit()) {
+        while let Some(t) = self
+            .engine
+            .poll_ack(late)
+            .or_else(|| self.engine.poll_transmit())
+        {
             touched |= 1 << t.path;
             if let Some(channel) = &mut self.paths[usize::from(t.path)].channel {
                 channel.queue(t.header, MemRange::default(), 0);
             }
         }
         for path in 0..self.paths.len() {
-            let Some(channel) = &mut self.paths[path].channel else { continue };
-            if touched >> path & 1 == 1 || channel.has_unsent() {
-                if let Err(error) = channel.flush() {
-                    self.broken(link, path, &error, now);
-                }
+            let Some(channel) = &mut self.paths[path].channel else {
+                continue;
+            };
+            if (touched >> path & 1 == 1 || channel.has_unsent())
+                && let Err(error) = channel.flush()
+            {
+                self.broken(link, path, &error, now);
             }
         }
         touched != 0
@@ -491,21 +560,26 @@ impl RxInner {
         }
         while let Some(done) = self.engine.poll_completion() {
             let (conn, slot, sub) = untoken(done.token);
-            let Some((conn, _)) = self.conns.get(&conn) else { continue };
+            let Some((conn, _)) = self.conns.get(&conn) else {
+                continue;
+            };
             let result = done.result.map_err(|error| match error {
                 RecvError::TooLong { .. } => Error::new(
                     ErrorKind::InvalidUsage,
                     format!("receive from {}: {error}", link.name),
                 ),
-                RecvError::PeerClosed => {
-                    Error::new(ErrorKind::Remote, format!("receive from {}: {error}", link.name))
-                }
+                RecvError::PeerClosed => Error::new(
+                    ErrorKind::Remote,
+                    format!("receive from {}: {error}", link.name),
+                ),
                 RecvError::LinkFailed => Error::new(
                     ErrorKind::Remote,
                     format!(
                         "link from {}: {}",
                         link.name,
-                        self.failure.as_deref().unwrap_or("it failed for an unknown reason")
+                        self.failure
+                            .as_deref()
+                            .unwrap_or("it failed for an unknown reason")
                     ),
                 ),
             });

@@ -1,6 +1,9 @@
 //! The sending side of a link, driven.
 
-#![allow(unsafe_code, reason = "small messages are copied out of the sender's buffer")]
+#![allow(
+    unsafe_code,
+    reason = "small messages are copied out of the sender's buffer"
+)]
 
 use std::collections::BTreeMap;
 use std::io;
@@ -38,7 +41,7 @@ pub enum TxMail {
         /// Local and remote address.
         addrs: (SocketAddr, SocketAddr),
         /// The channel.
-        channel: AnyChannel,
+        channel: Box<AnyChannel>,
     },
     /// A dial came to nothing.
     DialFailed {
@@ -125,7 +128,9 @@ struct Inbound<'a> {
 impl Receiver for Inbound<'_> {
     fn frame(&mut self, header: &[u8], _arrived_ns: u64) -> Result<Option<Sink>, Violation> {
         let frame = Frame::decode(header)?;
-        self.engine.handle_frame(self.path, frame, header, self.now).map(|()| None)
+        self.engine
+            .handle_frame(self.path, frame, header, self.now)
+            .map(|()| None)
     }
 
     fn payload_done(&mut self) {}
@@ -154,7 +159,11 @@ impl TxLink {
         let poll_fd = poller.fd();
         let paths = engine
             .path_infos()
-            .map(|_| PathIo { channel: None, epoch: 0, addrs: None })
+            .map(|_| PathIo {
+                channel: None,
+                epoch: 0,
+                addrs: None,
+            })
             .collect();
         let inner = TxInner {
             engine,
@@ -220,7 +229,9 @@ impl TxLink {
     /// `Remote`, with the reason.
     pub fn opened(&self, conn: u32) -> Result<Option<bool>, Error> {
         self.drive(Step::Progress);
-        let Some(inner) = self.inner.try_lock() else { return Ok(None) };
+        let Some(inner) = self.inner.try_lock() else {
+            return Ok(None);
+        };
         match inner.engine.failure() {
             Some(reason) => Err(self.failure(reason)),
             None => Ok(inner.engine.opened(conn)),
@@ -234,7 +245,10 @@ impl TxLink {
     }
 
     fn failure(&self, reason: &str) -> Error {
-        Error::new(ErrorKind::Remote, format!("link to {}: {reason}", self.name))
+        Error::new(
+            ErrorKind::Remote,
+            format!("link to {}: {reason}", self.name),
+        )
     }
 
     /// The session closes: says good-bye and ends every send. Whoever still waits for one is told
@@ -254,7 +268,10 @@ impl TxLink {
 
     /// Leaves a note for whoever drives the link next, and drives it if nobody does.
     pub fn mail(&self, mail: TxMail) {
-        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner).push(mail);
+        self.mailbox
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(mail);
         self.dirty.raise();
         self.drive(Step::Progress);
     }
@@ -263,7 +280,9 @@ impl TxLink {
     pub fn drive(&self, step: Step) {
         let mut step = step;
         for _ in 0..4 {
-            let Some(mut inner) = self.inner.try_lock() else { return };
+            let Some(mut inner) = self.inner.try_lock() else {
+                return;
+            };
             let now = Timestamp::now();
             let moved = inner.step(self, step, now);
             drop(inner);
@@ -331,10 +350,11 @@ impl TxInner {
         if now.since(self.backlog_at) >= BACKLOG_GAP {
             self.backlog_at = now;
             for path in 0..self.paths.len() {
-                if self.engine.wants_backlog(index_u8(path)) {
-                    if let Some(channel) = &mut self.paths[path].channel {
-                        self.engine.handle_backlog(index_u8(path), channel.backlog(), now);
-                    }
+                if self.engine.wants_backlog(index_u8(path))
+                    && let Some(channel) = &mut self.paths[path].channel
+                {
+                    self.engine
+                        .handle_backlog(index_u8(path), channel.backlog(), now);
                 }
             }
         }
@@ -345,14 +365,20 @@ impl TxInner {
     }
 
     fn collect(&mut self, link: &TxLink, now: Timestamp) {
-        let mail = std::mem::take(&mut *link.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
+        let mail =
+            std::mem::take(&mut *link.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
         for mail in mail {
             self.handle_mail(mail, now);
         }
         let Self { conns, engine, .. } = self;
         for (&id, (conn, queue)) in conns.iter_mut() {
             while let Some(submission) = queue.pop() {
-                let Submission { slot, sub, tag, range } = submission;
+                let Submission {
+                    slot,
+                    sub,
+                    tag,
+                    range,
+                } = submission;
                 match engine.submit(id, submission.token(id), tag, range) {
                     Submitted::Queued => {}
                     Submitted::Copy(target) => {
@@ -374,7 +400,14 @@ impl TxInner {
 
     fn handle_mail(&mut self, mail: TxMail, now: Timestamp) {
         match mail {
-            TxMail::PathUp { path, epoch, previous, eager_bytes, addrs, channel } => {
+            TxMail::PathUp {
+                path,
+                epoch,
+                previous,
+                eager_bytes,
+                addrs,
+                channel,
+            } => {
                 let io = &mut self.paths[usize::from(path)];
                 if let Some(old) = io.channel.take() {
                     self.poller.remove(old.fd());
@@ -385,15 +418,25 @@ impl TxInner {
                     self.engine.handle_dial_failed(path, epoch, now);
                     return;
                 }
-                *io = PathIo { channel: Some(channel), epoch, addrs: Some(addrs) };
+                *io = PathIo {
+                    channel: Some(*channel),
+                    epoch,
+                    addrs: Some(addrs),
+                };
                 self.last_refusal = None;
                 self.engine.limit_eager(eager_bytes);
                 self.engine.handle_path_up(path, epoch, previous, now);
             }
-            TxMail::DialFailed { path, epoch, reason, refused } => {
+            TxMail::DialFailed {
+                path,
+                epoch,
+                reason,
+                refused,
+            } => {
                 self.engine.handle_dial_failed(path, epoch, now);
                 if refused && !self.engine.any_up() {
-                    self.engine.fail(format!("{reason}: the peer process is gone"));
+                    self.engine
+                        .fail(format!("{reason}: the peer process is gone"));
                 }
                 self.last_refusal = Some(reason);
             }
@@ -406,7 +449,11 @@ impl TxInner {
         let hot = self.hot;
         let got = self.receive_path(hot, now);
         let mut any = got > 0;
-        let others = self.paths.iter().enumerate().any(|(i, p)| i != hot && p.channel.is_some());
+        let others = self
+            .paths
+            .iter()
+            .enumerate()
+            .any(|(i, p)| i != hot && p.channel.is_some());
         if others && (got == 0 || now.since(self.polled_at) >= IDLE_POLL_GAP) {
             self.polled_at = now;
             let mut ready = 0u64;
@@ -427,9 +474,20 @@ impl TxInner {
     }
 
     fn receive_path(&mut self, path: usize, now: Timestamp) -> usize {
-        let Self { paths, engine, scratch, .. } = self;
-        let Some(channel) = &mut paths[path].channel else { return 0 };
-        let mut inbound = Inbound { engine, path: index_u8(path), now };
+        let Self {
+            paths,
+            engine,
+            scratch,
+            ..
+        } = self;
+        let Some(channel) = &mut paths[path].channel else {
+            return 0;
+        };
+        let mut inbound = Inbound {
+            engine,
+            path: index_u8(path),
+            now,
+        };
         match channel.receive(scratch, &mut inbound) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -449,11 +507,11 @@ impl TxInner {
 
     fn timers(&mut self, now: Timestamp) {
         for path in 0..self.paths.len() {
-            if self.engine.wants_stats(index_u8(path), now) {
-                if let Some(channel) = &mut self.paths[path].channel {
-                    let stats = channel.stats();
-                    self.engine.handle_stats(index_u8(path), stats, now);
-                }
+            if self.engine.wants_stats(index_u8(path), now)
+                && let Some(channel) = &mut self.paths[path].channel
+            {
+                let stats = channel.stats();
+                self.engine.handle_stats(index_u8(path), stats, now);
             }
         }
         self.engine.handle_timeout(now);
@@ -465,10 +523,19 @@ impl TxInner {
             let (path, header, payload, owner) = match transmit {
                 Transmit::Control { path, header } => (path, header, MemRange::default(), 0),
                 Transmit::Probe { path } => {
-                    let ping = Frame::Ping { id: 0, sent_ns: wall_ns() };
+                    let ping = Frame::Ping {
+                        id: 0,
+                        sent_ns: wall_ns(),
+                    };
                     (path, ping.encode(), MemRange::default(), 0)
                 }
-                Transmit::Data { path, header, source, conn, chunk } => {
+                Transmit::Data {
+                    path,
+                    header,
+                    source,
+                    conn,
+                    chunk,
+                } => {
                     // An eager message is sent from the engine's own memory.
                     (path, header, source, if chunk.is_some() { conn } else { 0 })
                 }
@@ -479,11 +546,13 @@ impl TxInner {
             }
         }
         for path in 0..self.paths.len() {
-            let Some(channel) = &mut self.paths[path].channel else { continue };
-            if touched >> path & 1 == 1 || channel.has_unsent() {
-                if let Err(error) = channel.flush() {
-                    self.broken(path, &error, now);
-                }
+            let Some(channel) = &mut self.paths[path].channel else {
+                continue;
+            };
+            if (touched >> path & 1 == 1 || channel.has_unsent())
+                && let Err(error) = channel.flush()
+            {
+                self.broken(path, &error, now);
             }
         }
         touched != 0
@@ -494,14 +563,16 @@ impl TxInner {
             match action {
                 TxAction::Close { path, epoch } => {
                     let io = &mut self.paths[usize::from(path)];
-                    if io.epoch == epoch {
-                        if let Some(channel) = io.channel.take() {
-                            self.poller.remove(channel.fd());
-                            channel.abort();
-                        }
+                    if io.epoch == epoch
+                        && let Some(channel) = io.channel.take()
+                    {
+                        self.poller.remove(channel.fd());
+                        channel.abort();
                     }
                 }
-                TxAction::Dial { path, same_port, .. } => {
+                TxAction::Dial {
+                    path, same_port, ..
+                } => {
                     let last = self.paths[usize::from(path)].addrs.filter(|_| same_port);
                     if let Some(me) = link.me.upgrade() {
                         link.host.dial(
@@ -521,17 +592,22 @@ impl TxInner {
     fn report(&mut self, link: &TxLink) {
         while let Some(done) = self.engine.poll_completion() {
             let (conn, slot, sub) = untoken(done.token);
-            let Some((conn, _)) = self.conns.get(&conn) else { continue };
+            let Some((conn, _)) = self.conns.get(&conn) else {
+                continue;
+            };
             let result = done.result.map_err(|error| match error {
-                SendError::TooLong { .. } => {
-                    Error::new(ErrorKind::InvalidUsage, format!("send to {}: {error}", link.name))
-                }
+                SendError::TooLong { .. } => Error::new(
+                    ErrorKind::InvalidUsage,
+                    format!("send to {}: {error}", link.name),
+                ),
                 SendError::PeerClosed => {
                     Error::new(ErrorKind::Remote, format!("send to {}: {error}", link.name))
                 }
-                SendError::LinkFailed => {
-                    link.failure(self.engine.failure().unwrap_or("it failed for an unknown reason"))
-                }
+                SendError::LinkFailed => link.failure(
+                    self.engine
+                        .failure()
+                        .unwrap_or("it failed for an unknown reason"),
+                ),
             });
             conn.ended(slot, sub, result);
         }
@@ -543,7 +619,8 @@ impl TxInner {
                 | TxEvent::Collided { path, .. } => self.paths[usize::from(*path)].addrs,
                 TxEvent::SearchEnded { .. } | TxEvent::Failed { .. } => None,
             };
-            let addrs = path.map_or_else(String::new, |(local, remote)| format!("{local}->{remote}"));
+            let addrs =
+                path.map_or_else(String::new, |(local, remote)| format!("{local}->{remote}"));
             link.host.event(link, &event, &addrs);
         }
     }

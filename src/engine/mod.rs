@@ -17,7 +17,10 @@ mod tx;
 pub mod wire;
 
 pub use rx::{RecvDone, RecvError, RxAction, RxEngine, RxTransmit, Sink, Violation};
-pub use tx::{FenceReason, PathInfo, PathState, Probes, SendDone, SendError, Submitted, Transmit, TxAction, TxEngine, TxEvent};
+pub use tx::{
+    FenceReason, PathInfo, PathState, Probes, SendDone, SendError, Submitted, Transmit, TxAction,
+    TxEngine, TxEvent,
+};
 
 use crate::path::health::HealthConfig;
 use crate::units::Nanos;

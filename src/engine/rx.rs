@@ -21,6 +21,9 @@ const HISTORY: usize = 16;
 /// as many as a sender can have outstanding.
 const REFUSED: usize = 256;
 
+/// Connections of one link; NCCL makes a few for each channel and peer.
+const CONNS_MAX: usize = 1 << 16;
+
 /// Where the payload of a data frame goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sink {
@@ -132,7 +135,11 @@ impl Cut {
     fn with(known: Option<Self>, chunk: &Chunk) -> Option<Self> {
         let last = chunk.last.then_some(chunk.index);
         let Some(cut) = known else {
-            return Some(Self { chunk_bytes: chunk.chunk_bytes, highest: chunk.index, last });
+            return Some(Self {
+                chunk_bytes: chunk.chunk_bytes,
+                highest: chunk.index,
+                last,
+            });
         };
         let highest = cut.highest.max(chunk.index);
         let last = match (cut.last, last) {
@@ -140,7 +147,11 @@ impl Cut {
             (known, said) => known.or(said),
         };
         let right = chunk.chunk_bytes == cut.chunk_bytes && last.is_none_or(|last| highest <= last);
-        right.then_some(Self { highest, last, ..cut })
+        right.then_some(Self {
+            highest,
+            last,
+            ..cut
+        })
     }
 }
 
@@ -156,9 +167,20 @@ enum SlotState {
 /// A data frame whose payload is arriving.
 #[derive(Debug, Clone, Copy)]
 enum Arriving {
-    Chunk { slot: u16, generation: u32, chunk: Chunk },
-    EagerToSlot { slot: u16, generation: u32, cost: u64, len: u64 },
-    EagerToPool { key: u64 },
+    Chunk {
+        slot: u16,
+        generation: u32,
+        chunk: Chunk,
+    },
+    EagerToSlot {
+        slot: u16,
+        generation: u32,
+        cost: u64,
+        len: u64,
+    },
+    EagerToPool {
+        key: u64,
+    },
     Discard,
 }
 
@@ -184,7 +206,10 @@ impl RxPath {
 
     /// How far an earlier channel came; one that is not in the history carried nothing.
     fn count_of(&self, epoch: u16) -> u32 {
-        self.history.iter().find(|(e, _)| *e == epoch).map_or(0, |&(_, count)| count)
+        self.history
+            .iter()
+            .find(|(e, _)| *e == epoch)
+            .map_or(0, |&(_, count)| count)
     }
 }
 
@@ -280,14 +305,18 @@ impl RxEngine {
                 peer_closed: false,
             });
         }
-        self.control.push_back((None, Frame::Opened { conn, accepted }.encode()));
+        self.control
+            .push_back((None, Frame::Opened { conn, accepted }.encode()));
     }
 
     /// Posts one buffer; [`RxEngine::poll_completion`] gives `token` back when its message has
     /// arrived or the receive has failed.
     pub fn post(&mut self, conn: u32, token: u64, tag: i32, buffer: MemRange, rkeys: Rkeys) {
         let Some(c) = self.conns.get_mut(&conn) else {
-            self.done.push_back(RecvDone { token, result: Err(RecvError::LinkFailed) });
+            self.done.push_back(RecvDone {
+                token,
+                result: Err(RecvError::LinkFailed),
+            });
             return;
         };
         let ordinal = c.ordinals.next(tag);
@@ -296,18 +325,24 @@ impl RxEngine {
         }) {
             self.take_from_pool(at, token, buffer);
         } else if c.peer_closed {
-            self.done.push_back(RecvDone { token, result: Err(RecvError::PeerClosed) });
+            self.done.push_back(RecvDone {
+                token,
+                result: Err(RecvError::PeerClosed),
+            });
         } else if self.waiting.is_empty() {
             self.place(conn, tag, ordinal, token, buffer, rkeys);
         } else {
-            self.waiting.push_back((conn, tag, ordinal, token, buffer, rkeys));
+            self.waiting
+                .push_back((conn, tag, ordinal, token, buffer, rkeys));
         }
     }
 
     /// Closes our end: its receives end without a completion, and nothing is written to their
     /// buffers once the driver has discarded what [`RxEngine::arriving_for`] named before.
     pub fn close(&mut self, conn: u32) {
-        let Some(c) = self.conns.remove(&conn) else { return };
+        let Some(c) = self.conns.remove(&conn) else {
+            return;
+        };
         for slot in c.posted {
             self.free(slot);
         }
@@ -323,15 +358,20 @@ impl RxEngine {
         self.pool_bytes -= consumed;
         self.consume(consumed);
         self.refill_slots();
-        self.control.push_back((None, Frame::Close { conn }.encode()));
+        self.control
+            .push_back((None, Frame::Close { conn }.encode()));
     }
 
     /// Paths on which a payload for this connection is arriving right now.
     pub fn arriving_for(&self, conn: u32) -> impl Iterator<Item = u8> + '_ {
         self.paths.iter().zip(0u8..).filter_map(move |(p, index)| {
             let Some(
-                Arriving::Chunk { slot, generation, .. }
-                | Arriving::EagerToSlot { slot, generation, .. },
+                Arriving::Chunk {
+                    slot, generation, ..
+                }
+                | Arriving::EagerToSlot {
+                    slot, generation, ..
+                },
             ) = p.arriving
             else {
                 return None;
@@ -360,15 +400,27 @@ impl RxEngine {
 
     /// Ends every receive: the link has failed.
     pub fn fail(&mut self) {
-        let Self { conns, slots, done, waiting, .. } = self;
+        let Self {
+            conns,
+            slots,
+            done,
+            waiting,
+            ..
+        } = self;
         for conn in conns.values_mut() {
             for slot in conn.posted.drain(..) {
                 let token = slots[usize::from(slot)].token;
-                done.push_back(RecvDone { token, result: Err(RecvError::LinkFailed) });
+                done.push_back(RecvDone {
+                    token,
+                    result: Err(RecvError::LinkFailed),
+                });
             }
         }
         for (_, _, _, token, _, _) in waiting.drain(..) {
-            done.push_back(RecvDone { token, result: Err(RecvError::LinkFailed) });
+            done.push_back(RecvDone {
+                token,
+                result: Err(RecvError::LinkFailed),
+            });
         }
         conns.clear();
         slots.clear();
@@ -391,7 +443,12 @@ impl RxEngine {
 
     /// A channel of `path` is up; the older one must be silent by now. `fence` is the earlier
     /// channel that the hello asked about; the answer, how far it came, belongs in the welcome.
-    pub fn handle_path_up(&mut self, path: u8, epoch: u16, fence: Option<u16>) -> Option<PathCount> {
+    pub fn handle_path_up(
+        &mut self,
+        path: u8,
+        epoch: u16,
+        fence: Option<u16>,
+    ) -> Option<PathCount> {
         self.forget_arriving(path);
         let p = &mut self.paths[usize::from(path)];
         if p.count > 0 {
@@ -405,7 +462,11 @@ impl RxEngine {
         p.silencing = false;
         p.count = 0;
         p.unacked = false;
-        let previous = fence.map(|epoch| PathCount { path, epoch, count: p.count_of(epoch) });
+        let previous = fence.map(|epoch| PathCount {
+            path,
+            epoch,
+            count: p.count_of(epoch),
+        });
         if self.control_path.is_none() {
             self.control_path = Some(path);
         }
@@ -422,7 +483,8 @@ impl RxEngine {
         p.up = false;
         self.forget_arriving(path);
         self.leave_control_path(path);
-        self.control.push_back((None, Frame::Lost { path, epoch }.encode()));
+        self.control
+            .push_back((None, Frame::Lost { path, epoch }.encode()));
     }
 
     /// The driver has made the channel silent, as [`RxAction::Silence`] asked.
@@ -436,7 +498,10 @@ impl RxEngine {
         let count = p.count;
         self.forget_arriving(path);
         self.leave_control_path(path);
-        self.control.push_back((None, Frame::Fenced(PathCount { path, epoch, count }).encode()));
+        self.control.push_back((
+            None,
+            Frame::Fenced(PathCount { path, epoch, count }).encode(),
+        ));
         self.resync();
     }
 
@@ -450,7 +515,11 @@ impl RxEngine {
 
     /// Paths that are up.
     pub fn paths_up(&self) -> impl Iterator<Item = u8> + '_ {
-        self.paths.iter().zip(0u8..).filter(|(p, _)| p.up).map(|(_, index)| index)
+        self.paths
+            .iter()
+            .zip(0u8..)
+            .filter(|(p, _)| p.up)
+            .map(|(_, index)| index)
     }
 
     /// Says again everything that a lost path may have swallowed.
@@ -460,9 +529,21 @@ impl RxEngine {
         }
         self.ack_due = true;
         self.ack_urgent = true;
-        let Self { conns, slots, control, .. } = self;
+        let Self {
+            conns,
+            slots,
+            control,
+            ..
+        } = self;
         for (&conn, c) in conns.iter() {
-            control.push_back((None, Frame::Opened { conn, accepted: true }.encode()));
+            control.push_back((
+                None,
+                Frame::Opened {
+                    conn,
+                    accepted: true,
+                }
+                .encode(),
+            ));
             for &slot in &c.posted {
                 let s = &slots[usize::from(slot)];
                 if s.state == SlotState::Granted {
@@ -480,12 +561,11 @@ impl RxEngine {
     }
 
     fn forget_arriving(&mut self, path: u8) {
-        if let Some(Arriving::EagerToPool { key }) = self.paths[usize::from(path)].arriving.take() {
-            if let Some(at) = self.pool.iter().position(|(k, _)| *k == key) {
-                if let Some((_, pooled)) = self.pool.remove(at) {
-                    self.pool_bytes -= eager_cost(pooled.eager);
-                }
-            }
+        if let Some(Arriving::EagerToPool { key }) = self.paths[usize::from(path)].arriving.take()
+            && let Some(at) = self.pool.iter().position(|(k, _)| *k == key)
+            && let Some((_, pooled)) = self.pool.remove(at)
+        {
+            self.pool_bytes -= eager_cost(pooled.eager);
         }
     }
 
@@ -505,20 +585,41 @@ impl RxEngine {
         match frame {
             Frame::Chunk(chunk) => return self.handle_chunk(path, chunk).map(Some),
             Frame::Eager(eager) => return self.handle_eager(path, eager).map(Some),
-            Frame::Announce { conn, tag, ordinal, size } => {
+            Frame::Announce {
+                conn,
+                tag,
+                ordinal,
+                size,
+            } => {
                 self.handle_announce(conn, tag, ordinal, size)?;
             }
             Frame::Open { conn, listener } => {
                 if self.conns.contains_key(&conn) {
-                    self.control.push_back((None, Frame::Opened { conn, accepted: true }.encode()));
+                    self.control.push_back((
+                        None,
+                        Frame::Opened {
+                            conn,
+                            accepted: true,
+                        }
+                        .encode(),
+                    ));
+                } else if self.conns.len() + self.actions.len() >= CONNS_MAX {
+                    return Err(Violation::Protocol("more connections than a link can have"));
                 } else {
                     self.actions.push_back(RxAction::Opened { conn, listener });
                 }
             }
             Frame::Close { conn } => self.handle_close(conn)?,
-            Frame::Fence { path: fenced, epoch } => self.handle_fence(fenced, epoch)?,
+            Frame::Fence {
+                path: fenced,
+                epoch,
+            } => self.handle_fence(fenced, epoch)?,
             Frame::Ping { id, sent_ns } => {
-                let pong = Frame::Pong { id, sent_ns, received_ns };
+                let pong = Frame::Pong {
+                    id,
+                    sent_ns,
+                    received_ns,
+                };
                 self.control.push_back((Some(path), pong.encode()));
             }
             Frame::Pong { .. } => {}
@@ -538,28 +639,38 @@ impl RxEngine {
         let slot = self
             .slots
             .get(usize::from(chunk.slot))
-            .ok_or(Violation::Protocol("a chunk for a slot that was never granted"))?;
+            .ok_or(Violation::Protocol(
+                "a chunk for a slot that was never granted",
+            ))?;
         let live = slot.state != SlotState::Free && slot.generation == chunk.generation;
         if !live {
             // A use of the slot that is over: the connection was closed meanwhile.
             if slot.generation.wrapping_sub(chunk.generation) > 1 << 31 {
-                return Err(Violation::Protocol("a chunk for a credit that was never given"));
+                return Err(Violation::Protocol(
+                    "a chunk for a credit that was never given",
+                ));
             }
             self.paths[usize::from(path)].arriving = Some(Arriving::Discard);
             return Ok(Sink::Discard(u64::from(chunk.payload)));
         }
         if slot.state != SlotState::Granted {
-            return Err(Violation::Protocol("a chunk for a credit that was never given"));
+            return Err(Violation::Protocol(
+                "a chunk for a credit that was never given",
+            ));
         }
         let offset = u64::from(chunk.index) * u64::from(chunk.chunk_bytes);
         if offset + u64::from(chunk.payload) > slot.buffer.len {
             return Err(Violation::Protocol("a chunk beyond the end of its buffer"));
         }
         if !slot.received.admits(chunk.index) {
-            return Err(Violation::Protocol("a chunk beyond the window of its message"));
+            return Err(Violation::Protocol(
+                "a chunk beyond the window of its message",
+            ));
         }
         let Some(cut) = Cut::with(slot.cut, &chunk) else {
-            return Err(Violation::Protocol("a chunk that does not fit those before it"));
+            return Err(Violation::Protocol(
+                "a chunk that does not fit those before it",
+            ));
         };
         let arriving_elsewhere = self.paths.iter().any(|p| {
             matches!(p.arriving, Some(Arriving::Chunk { slot, generation, chunk: other })
@@ -570,17 +681,25 @@ impl RxEngine {
             self.paths[usize::from(path)].arriving = Some(Arriving::Discard);
             return Ok(Sink::Discard(u64::from(chunk.payload)));
         }
-        let target = MemRange { addr: slot.buffer.addr + offset, len: u64::from(chunk.payload) };
+        let target = MemRange {
+            addr: slot.buffer.addr + offset,
+            len: u64::from(chunk.payload),
+        };
         self.slots[usize::from(chunk.slot)].cut = Some(cut);
-        self.paths[usize::from(path)].arriving =
-            Some(Arriving::Chunk { slot: chunk.slot, generation: chunk.generation, chunk });
+        self.paths[usize::from(path)].arriving = Some(Arriving::Chunk {
+            slot: chunk.slot,
+            generation: chunk.generation,
+            chunk,
+        });
         Ok(Sink::Place(target))
     }
 
     fn handle_eager(&mut self, path: u8, eager: Eager) -> Result<Sink, Violation> {
         let len = u64::from(eager.payload);
         if eager.payload > self.config.eager_bytes {
-            return Err(Violation::Protocol("an eager message longer than was agreed"));
+            return Err(Violation::Protocol(
+                "an eager message longer than was agreed",
+            ));
         }
         let cost = eager_cost(eager);
         let Some(conn) = self.conns.get_mut(&eager.conn) else {
@@ -602,15 +721,22 @@ impl RxEngine {
             conn.eager_mode = s.buffer.len > u64::from(self.config.eager_bytes);
             let generation = s.generation;
             if len > s.buffer.len {
-                let error = RecvError::TooLong { size: len, capacity: s.buffer.len };
+                let error = RecvError::TooLong {
+                    size: len,
+                    capacity: s.buffer.len,
+                };
                 self.finish(slot, Err(error));
                 self.consume(cost);
                 self.paths[usize::from(path)].arriving = Some(Arriving::Discard);
                 return Ok(Sink::Discard(len));
             }
             let addr = s.buffer.addr;
-            self.paths[usize::from(path)].arriving =
-                Some(Arriving::EagerToSlot { slot, generation, cost, len });
+            self.paths[usize::from(path)].arriving = Some(Arriving::EagerToSlot {
+                slot,
+                generation,
+                cost,
+                len,
+            });
             return Ok(Sink::Place(MemRange { addr, len }));
         }
         if self.pool_bytes + cost > EAGER_WINDOW {
@@ -621,7 +747,15 @@ impl RxEngine {
         self.pool_next += 1;
         let mut data = vec![0u8; eager.payload as usize].into_boxed_slice();
         let addr = data.as_mut_ptr() as u64;
-        self.pool.push_back((key, Pooled { conn: eager.conn, eager, data, complete: false }));
+        self.pool.push_back((
+            key,
+            Pooled {
+                conn: eager.conn,
+                eager,
+                data,
+                complete: false,
+            },
+        ));
         self.paths[usize::from(path)].arriving = Some(Arriving::EagerToPool { key });
         Ok(Sink::Place(MemRange { addr, len }))
     }
@@ -629,23 +763,34 @@ impl RxEngine {
     /// All of the payload that was arriving on `path` is in its place.
     pub fn handle_payload_done(&mut self, path: u8) {
         let p = &mut self.paths[usize::from(path)];
-        let Some(arriving) = p.arriving.take() else { return };
+        let Some(arriving) = p.arriving.take() else {
+            return;
+        };
         p.count = p.count.wrapping_add(1);
         p.unacked = true;
         self.ack_due = true;
         self.control_path = Some(path);
         match arriving {
             Arriving::Discard => {}
-            Arriving::Chunk { slot, generation, chunk } => {
+            Arriving::Chunk {
+                slot,
+                generation,
+                chunk,
+            } => {
                 self.ack_urgent = true;
                 let s = &self.slots[usize::from(slot)];
                 if s.generation == generation && s.state == SlotState::Granted {
-                    let end =
-                        u64::from(chunk.index) * u64::from(chunk.chunk_bytes) + u64::from(chunk.payload);
+                    let end = u64::from(chunk.index) * u64::from(chunk.chunk_bytes)
+                        + u64::from(chunk.payload);
                     self.count_chunk(slot, chunk.index, chunk.last.then_some(end));
                 }
             }
-            Arriving::EagerToSlot { slot, generation, cost, len } => {
+            Arriving::EagerToSlot {
+                slot,
+                generation,
+                cost,
+                len,
+            } => {
                 self.consume(cost);
                 let s = &self.slots[usize::from(slot)];
                 if s.generation == generation && s.state != SlotState::Free {
@@ -667,10 +812,9 @@ impl RxEngine {
     /// How the peer broke the protocol: close this path.
     pub fn handle_immediate(&mut self, path: u8, imm: u32, bytes: u32) -> Result<(), Violation> {
         let imm = Immediate::unpack(imm);
-        let chunk_bytes = self
-            .config
-            .chunk_bytes
-            .ok_or(Violation::Protocol("an immediate on a link without a chunk size"))?;
+        let chunk_bytes = self.config.chunk_bytes.ok_or(Violation::Protocol(
+            "an immediate on a link without a chunk size",
+        ))?;
         let p = &mut self.paths[usize::from(path)];
         p.count = p.count.wrapping_add(1);
         p.unacked = true;
@@ -680,12 +824,16 @@ impl RxEngine {
         let slot = self
             .slots
             .get(usize::from(imm.slot))
-            .ok_or(Violation::Protocol("a chunk for a slot that was never granted"))?;
+            .ok_or(Violation::Protocol(
+                "a chunk for a slot that was never granted",
+            ))?;
         if slot.state != SlotState::Granted || (slot.generation & 3) as u8 != imm.generation {
             return Ok(()); // a use of the slot that is over
         }
         if !slot.received.admits(imm.index) {
-            return Err(Violation::Protocol("a chunk beyond the window of its message"));
+            return Err(Violation::Protocol(
+                "a chunk beyond the window of its message",
+            ));
         }
         if slot.received.contains(imm.index) {
             self.duplicates += 1;
@@ -706,13 +854,13 @@ impl RxEngine {
         if let Some(len) = ends_at {
             s.total = Some((index + 1, len));
         }
-        if let Some((chunks, len)) = s.total {
-            if s.chunks_done == chunks {
-                let conn = s.conn;
-                self.finish(slot, Ok(len));
-                if let Some(conn) = self.conns.get_mut(&conn) {
-                    conn.eager_mode = false;
-                }
+        if let Some((chunks, len)) = s.total
+            && s.chunks_done == chunks
+        {
+            let conn = s.conn;
+            self.finish(slot, Ok(len));
+            if let Some(conn) = self.conns.get_mut(&conn) {
+                conn.eager_mode = false;
             }
         }
     }
@@ -724,7 +872,9 @@ impl RxEngine {
         ordinal: u32,
         size: u64,
     ) -> Result<(), Violation> {
-        let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
+        let Some(c) = self.conns.get_mut(&conn) else {
+            return Ok(());
+        };
         c.eager_mode = false;
         let slots = &self.slots;
         let posted = c.posted.iter().copied().find(|&slot| {
@@ -737,14 +887,17 @@ impl RxEngine {
                 let capacity = s.buffer.len;
                 if size > capacity {
                     if s.cut.is_some() || self.paths.iter().any(|p| p.brings(slot, s.generation)) {
-                        return Err(Violation::Protocol("the announcement of a message that is arriving"));
+                        return Err(Violation::Protocol(
+                            "the announcement of a message that is arriving",
+                        ));
                     }
                     // By a credit that is too small the sender learns it, whether it has one or not.
                     if c.refused.len() == REFUSED {
                         c.refused.pop_front();
                     }
                     c.refused.push_back((tag, ordinal, capacity));
-                    self.control.push_back((None, Frame::Credit(s.credit(slot)).encode()));
+                    self.control
+                        .push_back((None, Frame::Credit(s.credit(slot)).encode()));
                     self.finish(slot, Err(RecvError::TooLong { size, capacity }));
                 } else {
                     self.grant(slot);
@@ -753,7 +906,11 @@ impl RxEngine {
             None if c.wanted.contains(&(tag, ordinal)) => {}
             None if c.refused.iter().any(|r| (r.0, r.1) == (tag, ordinal)) => {
                 // The credit may have been lost with its path. It names no slot: none is needed.
-                let capacity = c.refused.iter().find(|r| (r.0, r.1) == (tag, ordinal)).map_or(0, |r| r.2);
+                let capacity = c
+                    .refused
+                    .iter()
+                    .find(|r| (r.0, r.1) == (tag, ordinal))
+                    .map_or(0, |r| r.2);
                 let credit = Credit {
                     conn,
                     tag,
@@ -764,7 +921,8 @@ impl RxEngine {
                     addr: 0,
                     rkeys: Rkeys::default(),
                 };
-                self.control.push_back((None, Frame::Credit(credit).encode()));
+                self.control
+                    .push_back((None, Frame::Credit(credit).encode()));
                 return Ok(());
             }
             None if c.wanted.len() < 512 => c.wanted.push((tag, ordinal)),
@@ -784,7 +942,9 @@ impl RxEngine {
     fn handle_close(&mut self, conn: u32) -> Result<(), Violation> {
         if self.arriving_for(conn).next().is_some() {
             // A sender says it only once all that it sent has arrived or been fenced.
-            return Err(Violation::Protocol("a close while a message of the connection is arriving"));
+            return Err(Violation::Protocol(
+                "a close while a message of the connection is arriving",
+            ));
         }
         if let Some(c) = self.conns.get_mut(&conn) {
             c.peer_closed = true;
@@ -794,7 +954,8 @@ impl RxEngine {
             }
         }
         // Also for a connection that is gone: the peer repeats itself until it hears this.
-        self.control.push_back((None, Frame::Close { conn }.encode()));
+        self.control
+            .push_back((None, Frame::Close { conn }.encode()));
         Ok(())
     }
 
@@ -810,7 +971,11 @@ impl RxEngine {
                 self.handle_silenced(path, epoch);
             }
         } else if p.epoch.wrapping_sub(epoch) < 1 << 15 {
-            let answer = Frame::Fenced(PathCount { path, epoch, count: p.count_of(epoch) });
+            let answer = Frame::Fenced(PathCount {
+                path,
+                epoch,
+                count: p.count_of(epoch),
+            });
             self.control.push_back((None, answer.encode()));
         } else {
             return Err(Violation::Protocol("a fence for a channel that never was"));
@@ -820,7 +985,15 @@ impl RxEngine {
 
     // ---- slots ----
 
-    fn place(&mut self, conn: u32, tag: i32, ordinal: u32, token: u64, buffer: MemRange, rkeys: Rkeys) {
+    fn place(
+        &mut self,
+        conn: u32,
+        tag: i32,
+        ordinal: u32,
+        token: u64,
+        buffer: MemRange,
+        rkeys: Rkeys,
+    ) {
         let index = match self.free_slots.pop() {
             Some(index) => index,
             None if self.slots.len() < wire::SLOTS_MAX => {
@@ -841,7 +1014,8 @@ impl RxEngine {
                 u16::try_from(self.slots.len() - 1).unwrap_or(u16::MAX)
             }
             None => {
-                self.waiting.push_back((conn, tag, ordinal, token, buffer, rkeys));
+                self.waiting
+                    .push_back((conn, tag, ordinal, token, buffer, rkeys));
                 return;
             }
         };
@@ -860,7 +1034,9 @@ impl RxEngine {
             total: None,
             cut: None,
         };
-        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let Some(c) = self.conns.get_mut(&conn) else {
+            return;
+        };
         c.posted.push_back(index);
         let wanted = c.wanted.iter().position(|&w| w == (tag, ordinal));
         if let Some(at) = wanted {
@@ -876,12 +1052,16 @@ impl RxEngine {
         let s = &mut self.slots[usize::from(slot)];
         s.state = SlotState::Granted;
         let credit = s.credit(slot);
-        self.control.push_back((None, Frame::Credit(credit).encode()));
+        self.control
+            .push_back((None, Frame::Credit(credit).encode()));
     }
 
     fn finish(&mut self, slot: u16, result: Result<u64, RecvError>) {
         let s = &self.slots[usize::from(slot)];
-        self.done.push_back(RecvDone { token: s.token, result });
+        self.done.push_back(RecvDone {
+            token: s.token,
+            result,
+        });
         if let Some(c) = self.conns.get_mut(&s.conn) {
             if c.posted.front() == Some(&slot) {
                 c.posted.pop_front();
@@ -910,14 +1090,25 @@ impl RxEngine {
     }
 
     fn take_from_pool(&mut self, at: usize, token: u64, buffer: MemRange) {
-        let Some((_, pooled)) = self.pool.remove(at) else { return };
+        let Some((_, pooled)) = self.pool.remove(at) else {
+            return;
+        };
         let cost = eager_cost(pooled.eager);
         let size = u64::from(pooled.eager.payload);
         self.pool_bytes -= cost;
         let result = if size > buffer.len {
-            Err(RecvError::TooLong { size, capacity: buffer.len })
+            Err(RecvError::TooLong {
+                size,
+                capacity: buffer.len,
+            })
         } else {
-            self.copies.push_back((pooled.data, MemRange { len: size, ..buffer }));
+            self.copies.push_back((
+                pooled.data,
+                MemRange {
+                    len: size,
+                    ..buffer
+                },
+            ));
             Ok(size)
         };
         if let Some(conn) = self.conns.get_mut(&pooled.conn) {
@@ -991,7 +1182,9 @@ impl RxEngine {
                     self.control.pop_front();
                     continue;
                 }
-                None => self.control_path.filter(|&p| self.paths[usize::from(p)].up)?,
+                None => self
+                    .control_path
+                    .filter(|&p| self.paths[usize::from(p)].up)?,
             };
             self.control.pop_front();
             return Some(RxTransmit { path, header });
@@ -1005,12 +1198,23 @@ impl RxEngine {
         if !self.ack_due || !(late || self.ack_urgent) {
             return None;
         }
-        let path = self.control_path.filter(|&p| self.paths[usize::from(p)].up)?;
+        let path = self
+            .control_path
+            .filter(|&p| self.paths[usize::from(p)].up)?;
         let eager_consumed = self.eager_consumed;
-        let entries = self.paths.iter_mut().zip(0u8..).filter(|(p, _)| p.unacked).map(|(p, path)| {
-            p.unacked = false;
-            PathCount { path, epoch: p.epoch, count: p.count }
-        });
+        let entries = self
+            .paths
+            .iter_mut()
+            .zip(0u8..)
+            .filter(|(p, _)| p.unacked)
+            .map(|(p, path)| {
+                p.unacked = false;
+                PathCount {
+                    path,
+                    epoch: p.epoch,
+                    count: p.count,
+                }
+            });
         let header = wire::encode_ack(Ack { eager_consumed }, entries);
         self.ack_due = self.paths.iter().any(|p| p.unacked);
         self.ack_urgent = self.ack_due;

@@ -467,8 +467,13 @@ impl TxEngine {
             died_silent: false,
             bytes_total: 0,
         };
-        let view =
-            View { usable: false, outstanding: Bytes(0), cap: Bytes(0), byte_time: 0, delay_ns: 0 };
+        let view = View {
+            usable: false,
+            outstanding: Bytes(0),
+            cap: Bytes(0),
+            byte_time: 0,
+            delay_ns: 0,
+        };
         Self {
             config,
             controller,
@@ -531,7 +536,8 @@ impl TxEngine {
                 close_sent: false,
             },
         );
-        self.control.push_back((None, Frame::Open { conn, listener }.encode()));
+        self.control
+            .push_back((None, Frame::Open { conn, listener }.encode()));
         conn
     }
 
@@ -554,15 +560,23 @@ impl TxEngine {
             _ => Some(SendError::LinkFailed),
         };
         if let Some(error) = refuse {
-            self.done.push_back(SendDone { token, result: Err(error) });
+            self.done.push_back(SendDone {
+                token,
+                result: Err(error),
+            });
             return Submitted::Queued;
         }
-        let Some(c) = self.conns.get_mut(&conn) else { return Submitted::Queued };
+        let Some(c) = self.conns.get_mut(&conn) else {
+            return Submitted::Queued;
+        };
         let ordinal = c.ordinals.next(tag);
         c.live += 1;
         if let Some(target) = self.reserve_eager(conn, tag, ordinal, source.len) {
-            let Some(c) = self.conns.get_mut(&conn) else { return Submitted::Queued };
-            c.credits.retain(|credit| (credit.tag, credit.ordinal) != (tag, ordinal));
+            let Some(c) = self.conns.get_mut(&conn) else {
+                return Submitted::Queued;
+            };
+            c.credits
+                .retain(|credit| (credit.tag, credit.ordinal) != (tag, ordinal));
             return Submitted::Copy(target);
         }
         let message = Message {
@@ -587,17 +601,29 @@ impl TxEngine {
             self.messages.push(message);
             u32::try_from(self.messages.len() - 1).unwrap_or(u32::MAX)
         };
-        let Some(c) = self.conns.get_mut(&conn) else { return Submitted::Queued };
-        let credit = c.credits.iter().position(|k| (k.tag, k.ordinal) == (tag, ordinal));
-        match credit.and_then(|at| c.credits.remove(at)) {
-            Some(credit) => self.start(key, credit),
-            None => {
-                c.waiting.push_back(key);
-                self.messages[key as usize].announced = true;
-                let size = source.len;
-                self.control
-                    .push_back((None, Frame::Announce { conn, tag, ordinal, size }.encode()));
-            }
+        let Some(c) = self.conns.get_mut(&conn) else {
+            return Submitted::Queued;
+        };
+        let credit = c
+            .credits
+            .iter()
+            .position(|k| (k.tag, k.ordinal) == (tag, ordinal));
+        if let Some(credit) = credit.and_then(|at| c.credits.remove(at)) {
+            self.start(key, credit);
+        } else {
+            c.waiting.push_back(key);
+            self.messages[key as usize].announced = true;
+            let size = source.len;
+            self.control.push_back((
+                None,
+                Frame::Announce {
+                    conn,
+                    tag,
+                    ordinal,
+                    size,
+                }
+                .encode(),
+            ));
         }
         Submitted::Queued
     }
@@ -606,7 +632,9 @@ impl TxEngine {
     /// once the driver has closed the channels on which [`TxEngine::close`] says they are.
     /// The answer is whether such chunks are in flight.
     pub fn close(&mut self, conn: u32) -> bool {
-        let Some(c) = self.conns.get_mut(&conn) else { return false };
+        let Some(c) = self.conns.get_mut(&conn) else {
+            return false;
+        };
         let peer_closed = matches!(c.state, ConnState::PeerClosed | ConnState::Refused);
         c.state = ConnState::Closing;
         c.credits.clear();
@@ -629,12 +657,14 @@ impl TxEngine {
                 if m.in_flight == 0 {
                     // All of its chunks wait for a replay.
                     c.live -= 1;
-                    self.free_messages.push(u32::try_from(key).unwrap_or(u32::MAX));
+                    self.free_messages
+                        .push(u32::try_from(key).unwrap_or(u32::MAX));
                 }
             }
         }
         let messages = &self.messages;
-        self.replays.retain(|&(key, _)| messages[key as usize].token.is_some());
+        self.replays
+            .retain(|&(key, _)| messages[key as usize].token.is_some());
         self.turns.retain(|&turn| turn != conn);
         if peer_closed && c.live == 0 {
             self.conns.remove(&conn);
@@ -670,7 +700,10 @@ impl TxEngine {
         for m in &mut self.messages {
             if let Some(token) = m.token.take() {
                 harmful = true;
-                self.done.push_back(SendDone { token, result: Err(SendError::LinkFailed) });
+                self.done.push_back(SendDone {
+                    token,
+                    result: Err(SendError::LinkFailed),
+                });
             }
         }
         self.replays.clear();
@@ -683,7 +716,10 @@ impl TxEngine {
             }
         }
         for index in 0..self.paths.len() {
-            if matches!(self.paths[index].state, PathState::Active | PathState::Standby) {
+            if matches!(
+                self.paths[index].state,
+                PathState::Active | PathState::Standby
+            ) {
                 self.actions.push_back(TxAction::Close {
                     path: index_u8(index),
                     epoch: self.paths[index].epoch,
@@ -692,20 +728,25 @@ impl TxEngine {
             self.paths[index].state = PathState::Vacant;
             self.views[index].usable = false;
         }
-        self.events.push_back(TxEvent::Failed { reason: reason.clone(), harmful });
+        self.events.push_back(TxEvent::Failed {
+            reason: reason.clone(),
+            harmful,
+        });
         self.failed = Some(reason);
     }
 
     // ---- messages ----
 
     fn reserve_eager(&mut self, conn: u32, tag: i32, ordinal: u32, len: u64) -> Option<MemRange> {
-        let payload = u32::try_from(len).ok().filter(|&len| len <= self.config.eager_bytes)?;
+        let payload = u32::try_from(len)
+            .ok()
+            .filter(|&len| len <= self.config.eager_bytes)?;
         let cost = len + EAGER_OVERHEAD;
         if self.eager_sent.wrapping_sub(self.eager_consumed) + cost > EAGER_WINDOW {
             return None;
         }
         if self.ring.is_empty() {
-            self.ring = vec![0; EAGER_WINDOW as usize].into_boxed_slice();
+            self.ring = vec![0; usize::try_from(EAGER_WINDOW).unwrap_or(0)].into_boxed_slice();
         }
         // A message never wraps round the end of the ring: what is left there is skipped.
         let size = self.ring.len() as u64;
@@ -718,10 +759,18 @@ impl TxEngine {
         let start = (self.ring_tail + skip) % size;
         self.ring_tail += span;
         self.eager_sent = self.eager_sent.wrapping_add(cost);
-        let source = MemRange { addr: self.ring.as_mut_ptr() as u64 + start, len };
+        let source = MemRange {
+            addr: self.ring.as_mut_ptr() as u64 + start,
+            len,
+        };
         let id = self.eager_first + self.eager.len() as u64;
         self.eager.push_back(EagerEntry {
-            eager: Eager { conn, tag, ordinal, payload },
+            eager: Eager {
+                conn,
+                tag,
+                ordinal,
+                payload,
+            },
             source,
             span,
             done: false,
@@ -737,11 +786,25 @@ impl TxEngine {
             let m = &mut self.messages[key as usize];
             let (conn, tag, ordinal) = (m.conn, m.tag, m.ordinal);
             if let Some(token) = m.token.take() {
-                let error = SendError::TooLong { size: len, capacity: credit.capacity };
-                self.done.push_back(SendDone { token, result: Err(error) });
+                let error = SendError::TooLong {
+                    size: len,
+                    capacity: credit.capacity,
+                };
+                self.done.push_back(SendDone {
+                    token,
+                    result: Err(error),
+                });
             }
-            self.control
-                .push_back((None, Frame::Announce { conn, tag, ordinal, size: len }.encode()));
+            self.control.push_back((
+                None,
+                Frame::Announce {
+                    conn,
+                    tag,
+                    ordinal,
+                    size: len,
+                }
+                .encode(),
+            ));
             self.free_messages.push(key);
             self.connection_drains(conn);
             return;
@@ -752,7 +815,9 @@ impl TxEngine {
         m.chunk_bytes = chunk_bytes;
         m.chunks = u32::try_from(len.div_ceil(u64::from(chunk_bytes)).max(1)).unwrap_or(u32::MAX);
         let conn = m.conn;
-        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let Some(c) = self.conns.get_mut(&conn) else {
+            return;
+        };
         if c.ready.is_empty() {
             self.turns.push_back(conn);
         }
@@ -775,7 +840,10 @@ impl TxEngine {
         };
         let bytes = self.config.chunk_bytes.map_or_else(auto, u64::from);
         let aligned = bytes.next_multiple_of(u64::from(wire::CHUNK_ALIGN));
-        let bounded = aligned.clamp(u64::from(wire::CHUNK_BYTES_MIN), u64::from(wire::CHUNK_BYTES_MAX));
+        let bounded = aligned.clamp(
+            u64::from(wire::CHUNK_BYTES_MIN),
+            u64::from(wire::CHUNK_BYTES_MAX),
+        );
         u32::try_from(bounded).unwrap_or(wire::CHUNK_BYTES_MAX)
     }
 
@@ -783,7 +851,10 @@ impl TxEngine {
         let m = &mut self.messages[key as usize];
         let conn = m.conn;
         if let Some(token) = m.token.take() {
-            self.done.push_back(SendDone { token, result: Ok(m.source.len) });
+            self.done.push_back(SendDone {
+                token,
+                result: Ok(m.source.len),
+            });
         }
         self.free_messages.push(key);
         self.connection_drains(conn);
@@ -798,10 +869,13 @@ impl TxEngine {
     }
 
     fn close_if_drained(&mut self, conn: u32) {
-        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let Some(c) = self.conns.get_mut(&conn) else {
+            return;
+        };
         if c.state == ConnState::Closing && c.live == 0 && !c.close_sent {
             c.close_sent = true;
-            self.control.push_back((None, Frame::Close { conn }.encode()));
+            self.control
+                .push_back((None, Frame::Close { conn }.encode()));
         }
     }
 
@@ -933,7 +1007,10 @@ impl TxEngine {
             p.died_silent = false;
             p.is_witness = false;
             if std::mem::take(&mut p.verifying) == 0 {
-                self.events.push_back(TxEvent::Joined { path: index_u8(index), probes });
+                self.events.push_back(TxEvent::Joined {
+                    path: index_u8(index),
+                    probes,
+                });
             }
             self.refresh_views();
         }
@@ -978,13 +1055,22 @@ impl TxEngine {
         p.dial_failures = 0;
         if was_active {
             let outstanding = p.queue.len();
-            self.events.push_back(TxEvent::Fenced { path, reason, outstanding });
+            self.events.push_back(TxEvent::Fenced {
+                path,
+                reason,
+                outstanding,
+            });
             self.controller.on_path_lost(now);
             self.reopen_search();
             if !self.paths.iter().any(|p| p.state == PathState::Active) {
                 let reserve = (0..self.paths.len())
                     .filter(|&i| self.paths[i].state == PathState::Standby)
-                    .max_by_key(|&i| (self.paths[i].verdict == Verdict::Fine, self.paths[i].health.alive_at()));
+                    .max_by_key(|&i| {
+                        (
+                            self.paths[i].verdict == Verdict::Fine,
+                            self.paths[i].health.alive_at(),
+                        )
+                    });
                 if let Some(reserve) = reserve {
                     self.activate(reserve, None);
                 }
@@ -1003,7 +1089,9 @@ impl TxEngine {
         p.open_fence = None;
         let arrived = count.wrapping_sub(p.acked) as usize;
         if arrived > p.queue.len() {
-            self.fail(format!("the peer acknowledged more than path {index} was given"));
+            self.fail(format!(
+                "the peer acknowledged more than path {index} was given"
+            ));
             return;
         }
         self.acknowledge(index, arrived, now);
@@ -1013,7 +1101,10 @@ impl TxEngine {
             self.in_flight -= u64::from(item.bytes);
             match item.cargo {
                 Cargo::Eager { id } => self.eager_queue.push_back(id),
-                Cargo::Chunk { message, index: chunk } => {
+                Cargo::Chunk {
+                    message,
+                    index: chunk,
+                } => {
                     let m = &mut self.messages[message as usize];
                     m.in_flight -= 1;
                     if m.token.is_some() {
@@ -1027,7 +1118,10 @@ impl TxEngine {
             frames += 1;
         }
         self.views[index].outstanding = Bytes(0);
-        self.events.push_back(TxEvent::Replayed { path: index_u8(index), frames });
+        self.events.push_back(TxEvent::Replayed {
+            path: index_u8(index),
+            frames,
+        });
         self.resync();
     }
 
@@ -1036,11 +1130,15 @@ impl TxEngine {
         for (&conn, c) in &self.conns {
             match c.state {
                 ConnState::Opening => {
-                    let open = Frame::Open { conn, listener: c.listener };
+                    let open = Frame::Open {
+                        conn,
+                        listener: c.listener,
+                    };
                     self.control.push_back((None, open.encode()));
                 }
                 ConnState::Closing if c.close_sent => {
-                    self.control.push_back((None, Frame::Close { conn }.encode()));
+                    self.control
+                        .push_back((None, Frame::Close { conn }.encode()));
                 }
                 _ => {}
             }
@@ -1063,12 +1161,17 @@ impl TxEngine {
     fn acknowledge(&mut self, index: usize, frames: usize, now: Timestamp) {
         let mut bytes = 0;
         for _ in 0..frames {
-            let Some(item) = self.paths[index].queue.pop_front() else { break };
+            let Some(item) = self.paths[index].queue.pop_front() else {
+                break;
+            };
             self.paths[index].acked = self.paths[index].acked.wrapping_add(1);
             bytes += u64::from(item.bytes);
             match item.cargo {
                 Cargo::Eager { id } => self.eager_done(id),
-                Cargo::Chunk { message, index: chunk } => {
+                Cargo::Chunk {
+                    message,
+                    index: chunk,
+                } => {
                     let m = &mut self.messages[message as usize];
                     m.in_flight -= 1;
                     m.done.insert(chunk);
@@ -1093,7 +1196,9 @@ impl TxEngine {
         if bytes < *outstanding {
             let delivered = *outstanding - bytes;
             *outstanding = bytes;
-            self.paths[index].meter.on_delivered(now, delivered, bytes > 0);
+            self.paths[index]
+                .meter
+                .on_delivered(now, delivered, bytes > 0);
         }
     }
 
@@ -1114,8 +1219,15 @@ impl TxEngine {
         }
     }
 
+    fn eager_index(&self, id: u64) -> usize {
+        usize::try_from(id - self.eager_first).unwrap_or(usize::MAX)
+    }
+
     fn eager_done(&mut self, id: u64) {
-        let Some(entry) = self.eager.get_mut((id - self.eager_first) as usize) else { return };
+        let index = self.eager_index(id);
+        let Some(entry) = self.eager.get_mut(index) else {
+            return;
+        };
         entry.done = true;
         let conn = entry.eager.conn;
         while let Some(entry) = self.eager.front().filter(|e| e.done) {
@@ -1181,8 +1293,16 @@ impl TxEngine {
             }
             Frame::Credit(credit) => self.handle_credit(credit),
             Frame::Opened { conn, accepted } => {
-                if let Some(c) = self.conns.get_mut(&conn).filter(|c| c.state == ConnState::Opening) {
-                    c.state = if accepted { ConnState::Open } else { ConnState::Refused };
+                if let Some(c) = self
+                    .conns
+                    .get_mut(&conn)
+                    .filter(|c| c.state == ConnState::Opening)
+                {
+                    c.state = if accepted {
+                        ConnState::Open
+                    } else {
+                        ConnState::Refused
+                    };
                 }
             }
             Frame::Close { conn } => self.handle_close(conn),
@@ -1200,10 +1320,18 @@ impl TxEngine {
                 self.fence(usize::from(path), epoch, FenceReason::LostByPeer, now);
             }
             Frame::Ping { id, sent_ns } => {
-                let pong = Frame::Pong { id, sent_ns, received_ns: 0 };
+                let pong = Frame::Pong {
+                    id,
+                    sent_ns,
+                    received_ns: 0,
+                };
                 self.control.push_back((Some(path), pong.encode()));
             }
-            Frame::Pong { sent_ns, received_ns, .. } => {
+            Frame::Pong {
+                sent_ns,
+                received_ns,
+                ..
+            } => {
                 if sent_ns != 0 && received_ns != 0 {
                     let owd = received_ns.wrapping_sub(sent_ns).cast_signed();
                     self.base.observe(now, owd);
@@ -1222,7 +1350,9 @@ impl TxEngine {
     }
 
     fn handle_credit(&mut self, credit: Credit) {
-        let Some(c) = self.conns.get_mut(&credit.conn) else { return };
+        let Some(c) = self.conns.get_mut(&credit.conn) else {
+            return;
+        };
         if c.state == ConnState::Closing {
             return;
         }
@@ -1237,7 +1367,12 @@ impl TxEngine {
             return;
         }
         // Repeated credits are normal after a fence: keep only what names a message to come.
-        let next = c.ordinals.0.iter().find(|(tag, _)| *tag == credit.tag).map_or(0, |&(_, n)| n);
+        let next = c
+            .ordinals
+            .0
+            .iter()
+            .find(|(tag, _)| *tag == credit.tag)
+            .map_or(0, |&(_, n)| n);
         let to_come = credit.ordinal.wrapping_sub(next) < 1 << 31;
         let known = c.credits.iter().any(|k| (k.tag, k.ordinal) == name);
         if to_come && !known && c.credits.len() < 1024 {
@@ -1246,39 +1381,40 @@ impl TxEngine {
     }
 
     fn handle_close(&mut self, conn: u32) {
-        let Some(c) = self.conns.get_mut(&conn) else { return };
-        match c.state {
-            ConnState::Closing => {
-                if c.live == 0 {
-                    self.conns.remove(&conn);
-                }
+        let Some(c) = self.conns.get_mut(&conn) else {
+            return;
+        };
+        if c.state == ConnState::Closing {
+            if c.live == 0 {
+                self.conns.remove(&conn);
             }
-            _ => {
-                c.state = ConnState::PeerClosed;
-                c.waiting.clear();
-                c.ready.clear();
-                self.turns.retain(|&turn| turn != conn);
-                for key in 0..self.messages.len() {
-                    let m = &mut self.messages[key];
-                    // What has been sent whole may have arrived before the close: its
-                    // acknowledgements are still under way, on other paths.
-                    let sent_whole = m.credit.is_some() && m.next == m.chunks;
-                    if m.conn != conn || sent_whole {
-                        continue;
-                    }
-                    if let Some(token) = m.token.take() {
-                        let result = Err(SendError::PeerClosed);
-                        self.done.push_back(SendDone { token, result });
-                        if m.in_flight == 0 {
-                            self.free_messages.push(u32::try_from(key).unwrap_or(u32::MAX));
-                            self.connection_drains(conn);
-                        }
-                    }
+            return;
+        }
+        c.state = ConnState::PeerClosed;
+        c.waiting.clear();
+        c.ready.clear();
+        self.turns.retain(|&turn| turn != conn);
+        for key in 0..self.messages.len() {
+            let m = &mut self.messages[key];
+            // What has been sent whole may have arrived before the close: its
+            // acknowledgements are still under way, on other paths.
+            let sent_whole = m.credit.is_some() && m.next == m.chunks;
+            if m.conn != conn || sent_whole {
+                continue;
+            }
+            if let Some(token) = m.token.take() {
+                let result = Err(SendError::PeerClosed);
+                self.done.push_back(SendDone { token, result });
+                if m.in_flight == 0 {
+                    self.free_messages
+                        .push(u32::try_from(key).unwrap_or(u32::MAX));
+                    self.connection_drains(conn);
                 }
-                let messages = &self.messages;
-                self.replays.retain(|&(key, _)| messages[key as usize].token.is_some());
             }
         }
+        let messages = &self.messages;
+        self.replays
+            .retain(|&(key, _)| messages[key as usize].token.is_some());
     }
 
     // ---- time ----
@@ -1293,7 +1429,10 @@ impl TxEngine {
             let Some(epoch) = p.open_fence else { continue };
             if now.since(p.fence_sent_at) >= FENCE_REPEAT {
                 p.fence_sent_at = now;
-                let fence = Frame::Fence { path: index_u8(index), epoch };
+                let fence = Frame::Fence {
+                    path: index_u8(index),
+                    epoch,
+                };
                 self.control.push_back((None, fence.encode()));
             }
         }
@@ -1321,16 +1460,21 @@ impl TxEngine {
         }
         while now.since(self.dial_earned_at) >= DIAL_EARN {
             let late = now.since(self.dial_earned_at).0 / DIAL_EARN.0;
-            self.dial_earned_at = self.dial_earned_at + Nanos(DIAL_EARN.0 * late);
+            self.dial_earned_at += Nanos(DIAL_EARN.0 * late);
             let earned = u32::try_from(late).unwrap_or(DIAL_BURST);
             self.dial_tokens = self.dial_tokens.saturating_add(earned).min(DIAL_BURST);
         }
-        let any_up =
-            self.paths.iter().any(|p| matches!(p.state, PathState::Active | PathState::Standby));
+        let any_up = self
+            .paths
+            .iter()
+            .any(|p| matches!(p.state, PathState::Active | PathState::Standby));
         let any_dialing = self.paths.iter().any(|p| p.state == PathState::Dialing);
         let returning = self.paths.iter().filter(|p| p.died_silent).count();
         let few_returning = 2 * returning <= self.paths.len();
-        let was_up = self.paths.iter().any(|p| p.epoch != 0 && p.state != PathState::Dialing);
+        let was_up = self
+            .paths
+            .iter()
+            .any(|p| p.epoch != 0 && p.state != PathState::Dialing);
         for index in 0..self.paths.len() {
             let p = &self.paths[index];
             if p.state != PathState::Vacant || now < p.dial_at {
@@ -1356,7 +1500,11 @@ impl TxEngine {
             let same_port = returning && (few_returning || p.dial_failures.is_multiple_of(2));
             p.epoch = p.epoch.wrapping_add(1).max(1);
             p.state = PathState::Dialing;
-            let deadline = if any_up { Nanos(200_000_000) } else { Nanos(1_000_000_000) };
+            let deadline = if any_up {
+                Nanos(200_000_000)
+            } else {
+                Nanos(1_000_000_000)
+            };
             p.dial_at = now + deadline;
             self.actions.push_back(TxAction::Dial {
                 path: index_u8(index),
@@ -1386,7 +1534,9 @@ impl TxEngine {
                 self.reopen_search();
             }
         }
-        let Some(backlog_since) = self.backlog_since else { return };
+        let Some(backlog_since) = self.backlog_since else {
+            return;
+        };
         if now < self.settle_until {
             return;
         }
@@ -1435,27 +1585,33 @@ impl TxEngine {
 
     /// Every candidate has been probed over the same few milliseconds: judges them together.
     fn judge_round(&mut self, queue: Nanos, now: Timestamp) {
-        let probed = |p: &TxPath| {
-            p.state == PathState::Standby && p.candidate.answered >= search::PROBES
-        };
+        let probed =
+            |p: &TxPath| p.state == PathState::Standby && p.candidate.answered >= search::PROBES;
         let waited = |p: &TxPath, base: &Base| p.candidate.waited(base);
         let round: Vec<(usize, Nanos)> = (0..self.paths.len())
             .filter(|&i| probed(&self.paths[i]))
             .map(|i| (i, waited(&self.paths[i], &self.base)))
             .collect();
         let verdict = search::judge(round.iter().map(|&(_, waited)| waited), queue, self.unsure);
-        self.unsure = if verdict == search::Round::Unsure { self.unsure + 1 } else { 0 };
+        self.unsure = if verdict == search::Round::Unsure {
+            self.unsure + 1
+        } else {
+            0
+        };
         let mut joined = false;
         let mut witness = false;
-        for &(index, waited) in &round {
-            let probes = Probes { waited, queue };
+        for &(index, delay) in &round {
+            let evidence = Probes {
+                waited: delay,
+                queue,
+            };
             let p = &mut self.paths[index];
-            match verdict.way(waited) {
+            match verdict.way(delay) {
                 // One at a time: two that lead elsewhere may lead to the same elsewhere.
                 Way::New if !joined => {
                     joined = true;
                     self.misses = 0;
-                    self.activate(index, Some(probes));
+                    self.activate(index, Some(evidence));
                 }
                 // One round may have met a straggler: a path in use is not given up for that.
                 Way::Shared if p.verifying > 1 => p.verifying -= 1,
@@ -1464,7 +1620,7 @@ impl TxEngine {
                     // It stays, to tell in later rounds whether the ways in use are full.
                     witness = true;
                     if !std::mem::replace(&mut p.is_witness, true) {
-                        self.missed(index, probes, now);
+                        self.missed(index, evidence, now);
                     }
                 }
                 Way::Shared => {
@@ -1472,11 +1628,14 @@ impl TxEngine {
                     p.state = PathState::Vacant;
                     p.died_silent = false;
                     p.dial_at = now;
-                    self.actions.push_back(TxAction::Close { path: index_u8(index), epoch });
-                    self.missed(index, probes, now);
+                    self.actions.push_back(TxAction::Close {
+                        path: index_u8(index),
+                        epoch,
+                    });
+                    self.missed(index, evidence, now);
                 }
                 // A path that was only being verified goes back to work for want of evidence.
-                Way::Unknown if p.verifying > 0 => self.activate(index, Some(probes)),
+                Way::Unknown if p.verifying > 0 => self.activate(index, Some(evidence)),
                 Way::New | Way::Unknown => {}
             }
         }
@@ -1489,11 +1648,18 @@ impl TxEngine {
     }
 
     fn missed(&mut self, index: usize, probes: Probes, now: Timestamp) {
-        self.events.push_back(TxEvent::Collided { path: index_u8(index), probes });
+        self.events.push_back(TxEvent::Collided {
+            path: index_u8(index),
+            probes,
+        });
         self.misses += 1;
         if self.misses >= SEARCH_MISSES && self.search_ended_at.is_none() {
             self.search_ended_at = Some(now);
-            let active = self.paths.iter().filter(|p| p.state == PathState::Active).count();
+            let active = self
+                .paths
+                .iter()
+                .filter(|p| p.state == PathState::Active)
+                .count();
             self.events.push_back(TxEvent::SearchEnded { active });
         }
     }
@@ -1503,8 +1669,11 @@ impl TxEngine {
     /// or has come to share a way since, does not stay.
     fn verify_one(&mut self, now: Timestamp) {
         let active = |p: &TxPath| p.state == PathState::Active && p.verdict == Verdict::Fine;
-        let verifying = self.paths.iter().any(|p| p.state == PathState::Standby && p.verifying > 0);
-        
+        let verifying = self
+            .paths
+            .iter()
+            .any(|p| p.state == PathState::Standby && p.verifying > 0);
+
         if verifying || self.paths.iter().filter(|p| active(p)).count() < 2 {
             return;
         }
@@ -1513,7 +1682,11 @@ impl TxEngine {
             .min_by_key(|&i| self.paths[i].verified_at);
         let Some(index) = oldest else { return };
         let p = &mut self.paths[index];
-        let gap = if p.verified_at == Timestamp::ZERO { VERIFY_FIRST } else { VERIFY_AGAIN };
+        let gap = if p.verified_at == Timestamp::ZERO {
+            VERIFY_FIRST
+        } else {
+            VERIFY_AGAIN
+        };
         if now.since(self.verified_at) < gap {
             return;
         }
@@ -1588,10 +1761,16 @@ impl TxEngine {
     /// The best path for a frame that any path may carry.
     fn control_path(&self) -> Option<usize> {
         let up = |p: &TxPath| matches!(p.state, PathState::Active | PathState::Standby);
-        (0..self.paths.len()).filter(|&i| up(&self.paths[i])).min_by_key(|&i| {
-            let p = &self.paths[i];
-            (p.verdict != Verdict::Fine, self.views[i].completion_ns(64), i)
-        })
+        (0..self.paths.len())
+            .filter(|&i| up(&self.paths[i]))
+            .min_by_key(|&i| {
+                let p = &self.paths[i];
+                (
+                    p.verdict != Verdict::Fine,
+                    self.views[i].completion_ns(64),
+                    i,
+                )
+            })
     }
 
     fn poll_eager(&mut self, now: Timestamp) -> Option<Transmit> {
@@ -1608,7 +1787,7 @@ impl TxEngine {
         };
         self.eager_path = Some(index);
         self.eager_queue.pop_front();
-        let entry = &self.eager[(id - self.eager_first) as usize];
+        let entry = &self.eager[self.eager_index(id)];
         let (eager, source) = (entry.eager, entry.source);
         self.give(index, Cargo::Eager { id }, eager.payload, now);
         Some(Transmit::Data {
@@ -1659,8 +1838,19 @@ impl TxEngine {
             payload,
             last: chunk + 1 == m.chunks,
         };
-        let source = MemRange { addr: m.source.addr + offset, len };
-        self.give(index, Cargo::Chunk { message: key, index: chunk }, payload, now);
+        let source = MemRange {
+            addr: m.source.addr + offset,
+            len,
+        };
+        self.give(
+            index,
+            Cargo::Chunk {
+                message: key,
+                index: chunk,
+            },
+            payload,
+            now,
+        );
         Some(Transmit::Data {
             path: index_u8(index),
             header: Frame::Chunk(frame).encode(),
@@ -1690,7 +1880,9 @@ impl TxEngine {
         let m = &mut self.messages[key as usize];
         m.next += 1;
         let finished = m.next == m.chunks;
-        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let Some(c) = self.conns.get_mut(&conn) else {
+            return;
+        };
         if finished {
             c.ready.pop_front();
         }
@@ -1717,7 +1909,9 @@ impl TxEngine {
     /// Whether the peer has a receive posted on this path for one more data frame.
     fn receives_free(&self, index: usize) -> bool {
         let p = &self.paths[index];
-        self.config.receive_depth.is_none_or(|depth| p.sent.wrapping_sub(p.peer_count) < depth)
+        self.config
+            .receive_depth
+            .is_none_or(|depth| p.sent.wrapping_sub(p.peer_count) < depth)
     }
 
     fn refresh_usable(&mut self) {
@@ -1731,7 +1925,8 @@ impl TxEngine {
     /// Shares the link's window out among its paths, by their measured rates.
     fn refresh_views(&mut self) {
         self.refresh_usable();
-        let measured = |p: &TxPath| (p.state == PathState::Active && p.meter.rate > 0).then_some(p.meter.rate);
+        let measured =
+            |p: &TxPath| (p.state == PathState::Active && p.meter.rate > 0).then_some(p.meter.rate);
         let (sum, count) = self
             .paths
             .iter()
@@ -1739,7 +1934,11 @@ impl TxEngine {
             .fold((0u64, 0u64), |(sum, n), rate| (sum + rate, n + 1));
         // A path that has not shown its rate yet is taken for an average one.
         let assumed = sum.checked_div(count).unwrap_or(1_000_000_000).max(1);
-        let active = self.paths.iter().filter(|p| p.state == PathState::Active).count() as u64;
+        let active = self
+            .paths
+            .iter()
+            .filter(|p| p.state == PathState::Active)
+            .count() as u64;
         let total = sum + assumed * active.saturating_sub(count);
         let window = self.controller.window().0;
         let chunk = u64::from(self.chunk_bytes_for(u64::MAX >> 1));
@@ -1747,7 +1946,11 @@ impl TxEngine {
             if p.state != PathState::Active {
                 continue;
             }
-            let rate = if p.meter.rate > 0 { p.meter.rate } else { assumed };
+            let rate = if p.meter.rate > 0 {
+                p.meter.rate
+            } else {
+                assumed
+            };
             let share = u128::from(window) * u128::from(rate) / u128::from(total.max(1));
             view.cap = Bytes(u64::try_from(share).unwrap_or(u64::MAX).max(2 * chunk));
             view.byte_time = (1_000_000_000 << 16) / rate;
@@ -1782,7 +1985,10 @@ impl TxEngine {
         let soon = now + Nanos::from_millis(5);
         let unfinished = self.in_flight > 0
             || !self.control.is_empty()
-            || self.conns.values().any(|c| c.live > 0 || c.state == ConnState::Opening);
+            || self
+                .conns
+                .values()
+                .any(|c| c.live > 0 || c.state == ConnState::Opening);
         let mut due = unfinished.then_some(soon);
         let mut by = |at: Timestamp| due = Some(due.map_or(at, |d| d.min(at)));
         for p in &self.paths {
@@ -1813,7 +2019,9 @@ impl TxEngine {
     /// Whether any path is up.
     #[must_use]
     pub fn any_up(&self) -> bool {
-        self.paths.iter().any(|p| matches!(p.state, PathState::Active | PathState::Standby))
+        self.paths
+            .iter()
+            .any(|p| matches!(p.state, PathState::Active | PathState::Standby))
     }
 
     /// Name of the controller and of the selector in use.

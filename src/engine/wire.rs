@@ -34,7 +34,10 @@ impl Rkeys {
     /// Keys in the order of the receiving devices; `None` for more than [`RKEYS_MAX`].
     #[must_use]
     pub fn new(keys: &[u32]) -> Option<Self> {
-        let mut out = Self { keys: [0; RKEYS_MAX], count: u8::try_from(keys.len()).ok()? };
+        let mut out = Self {
+            keys: [0; RKEYS_MAX],
+            count: u8::try_from(keys.len()).ok()?,
+        };
         out.keys.get_mut(..keys.len())?.copy_from_slice(keys);
         Some(out)
     }
@@ -245,7 +248,10 @@ pub struct Header {
 
 impl Header {
     fn new(kind: u8, flags: u8) -> Self {
-        let mut header = Self { bytes: [0; 80], len: 4 };
+        let mut header = Self {
+            bytes: [0; 80],
+            len: 4,
+        };
         header.bytes[0] = kind;
         header.bytes[1] = flags;
         header
@@ -303,33 +309,42 @@ impl Frame {
                 }
                 header
             }
-            Self::Announce { conn, tag, ordinal, size } => Header::new(ANNOUNCE, 0)
+            Self::Announce {
+                conn,
+                tag,
+                ordinal,
+                size,
+            } => Header::new(ANNOUNCE, 0)
                 .put(&conn.to_le_bytes())
                 .put(&tag.to_le_bytes())
                 .put(&ordinal.to_le_bytes())
                 .put(&size.to_le_bytes()),
-            Self::Open { conn, listener } => {
-                Header::new(OPEN, 0).put(&conn.to_le_bytes()).put(&listener.to_le_bytes())
-            }
+            Self::Open { conn, listener } => Header::new(OPEN, 0)
+                .put(&conn.to_le_bytes())
+                .put(&listener.to_le_bytes()),
             Self::Opened { conn, accepted } => {
                 Header::new(OPENED, if accepted { FLAG_ACCEPTED } else { 0 })
                     .put(&conn.to_le_bytes())
             }
             Self::Close { conn } => Header::new(CLOSE, 0).put(&conn.to_le_bytes()),
-            Self::Fence { path, epoch } => {
-                Header::new(FENCE, 0).put(&[path, 0]).put(&epoch.to_le_bytes())
-            }
+            Self::Fence { path, epoch } => Header::new(FENCE, 0)
+                .put(&[path, 0])
+                .put(&epoch.to_le_bytes()),
             Self::Fenced(c) => Header::new(FENCED, 0)
                 .put(&[c.path, 0])
                 .put(&c.epoch.to_le_bytes())
                 .put(&c.count.to_le_bytes()),
-            Self::Lost { path, epoch } => {
-                Header::new(LOST, 0).put(&[path, 0]).put(&epoch.to_le_bytes())
-            }
-            Self::Ping { id, sent_ns } => {
-                Header::new(PING, 0).put(&id.to_le_bytes()).put(&sent_ns.to_le_bytes())
-            }
-            Self::Pong { id, sent_ns, received_ns } => Header::new(PONG, 0)
+            Self::Lost { path, epoch } => Header::new(LOST, 0)
+                .put(&[path, 0])
+                .put(&epoch.to_le_bytes()),
+            Self::Ping { id, sent_ns } => Header::new(PING, 0)
+                .put(&id.to_le_bytes())
+                .put(&sent_ns.to_le_bytes()),
+            Self::Pong {
+                id,
+                sent_ns,
+                received_ns,
+            } => Header::new(PONG, 0)
                 .put(&id.to_le_bytes())
                 .put(&sent_ns.to_le_bytes())
                 .put(&received_ns.to_le_bytes()),
@@ -343,7 +358,11 @@ impl Frame {
     /// # Errors
     /// What is wrong with it.
     pub fn decode(header: &[u8]) -> Result<Self, WireError> {
-        let mut r = Reader { kind: header.first().copied().unwrap_or(0), rest: header, all: header.len() };
+        let mut r = Reader {
+            kind: header.first().copied().unwrap_or(0),
+            rest: header,
+            all: header.len(),
+        };
         let [kind, flags] = r.take()?;
         let _len: [u8; 2] = r.take()?;
         let frame = match kind {
@@ -359,19 +378,28 @@ impl Frame {
                     last: flags & FLAG_LAST != 0,
                 };
                 r.check(chunk.chunk_bytes.is_multiple_of(CHUNK_ALIGN), "chunk size")?;
-                r.check((CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&chunk.chunk_bytes), "chunk size")?;
+                r.check(
+                    (CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&chunk.chunk_bytes),
+                    "chunk size",
+                )?;
                 r.check(chunk.payload <= chunk.chunk_bytes, "payload")?;
                 r.check(chunk.last || chunk.payload == chunk.chunk_bytes, "payload")?;
                 Self::Chunk(chunk)
             }
             EAGER => {
-                let eager =
-                    Eager { conn: r.u32()?, tag: r.i32()?, ordinal: r.u32()?, payload: r.u32()? };
+                let eager = Eager {
+                    conn: r.u32()?,
+                    tag: r.i32()?,
+                    ordinal: r.u32()?,
+                    payload: r.u32()?,
+                };
                 r.check(eager.payload <= 1 << 16, "payload")?;
                 Self::Eager(eager)
             }
             ACK => {
-                let ack = Ack { eager_consumed: r.u64()? };
+                let ack = Ack {
+                    eager_consumed: r.u64()?,
+                };
                 r.check(r.rest.len().is_multiple_of(ACK_ENTRY), "entries")?;
                 r.rest = &[];
                 Self::Ack(ack)
@@ -381,11 +409,23 @@ impl Frame {
                 let [keys, _] = r.take()?;
                 let (generation, capacity, addr) = (r.u32()?, r.u64()?, r.u64()?);
                 r.check(usize::from(keys) <= RKEYS_MAX, "remote keys")?;
-                let mut rkeys = Rkeys { count: keys, ..Rkeys::default() };
+                let mut rkeys = Rkeys {
+                    count: keys,
+                    ..Rkeys::default()
+                };
                 for key in &mut rkeys.keys[..usize::from(keys)] {
                     *key = r.u32()?;
                 }
-                Self::Credit(Credit { conn, tag, ordinal, slot, generation, capacity, addr, rkeys })
+                Self::Credit(Credit {
+                    conn,
+                    tag,
+                    ordinal,
+                    slot,
+                    generation,
+                    capacity,
+                    addr,
+                    rkeys,
+                })
             }
             ANNOUNCE => Self::Announce {
                 conn: r.u32()?,
@@ -393,24 +433,49 @@ impl Frame {
                 ordinal: r.u32()?,
                 size: r.u64()?,
             },
-            OPEN => Self::Open { conn: r.u32()?, listener: r.u64()? },
-            OPENED => Self::Opened { conn: r.u32()?, accepted: flags & FLAG_ACCEPTED != 0 },
+            OPEN => Self::Open {
+                conn: r.u32()?,
+                listener: r.u64()?,
+            },
+            OPENED => Self::Opened {
+                conn: r.u32()?,
+                accepted: flags & FLAG_ACCEPTED != 0,
+            },
             CLOSE => Self::Close { conn: r.u32()? },
             FENCE | LOST => {
                 let [path, _] = r.take()?;
                 let epoch = r.u16()?;
-                if kind == FENCE { Self::Fence { path, epoch } } else { Self::Lost { path, epoch } }
+                if kind == FENCE {
+                    Self::Fence { path, epoch }
+                } else {
+                    Self::Lost { path, epoch }
+                }
             }
             FENCED => {
                 let [path, _] = r.take()?;
-                Self::Fenced(PathCount { path, epoch: r.u16()?, count: r.u32()? })
+                Self::Fenced(PathCount {
+                    path,
+                    epoch: r.u16()?,
+                    count: r.u32()?,
+                })
             }
-            PING => Self::Ping { id: r.u32()?, sent_ns: r.u64()? },
-            PONG => Self::Pong { id: r.u32()?, sent_ns: r.u64()?, received_ns: r.u64()? },
+            PING => Self::Ping {
+                id: r.u32()?,
+                sent_ns: r.u64()?,
+            },
+            PONG => Self::Pong {
+                id: r.u32()?,
+                sent_ns: r.u64()?,
+                received_ns: r.u64()?,
+            },
             GOODBYE => Self::Goodbye,
             other => return Err(WireError::UnknownKind(other)),
         };
-        if r.rest.is_empty() { Ok(frame) } else { Err(r.length()) }
+        if r.rest.is_empty() {
+            Ok(frame)
+        } else {
+            Err(r.length())
+        }
     }
 }
 
@@ -423,7 +488,10 @@ pub fn header_len(prefix: [u8; PREFIX_BYTES]) -> Result<usize, WireError> {
     if (PREFIX_BYTES..=HEADER_BYTES_MAX).contains(&bytes) {
         Ok(bytes)
     } else {
-        Err(WireError::BadLength { kind: prefix[0], bytes })
+        Err(WireError::BadLength {
+            kind: prefix[0],
+            bytes,
+        })
     }
 }
 
@@ -444,11 +512,15 @@ pub fn encode_ack(ack: Ack, entries: impl Iterator<Item = PathCount>) -> Header 
 
 /// The entries of an acknowledgement whose header has been decoded without an error.
 pub fn ack_entries(header: &[u8]) -> impl Iterator<Item = PathCount> + '_ {
-    header.get(ACK_FIXED..).unwrap_or(&[]).chunks_exact(ACK_ENTRY).map(|e| PathCount {
-        path: e[0],
-        epoch: u16::from_le_bytes([e[2], e[3]]),
-        count: u32::from_le_bytes([e[4], e[5], e[6], e[7]]),
-    })
+    header
+        .get(ACK_FIXED..)
+        .unwrap_or(&[])
+        .chunks_exact(ACK_ENTRY)
+        .map(|e| PathCount {
+            path: e[0],
+            epoch: u16::from_le_bytes([e[2], e[3]]),
+            count: u32::from_le_bytes([e[4], e[5], e[6], e[7]]),
+        })
 }
 
 struct Reader<'a> {
@@ -483,11 +555,21 @@ impl Reader<'_> {
     }
 
     fn length(&self) -> WireError {
-        WireError::BadLength { kind: self.kind, bytes: self.all }
+        WireError::BadLength {
+            kind: self.kind,
+            bytes: self.all,
+        }
     }
 
     fn check(&self, right: bool, field: &'static str) -> Result<(), WireError> {
-        if right { Ok(()) } else { Err(WireError::BadField { kind: self.kind, field }) }
+        if right {
+            Ok(())
+        } else {
+            Err(WireError::BadField {
+                kind: self.kind,
+                field,
+            })
+        }
     }
 }
 
@@ -548,20 +630,37 @@ mod tests {
 
     fn frames() -> impl Strategy<Value = Frame> {
         prop_oneof![
-            (any::<u16>(), any::<u32>(), any::<u32>(), 32u32..512, any::<bool>()).prop_map(
-                |(slot, generation, index, units, last)| Frame::Chunk(Chunk {
-                    slot,
-                    generation,
-                    index,
-                    chunk_bytes: units * CHUNK_ALIGN,
-                    payload: if last { units } else { units * CHUNK_ALIGN },
-                    last,
+            (
+                any::<u16>(),
+                any::<u32>(),
+                any::<u32>(),
+                32u32..512,
+                any::<bool>()
+            )
+                .prop_map(|(slot, generation, index, units, last)| Frame::Chunk(
+                    Chunk {
+                        slot,
+                        generation,
+                        index,
+                        chunk_bytes: units * CHUNK_ALIGN,
+                        payload: if last { units } else { units * CHUNK_ALIGN },
+                        last,
+                    }
+                )),
+            (any::<u32>(), any::<i32>(), any::<u32>(), 0u32..65536).prop_map(
+                |(conn, tag, ordinal, payload)| Frame::Eager(Eager {
+                    conn,
+                    tag,
+                    ordinal,
+                    payload
                 })
             ),
-            (any::<u32>(), any::<i32>(), any::<u32>(), 0u32..65536).prop_map(
-                |(conn, tag, ordinal, payload)| Frame::Eager(Eager { conn, tag, ordinal, payload })
-            ),
-            (any::<u32>(), any::<i32>(), any::<u64>(), prop::collection::vec(any::<u32>(), 0..=8))
+            (
+                any::<u32>(),
+                any::<i32>(),
+                any::<u64>(),
+                prop::collection::vec(any::<u32>(), 0..=8)
+            )
                 .prop_map(|(conn, tag, addr, keys)| Frame::Credit(Credit {
                     conn,
                     tag,
@@ -573,10 +672,17 @@ mod tests {
                     rkeys: Rkeys::new(&keys).unwrap(),
                 })),
             (any::<u32>(), any::<i32>(), any::<u64>()).prop_map(|(conn, tag, size)| {
-                Frame::Announce { conn, tag, ordinal: 3, size }
+                Frame::Announce {
+                    conn,
+                    tag,
+                    ordinal: 3,
+                    size,
+                }
             }),
-            (any::<u32>(), any::<u64>()).prop_map(|(conn, listener)| Frame::Open { conn, listener }),
-            (any::<u32>(), any::<bool>()).prop_map(|(conn, accepted)| Frame::Opened { conn, accepted }),
+            (any::<u32>(), any::<u64>())
+                .prop_map(|(conn, listener)| Frame::Open { conn, listener }),
+            (any::<u32>(), any::<bool>())
+                .prop_map(|(conn, accepted)| Frame::Opened { conn, accepted }),
             any::<u32>().prop_map(|conn| Frame::Close { conn }),
             (any::<u8>(), any::<u16>()).prop_map(|(path, epoch)| Frame::Fence { path, epoch }),
             (any::<u8>(), any::<u16>()).prop_map(|(path, epoch)| Frame::Lost { path, epoch }),

@@ -74,7 +74,10 @@ impl Health {
     /// A path that came up at `now`.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
-        Self { quiet_since: None, alive_at: now }
+        Self {
+            quiet_since: None,
+            alive_at: now,
+        }
     }
 
     /// When it last gave a sign of life.
@@ -90,7 +93,12 @@ impl Health {
     }
 
     /// Takes in what the transport tells and judges.
-    pub fn observe(&mut self, now: Timestamp, stats: &TransportStats, config: &HealthConfig) -> Verdict {
+    pub fn observe(
+        &mut self,
+        now: Timestamp,
+        stats: &TransportStats,
+        config: &HealthConfig,
+    ) -> Verdict {
         let acked_at = Timestamp::from_nanos(now.as_nanos().saturating_sub(stats.acked_ago.0));
         // The kernel tells "acknowledged so long ago" in milliseconds: anything but a later
         // moment is no news.
@@ -104,7 +112,12 @@ impl Health {
         }
         let since = *self.quiet_since.get_or_insert(now);
         let quiet = now.since(since);
-        let tail = Nanos(stats.rtt.0.saturating_add(stats.rtt_var.0.saturating_mul(4)));
+        let tail = Nanos(
+            stats
+                .rtt
+                .0
+                .saturating_add(stats.rtt_var.0.saturating_mul(4)),
+        );
         let dead = Nanos(tail.0.saturating_mul(6)).clamp(config.dead_min, config.dead_max);
         if quiet >= dead {
             Verdict::Dead
@@ -141,20 +154,36 @@ mod tests {
         let mut health = Health::new(at(0));
         assert_eq!(health.observe(at(1), &stats(0), &config), Verdict::Fine);
         assert_eq!(health.observe(at(15), &stats(14), &config), Verdict::Fine);
-        assert_eq!(health.observe(at(30), &stats(29), &config), Verdict::Suspect);
+        assert_eq!(
+            health.observe(at(30), &stats(29), &config),
+            Verdict::Suspect
+        );
         assert_eq!(health.observe(at(85), &stats(84), &config), Verdict::Dead);
-        assert_eq!(health.observe(at(86), &stats(0), &config), Verdict::Fine, "it was late, not dead");
+        assert_eq!(
+            health.observe(at(86), &stats(0), &config),
+            Verdict::Fine,
+            "it was late, not dead"
+        );
     }
 
     #[test]
     fn idleness_and_a_closed_window_are_not_silence() {
         let config = HealthConfig::default();
         let mut health = Health::new(at(0));
-        let idle = TransportStats { in_flight: false, ..stats(60_000) };
+        let idle = TransportStats {
+            in_flight: false,
+            ..stats(60_000)
+        };
         assert_eq!(health.observe(at(60_000), &idle, &config), Verdict::Fine);
         // What is sent after a long idle time has its full time to be acknowledged.
-        assert_eq!(health.observe(at(60_001), &stats(60_001), &config), Verdict::Fine);
-        let closed = TransportStats { window_closed: true, ..stats(70_000) };
+        assert_eq!(
+            health.observe(at(60_001), &stats(60_001), &config),
+            Verdict::Fine
+        );
+        let closed = TransportStats {
+            window_closed: true,
+            ..stats(70_000)
+        };
         assert_eq!(health.observe(at(70_000), &closed, &config), Verdict::Fine);
     }
 

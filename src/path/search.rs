@@ -79,7 +79,10 @@ const BASE_WINDOW: Nanos = Nanos(10_000_000_000);
 
 impl Default for Base {
     fn default() -> Self {
-        Self { current: (i64::MAX, Timestamp::ZERO), previous: i64::MAX }
+        Self {
+            current: (i64::MAX, Timestamp::ZERO),
+            previous: i64::MAX,
+        }
     }
 }
 
@@ -134,7 +137,11 @@ pub const UNSURE_ROUNDS: u32 = 3;
 pub fn judge(waited: impl Iterator<Item = Nanos>, queue: Nanos, unsure: u32) -> Round {
     let threshold = QUEUE_MIN.max(queue / 4);
     let met_queue = waited.max().is_some_and(|longest| longest >= threshold);
-    if met_queue || unsure + 1 >= UNSURE_ROUNDS { Round::Telling(threshold) } else { Round::Unsure }
+    if met_queue || unsure + 1 >= UNSURE_ROUNDS {
+        Round::Telling(threshold)
+    } else {
+        Round::Unsure
+    }
 }
 
 #[cfg(test)]
@@ -163,7 +170,10 @@ mod tests {
         assert_eq!((round.way(slow), round.way(fast)), (Way::Shared, Way::New));
         // Without one that met a queue, a fast one proves nothing; not at first.
         assert_eq!(judge([fast].into_iter(), queue, 0).way(fast), Way::Unknown);
-        assert_eq!(judge([fast].into_iter(), queue, UNSURE_ROUNDS - 1).way(fast), Way::New);
+        assert_eq!(
+            judge([fast].into_iter(), queue, UNSURE_ROUNDS - 1).way(fast),
+            Way::New
+        );
         assert_eq!(judge(std::iter::empty(), queue, 0), Round::Unsure);
     }
 
@@ -171,7 +181,10 @@ mod tests {
     fn the_base_follows_a_drifting_clock() {
         let mut base = Base::default();
         for second in 0..100 {
-            base.observe(at(second * 1000), 50_000 + 20_000 * i64::try_from(second).unwrap());
+            base.observe(
+                at(second * 1000),
+                50_000 + 20_000 * i64::try_from(second).unwrap(),
+            );
         }
         assert!(base.least().unwrap() > 50_000 + 20_000 * 75);
     }

@@ -28,7 +28,8 @@ impl View {
     #[must_use]
     pub fn completion_ns(&self, bytes: u64) -> u64 {
         let queued = u128::from(self.outstanding.0 + bytes) * u128::from(self.byte_time);
-        self.delay_ns.saturating_add(u64::try_from(queued >> 16).unwrap_or(u64::MAX))
+        self.delay_ns
+            .saturating_add(u64::try_from(queued >> 16).unwrap_or(u64::MAX))
     }
 }
 
@@ -78,7 +79,9 @@ impl Selector for RoundRobin {
 
     fn choose(&mut self, _conn: u32, bytes: u64, paths: &[View]) -> Option<usize> {
         let count = paths.len();
-        let found = (0..count).map(|k| (self.next + k) % count).find(|&i| paths[i].has_room(bytes))?;
+        let found = (0..count)
+            .map(|k| (self.next + k) % count)
+            .find(|&i| paths[i].has_room(bytes))?;
         self.next = found + 1;
         Some(found)
     }
@@ -97,8 +100,11 @@ impl Selector for StaticHash {
         let usable = paths.iter().filter(|p| p.usable).count();
         // Fibonacci hashing: spreads consecutive numbers evenly.
         let hash = (u64::from(conn).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as usize;
-        let (index, path) =
-            paths.iter().enumerate().filter(|(_, p)| p.usable).nth(hash.checked_rem(usable)?)?;
+        let (index, path) = paths
+            .iter()
+            .enumerate()
+            .filter(|(_, p)| p.usable)
+            .nth(hash.checked_rem(usable)?)?;
         path.has_room(bytes).then_some(index)
     }
 }
@@ -169,7 +175,12 @@ mod tests {
         ];
         for mut selector in selectors {
             for _ in 0..10 {
-                assert_eq!(selector.choose(3, 1000, &paths), Some(2), "{}", selector.name());
+                assert_eq!(
+                    selector.choose(3, 1000, &paths),
+                    Some(2),
+                    "{}",
+                    selector.name()
+                );
             }
         }
         paths[2].usable = false;

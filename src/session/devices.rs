@@ -111,7 +111,10 @@ pub fn describe(interfaces: &[Interface]) -> Option<DeviceInfo> {
     Some(DeviceInfo {
         pci_path: pci_path(&first.name),
         guid,
-        speed_mbps: interfaces.iter().map(|i| speed_mbps(&i.name)).fold(0, u32::saturating_add),
+        speed_mbps: interfaces
+            .iter()
+            .map(|i| speed_mbps(&i.name))
+            .fold(0, u32::saturating_add),
         port: 1,
         name,
     })

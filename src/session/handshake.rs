@@ -147,7 +147,13 @@ impl Hello {
         };
         let nonce = array(8);
         let proof = array(HELLO_PROVEN);
-        if !key.verify(Role::Listener, &nonce, challenge, &bytes[..HELLO_PROVEN], &proof) {
+        if !key.verify(
+            Role::Listener,
+            &nonce,
+            challenge,
+            &bytes[..HELLO_PROVEN],
+            &proof,
+        ) {
             return Err(Some(Refusal::Proof));
         }
         let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
@@ -198,13 +204,22 @@ impl Welcome {
         }
         let mut proof = [0; 16];
         proof.copy_from_slice(&bytes[WELCOME_PROVEN..]);
-        if !key.verify(Role::Dialler, challenge, hello, &bytes[..WELCOME_PROVEN], &proof) {
+        if !key.verify(
+            Role::Dialler,
+            challenge,
+            hello,
+            &bytes[..WELCOME_PROVEN],
+            &proof,
+        ) {
             return Err("the listener could not prove that it knows the token and the secret");
         }
         let u32_at = |at: usize| {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
-        Ok(Self { fenced_count: u32_at(8), eager_bytes: u32_at(12) })
+        Ok(Self {
+            fenced_count: u32_at(8),
+            eager_bytes: u32_at(12),
+        })
     }
 }
 
@@ -246,9 +261,15 @@ mod tests {
         let nonce = read_challenge(&challenge(&[9; 16])).unwrap();
         let bytes = hello().encode(&key, &nonce);
         assert_eq!(Hello::decode(&bytes, &key, &[9; 16]), Ok(hello()));
-        let welcome = Welcome { fenced_count: 5, eager_bytes: 8192 };
+        let welcome = Welcome {
+            fenced_count: 5,
+            eager_bytes: 8192,
+        };
         let bytes = welcome.encode(&key, &[3; 16], &[9; 16]);
-        assert_eq!(Welcome::decode(&bytes, &key, &[3; 16], &[9; 16]), Ok(welcome));
+        assert_eq!(
+            Welcome::decode(&bytes, &key, &[3; 16], &[9; 16]),
+            Ok(welcome)
+        );
     }
 
     #[test]
@@ -256,20 +277,38 @@ mod tests {
         let key = Key::derive(&Token::from_bytes([1; 16]), None);
         let other = Key::derive(&Token::from_bytes([2; 16]), None);
         let bytes = hello().encode(&key, &[9; 16]);
-        assert_eq!(Hello::decode(&bytes, &other, &[9; 16]), Err(Some(Refusal::Proof)));
-        assert_eq!(Hello::decode(&bytes, &key, &[8; 16]), Err(Some(Refusal::Proof)), "a replay");
+        assert_eq!(
+            Hello::decode(&bytes, &other, &[9; 16]),
+            Err(Some(Refusal::Proof))
+        );
+        assert_eq!(
+            Hello::decode(&bytes, &key, &[8; 16]),
+            Err(Some(Refusal::Proof)),
+            "a replay"
+        );
         for at in 8..HELLO_BYTES {
             let mut bent = bytes;
             bent[at] ^= 1;
-            assert_eq!(Hello::decode(&bent, &key, &[9; 16]), Err(Some(Refusal::Proof)), "byte {at}");
+            assert_eq!(
+                Hello::decode(&bent, &key, &[9; 16]),
+                Err(Some(Refusal::Proof)),
+                "byte {at}"
+            );
         }
         let mut newer = bytes;
         newer[5] = 2;
-        assert_eq!(Hello::decode(&newer, &key, &[9; 16]), Err(Some(Refusal::Version)));
+        assert_eq!(
+            Hello::decode(&newer, &key, &[9; 16]),
+            Err(Some(Refusal::Version))
+        );
         assert_eq!(Hello::decode(&[0; HELLO_BYTES], &key, &[9; 16]), Err(None));
         let refused = Welcome::decode(&refuse(Refusal::Proof), &key, &[3; 16], &[9; 16]);
         assert!(refused.unwrap_err().contains("THALWEG_SECRET"));
-        let forged = Welcome { fenced_count: 0, eager_bytes: 1 }.encode(&other, &[3; 16], &[9; 16]);
+        let forged = Welcome {
+            fenced_count: 0,
+            eager_bytes: 1,
+        }
+        .encode(&other, &[3; 16], &[9; 16]);
         assert!(Welcome::decode(&forged, &key, &[3; 16], &[9; 16]).is_err());
     }
 }

@@ -3,7 +3,10 @@
 //! A connection carries messages one way. All connections between two processes over one pair
 //! of devices share a link and its paths.
 
-#![allow(unsafe_code, reason = "buffers belong to callers that speak C; each call states what it needs of them")]
+#![allow(
+    unsafe_code,
+    reason = "buffers belong to callers that speak C; each call states what it needs of them"
+)]
 
 mod devices;
 mod handle;
@@ -30,7 +33,7 @@ use self::handle::Handle;
 use self::service::{Pending, Service, Shared};
 use crate::auth::{self, Key, Token};
 use crate::clock::Timestamp;
-use crate::config::{Config, ControllerKind, PathCount, PortRange, SelectorKind};
+use crate::config::{Config, ControllerKind, PathCount, PortRange, Secret, SelectorKind};
 use crate::control::{AnyController, Delay, DelayConfig, Fixed};
 use crate::driver::conn::{Conn, LinkRef, Slot};
 use crate::driver::tx_link::{TxHost, TxParams};
@@ -159,9 +162,8 @@ impl Session {
     /// # Errors
     /// As [`Session::open`].
     pub fn open_with(config: Config, log: LogSink) -> Result<Self, Error> {
-        let system = |what: &str, e: std::io::Error| {
-            Error::new(ErrorKind::System, format!("{what}: {e}"))
-        };
+        let system =
+            |what: &str, e: std::io::Error| Error::new(ErrorKind::System, format!("{what}: {e}"));
         let interfaces = devices::interfaces(&config);
         if interfaces.is_empty() && config.ifname.is_some() {
             log(
@@ -184,13 +186,19 @@ impl Session {
                         e,
                     ));
                 }
-                Err(e) => log(LogLevel::Warn, &format!("cannot listen on {ip}: {e}; it is not used")),
+                Err(e) => log(
+                    LogLevel::Warn,
+                    &format!("cannot listen on {ip}: {e}; it is not used"),
+                ),
             }
         }
-        let bound: Vec<SocketAddr> = listeners.iter().filter_map(|l| l.local_addr().ok()).collect();
+        let bound: Vec<SocketAddr> = listeners
+            .iter()
+            .filter_map(|l| l.local_addr().ok())
+            .collect();
         let token = Token::random().map_err(|e| system("random token", e))?;
         let process = auth::nonce().map_err(|e| system("random name", e))?;
-        let key = Key::derive(&token, config.secret.as_ref().map(|s| s.as_bytes()));
+        let key = Key::derive(&token, config.secret.as_ref().map(Secret::as_bytes));
         let addrs: Vec<IpAddr> = bound.iter().map(SocketAddr::ip).collect();
         let devices = if bound.is_empty() {
             Vec::new()
@@ -230,7 +238,13 @@ impl Session {
         let Some(device) = self.0.devices.first() else {
             return "no usable network interface: set THALWEG_IFNAME, or bring one up".into();
         };
-        let addrs: Vec<String> = self.0.shared.addrs.iter().map(ToString::to_string).collect();
+        let addrs: Vec<String> = self
+            .0
+            .shared
+            .addrs
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         let paths = match config.paths {
             PathCount::Fixed(n) => format!("{n} paths to each peer (THALWEG_PATHS)"),
             PathCount::Auto => {
@@ -245,7 +259,11 @@ impl Session {
             addrs.join(", "),
             config.controller,
             config.selector,
-            if config.secret.is_some() { "; peers must know the secret" } else { "" },
+            if config.secret.is_some() {
+                "; peers must know the secret"
+            } else {
+                ""
+            },
         )
     }
 
@@ -257,12 +275,15 @@ impl Session {
         self.check_device(device)?;
         let number = self.0.next_listener.fetch_add(1, Ordering::Relaxed);
         let shared = Arc::clone(&self.0.shared);
-        let mut listeners = shared.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = shared
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         listeners.insert(number, Pending::default());
         drop(listeners);
         let handle = Handle {
             listener: number,
-            token: self.0.token.clone(),
+            token: self.0.token,
             process: self.0.process,
             addrs: shared.addrs.clone(),
         };
@@ -298,12 +319,18 @@ impl Session {
             Some(true) => Ok(Some(attempt.connection)),
             Some(false) => Err(Error::new(
                 ErrorKind::Remote,
-                format!("{} has closed the listener of this handle", attempt.link.name),
+                format!(
+                    "{} has closed the listener of this handle",
+                    attempt.link.name
+                ),
             )),
             None => {
                 let waited = Timestamp::now().since(attempt.since);
                 if waited >= self.0.shared.config.connect_timeout {
-                    let why = attempt.link.last_refusal().unwrap_or_else(|| "no answer".into());
+                    let why = attempt
+                        .link
+                        .last_refusal()
+                        .unwrap_or_else(|| "no answer".into());
                     return Err(Error::new(
                         ErrorKind::Remote,
                         format!(
@@ -320,7 +347,10 @@ impl Session {
     }
 
     fn attempts(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Attempt>> {
-        self.0.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .attempts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check_device(&self, device: usize) -> Result<(), Error> {
@@ -329,63 +359,90 @@ impl Session {
         }
         Err(Error::new(
             ErrorKind::InvalidArgument,
-            format!("device {device} does not exist: there are {}", self.0.devices.len()),
+            format!(
+                "device {device} does not exist: there are {}",
+                self.0.devices.len()
+            ),
         ))
     }
 
-    fn start(&self, handle: &Handle) -> Result<Attempt, Error> {
+    fn new_link(&self, handle: &Handle) -> Result<Arc<TxLink>, Error> {
         let system = |e: std::io::Error| Error::new(ErrorKind::System, format!("new link: {e}"));
         let shared = &self.0.shared;
-        let mut links = shared.tx_links.lock().unwrap_or_else(PoisonError::into_inner);
-        let usable = |link: &Arc<TxLink>| {
-            link.try_inner().is_none_or(|inner| inner.engine.failure().is_none())
+        let routes = routes(&self.0.addrs, &handle.addrs);
+        if routes.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Remote,
+                format!(
+                    "no address of ours ({:?}) can reach one of the peer's ({:?}): check THALWEG_IFNAME and THALWEG_FAMILY on both hosts",
+                    self.0.addrs, handle.addrs
+                ),
+            ));
+        }
+        let now = Timestamp::now();
+        let engine = TxEngine::new(
+            engine_config(&shared.config, routes[0].1.ip()),
+            controller(&shared.config),
+            selector(&shared.config),
+            now,
+        );
+        let params = TxParams {
+            id: auth::nonce().map_err(system)?,
+            key: Key::derive(
+                &handle.token,
+                shared.config.secret.as_ref().map(Secret::as_bytes),
+            ),
+            name: routes[0].1.to_string(),
+            routes,
         };
-        let link = match links.get(&handle.process).filter(|link| usable(link)) {
-            Some(link) => Arc::clone(link),
-            None => {
-                let routes = routes(&self.0.addrs, &handle.addrs);
-                if routes.is_empty() {
-                    return Err(Error::new(
-                        ErrorKind::Remote,
-                        format!(
-                            "no address of ours ({:?}) can reach one of the peer's ({:?}): check THALWEG_IFNAME and THALWEG_FAMILY on both hosts",
-                            self.0.addrs, handle.addrs
-                        ),
-                    ));
-                }
-                let now = Timestamp::now();
-                let engine = TxEngine::new(
-                    engine_config(&shared.config, routes[0].1.ip()),
-                    controller(&shared.config),
-                    selector(&shared.config),
-                    now,
-                );
-                let params = TxParams {
-                    id: auth::nonce().map_err(system)?,
-                    key: Key::derive(&handle.token, shared.config.secret.as_ref().map(|s| s.as_bytes())),
-                    name: routes[0].1.to_string(),
-                    routes,
-                };
-                let host: Arc<dyn TxHost> = Arc::clone(shared) as _;
-                let link = TxLink::new(engine, params, host).map_err(system)?;
-                links.insert(handle.process, Arc::clone(&link));
-                shared.links_added.raise();
-                shared.wake();
-                link
-            }
+        let host: Arc<dyn TxHost> = Arc::clone(shared) as _;
+        TxLink::new(engine, params, host).map_err(system)
+    }
+
+    fn start(&self, handle: &Handle) -> Result<Attempt, Error> {
+        let shared = &self.0.shared;
+        let peer = (handle.process, *handle.token.as_bytes());
+        let mut links = shared
+            .tx_links
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let usable = |link: &Arc<TxLink>| {
+            link.try_inner()
+                .is_none_or(|inner| inner.engine.failure().is_none())
+        };
+        let link = if let Some(link) = links.get(&peer).filter(|link| usable(link)) {
+            Arc::clone(link)
+        } else {
+            let link = self.new_link(handle)?;
+            links.insert(peer, Arc::clone(&link));
+            shared.links_added.raise();
+            shared.wake();
+            link
         };
         let conn = link
             .open(handle.listener)
             .ok_or_else(|| Error::new(ErrorKind::Internal, "the link is closing"))?;
-        Ok(Attempt { connection: SendConnection(conn), link, since: Timestamp::now() })
+        Ok(Attempt {
+            connection: SendConnection(conn),
+            link,
+            since: Timestamp::now(),
+        })
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.attempts.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+        self.attempts
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
         self.shared.stop();
-        if let Some(thread) = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(thread) = self
+            .thread
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
             let _ = thread.join();
         }
     }
@@ -461,7 +518,11 @@ impl Listener {
     }
 
     fn take(&self) -> Result<Option<RecvConnection>, Error> {
-        let mut listeners = self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = self
+            .shared
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         match listeners.get_mut(&self.number) {
             Some(pending) => Ok(pending.conns.pop_front().map(RecvConnection)),
             None => Err(Error::new(ErrorKind::System, "the session is closed")),
@@ -471,7 +532,11 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let mut listeners = self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = self
+            .shared
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let pending = listeners.remove(&self.number);
         drop(listeners);
         // Peers that nobody has accepted are told so.
@@ -494,7 +559,10 @@ impl SendConnection {
         len: usize,
         tag: i32,
     ) -> Result<Option<Request>, Error> {
-        let range = MemRange { addr: data as u64, len: len as u64 };
+        let range = MemRange {
+            addr: data as u64,
+            len: len as u64,
+        };
         if range.len > crate::engine::wire::MESSAGE_BYTES_MAX {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
@@ -528,12 +596,21 @@ impl RecvConnection {
         if buffers.is_empty() || buffers.len() > MAX_RECVS {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
-                format!("a receive of {} buffers: 1 to {MAX_RECVS} are possible", buffers.len()),
+                format!(
+                    "a receive of {} buffers: 1 to {MAX_RECVS} are possible",
+                    buffers.len()
+                ),
             ));
         }
         let mut messages = [(0, MemRange::default()); MAX_RECVS];
         for (message, buffer) in messages.iter_mut().zip(buffers) {
-            *message = (buffer.tag, MemRange { addr: buffer.data as u64, len: buffer.len as u64 });
+            *message = (
+                buffer.tag,
+                MemRange {
+                    addr: buffer.data as u64,
+                    len: buffer.len as u64,
+                },
+            );
         }
         // SAFETY: the caller's promise.
         let slot = unsafe { self.0.start(&messages[..buffers.len()]) };

@@ -26,8 +26,8 @@ use crate::driver::rx_link::{NewChannel, RxHost, RxParams};
 use crate::driver::tx_link::{DialRequest, TxHost, TxMail};
 use crate::driver::{Poller, RxLink, Step, TxLink};
 use crate::engine::wire::PathCount;
-use crate::sync::Flag;
 use crate::engine::{EngineConfig, FenceReason, PathState, Probes, RxEngine, TxAction, TxEvent};
+use crate::sync::Flag;
 use crate::transport::AnyChannel;
 use crate::transport::faulty::{FaultFile, Faults};
 use crate::transport::tcp::TcpChannel;
@@ -60,6 +60,9 @@ enum Command {
     CheckPeer(Arc<RxLink>),
 }
 
+/// A peer process and its token: what a handle says of where it leads.
+pub type PeerKey = ([u8; 16], [u8; 16]);
+
 /// What the control thread and the application's calls share. None of it is on the data path.
 pub struct Shared {
     /// Settings.
@@ -70,8 +73,8 @@ pub struct Shared {
     pub addrs: Vec<SocketAddr>,
     /// Listeners by their number.
     pub listeners: Mutex<HashMap<u64, Pending>>,
-    /// Sending links by peer process.
-    pub tx_links: Mutex<HashMap<[u8; 16], Arc<TxLink>>>,
+    /// Sending links by peer.
+    pub tx_links: Mutex<HashMap<PeerKey, Arc<TxLink>>>,
     rx_links: Mutex<HashMap<[u8; 16], Arc<RxLink>>>,
     /// A link has been added that the control thread does not watch yet.
     pub links_added: Flag,
@@ -86,7 +89,9 @@ pub struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("addrs", &self.addrs).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("addrs", &self.addrs)
+            .finish_non_exhaustive()
     }
 }
 
@@ -116,9 +121,16 @@ impl Shared {
         };
         let trace = match &config.trace_file {
             Some(path) => {
-                let file = File::options().create(true).append(true).open(path).map_err(|e| {
-                    io::Error::new(e.kind(), format!("THALWEG_TRACE_FILE={}: {e}", path.display()))
-                })?;
+                let file = File::options()
+                    .create(true)
+                    .append(true)
+                    .open(path)
+                    .map_err(|e| {
+                        io::Error::new(
+                            e.kind(),
+                            format!("THALWEG_TRACE_FILE={}: {e}", path.display()),
+                        )
+                    })?;
                 Some(Mutex::new(file))
             }
             None => None,
@@ -193,7 +205,11 @@ impl TxHost for Shared {
 
     fn event(&self, link: &TxLink, event: &TxEvent, addrs: &str) {
         let (level, text, name) = match event {
-            TxEvent::Fenced { path, reason, outstanding } => {
+            TxEvent::Fenced {
+                path,
+                reason,
+                outstanding,
+            } => {
                 let why = match reason {
                     FenceReason::Silent(quiet) => format!(
                         "nothing acknowledged for {} ms while another path lived",
@@ -202,7 +218,9 @@ impl TxHost for Shared {
                     FenceReason::Broken => "its connection broke".into(),
                     FenceReason::LostByPeer => "the receiver lost its connection".into(),
                 };
-                let text = format!("path {path} ({addrs}) fenced: {why}; {outstanding} frames outstanding");
+                let text = format!(
+                    "path {path} ({addrs}) fenced: {why}; {outstanding} frames outstanding"
+                );
                 (LogLevel::Info, text, "fence")
             }
             TxEvent::Replayed { path, frames } => (
@@ -212,7 +230,11 @@ impl TxHost for Shared {
             ),
             TxEvent::Joined { path, probes } => {
                 let why = probes.map_or_else(String::new, |p| evidence(&p));
-                (LogLevel::Trace, format!("path {path} ({addrs}) joined{why}"), "join")
+                (
+                    LogLevel::Trace,
+                    format!("path {path} ({addrs}) joined{why}"),
+                    "join",
+                )
             }
             TxEvent::Collided { path, probes } => (
                 LogLevel::Trace,
@@ -228,7 +250,11 @@ impl TxHost for Shared {
                 "search-ended",
             ),
             TxEvent::Failed { reason, harmful } => {
-                let level = if *harmful { LogLevel::Warn } else { LogLevel::Trace };
+                let level = if *harmful {
+                    LogLevel::Warn
+                } else {
+                    LogLevel::Trace
+                };
                 (level, reason.clone(), "failed")
             }
         };
@@ -257,7 +283,8 @@ impl RxHost for Shared {
             eager_bytes: self.config.eager_bytes,
         };
         let (hello, challenge) = new.nonces;
-        new.channel.write_first(&welcome.encode(&self.key, &hello, &challenge))
+        new.channel
+            .write_first(&welcome.encode(&self.key, &hello, &challenge))
     }
 
     fn accept(&self, listener: u64, conn: Arc<Conn>) -> bool {
@@ -430,7 +457,7 @@ impl Service {
                     libc::read(self.shared.wake.as_raw_fd(), count.as_mut_ptr().cast(), 8)
                 };
             }
-            LISTENER => self.accept((key - LISTENER) as usize),
+            LISTENER => self.accept(usize::try_from(key - LISTENER).unwrap_or(0)),
             OUTGOING => self.step_dial(key),
             INCOMING => self.step_handshake(key),
             LINK => {
@@ -452,7 +479,10 @@ impl Service {
         let linger = self.shared.config.linger;
         let mut wake_at = now + Nanos::from_secs(1);
         let mut over = Vec::new();
-        #[expect(clippy::iter_over_hash_type, reason = "links are independent of each other")]
+        #[expect(
+            clippy::iter_over_hash_type,
+            reason = "links are independent of each other"
+        )]
         for (&key, watched) in &mut self.watched {
             let by_app = watched.driven_at() != watched.drove_at
                 && now.since(watched.driven_at()) < DRIVEN_LATELY;
@@ -492,10 +522,16 @@ impl Service {
         if !self.shared.links_added.take() {
             return;
         }
-        let tx: Vec<AnyLink> =
-            locked(&self.shared.tx_links).values().cloned().map(AnyLink::Tx).collect();
-        let rx: Vec<AnyLink> =
-            locked(&self.shared.rx_links).values().cloned().map(AnyLink::Rx).collect();
+        let tx: Vec<AnyLink> = locked(&self.shared.tx_links)
+            .values()
+            .cloned()
+            .map(AnyLink::Tx)
+            .collect();
+        let rx: Vec<AnyLink> = locked(&self.shared.rx_links)
+            .values()
+            .cloned()
+            .map(AnyLink::Rx)
+            .collect();
         for link in tx.into_iter().chain(rx) {
             if self.watched.values().any(|w| w.poll_fd() == link.poll_fd()) {
                 continue;
@@ -503,13 +539,20 @@ impl Service {
             let key = LINK + self.next_key;
             self.next_key += 1;
             let armed = self.poller.add_once(link.poll_fd(), key).is_ok();
-            let watched = Watched { link, armed, drove_at: Timestamp::ZERO, idle_since: None };
+            let watched = Watched {
+                link,
+                armed,
+                drove_at: Timestamp::ZERO,
+                idle_since: None,
+            };
             self.watched.insert(key, watched);
         }
     }
 
     fn retire(&mut self, key: u64) {
-        let Some(watched) = self.watched.remove(&key) else { return };
+        let Some(watched) = self.watched.remove(&key) else {
+            return;
+        };
         self.poller.remove(watched.poll_fd());
         match &watched.link {
             AnyLink::Tx(link) => {
@@ -530,7 +573,9 @@ impl Service {
     }
 
     fn read_faults(&mut self, now: Timestamp, wake_at: &mut Timestamp) {
-        let Some(file) = &mut self.fault_file else { return };
+        let Some(file) = &mut self.fault_file else {
+            return;
+        };
         for warning in file.reread(now) {
             self.shared.log(LogLevel::Warn, &warning);
         }
@@ -559,8 +604,12 @@ impl Service {
         let mut lines = String::new();
         #[expect(clippy::iter_over_hash_type, reason = "each line names its link")]
         for watched in self.watched.values() {
-            let AnyLink::Tx(link) = &watched.link else { continue };
-            let Some(inner) = link.try_inner() else { continue };
+            let AnyLink::Tx(link) = &watched.link else {
+                continue;
+            };
+            let Some(inner) = link.try_inner() else {
+                continue;
+            };
             for (path, info) in inner.engine.path_infos().enumerate() {
                 let state = match info.state {
                     PathState::Vacant => continue,
@@ -602,8 +651,12 @@ impl Service {
 
     fn handle_deadlines(&mut self) {
         let now = Timestamp::now();
-        let late: Vec<u64> =
-            self.outgoing.iter().filter(|(_, d)| now >= d.deadline).map(|(&k, _)| k).collect();
+        let late: Vec<u64> = self
+            .outgoing
+            .iter()
+            .filter(|(_, d)| now >= d.deadline)
+            .map(|(&k, _)| k)
+            .collect();
         for key in late {
             let what = match self.outgoing.get(&key).map(|d| d.state) {
                 Some(DialState::Connecting) => "no answer",
@@ -611,36 +664,52 @@ impl Service {
             };
             self.dial_failed(key, what, false);
         }
-        let late: Vec<u64> =
-            self.incoming.iter().filter(|(_, h)| now >= h.deadline).map(|(&k, _)| k).collect();
+        let late: Vec<u64> = self
+            .incoming
+            .iter()
+            .filter(|(_, h)| now >= h.deadline)
+            .map(|(&k, _)| k)
+            .collect();
         for key in late {
             if let Some(handshake) = self.incoming.remove(&key) {
                 self.poller.remove(handshake.socket.as_raw_fd());
                 self.refused(handshake.remote, "sent no greeting in time");
             }
         }
-        self.checks.retain_mut(|(socket, link, deadline)| match socket.take_error() {
-            Ok(Some(e)) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                link.fail(format!("{} refuses connections: the peer process is gone", link.peer));
-                false
-            }
-            Ok(None) => now < *deadline && socket.peer_addr().is_err(),
-            _ => false,
-        });
+        self.checks
+            .retain_mut(|(socket, link, deadline)| match socket.take_error() {
+                Ok(Some(e)) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                    link.fail(format!(
+                        "{} refuses connections: the peer process is gone",
+                        link.peer
+                    ));
+                    false
+                }
+                Ok(None) => now < *deadline && socket.peer_addr().is_err(),
+                _ => false,
+            });
     }
 
     // ---- dialling ----
 
     fn dial(&mut self, link: Arc<TxLink>, request: DialRequest) {
-        let TxAction::Dial { path, epoch, fence, deadline, .. } = request.action else { return };
+        let TxAction::Dial {
+            path,
+            epoch,
+            fence,
+            deadline,
+            ..
+        } = request.action
+        else {
+            return;
+        };
         let turn = self.shared.dials.fetch_add(1, Ordering::Relaxed) as usize;
-        let route = match request.remote {
-            Some(remote) => (request.local.map(|l| l.ip()), remote),
-            None => {
-                let turn = if epoch == 1 { usize::from(path) } else { turn };
-                let index = turn % link.routes.len();
-                (Some(link.routes[index].0), link.routes[index].1)
-            }
+        let route = if let Some(remote) = request.remote {
+            (request.local.map(|l| l.ip()), remote)
+        } else {
+            let turn = if epoch == 1 { usize::from(path) } else { turn };
+            let (local, remote) = link.routes[turn % link.routes.len()];
+            (Some(local), remote)
         };
         let key = OUTGOING + self.next_key;
         self.next_key += 1;
@@ -663,8 +732,12 @@ impl Service {
             self.outgoing.insert(key, dial);
             return;
         }
-        let outcome = connect(route.0, request.local.map_or(0, |l| l.port()), route.1)
-            .and_then(|socket| self.poller.add_writable(socket.as_raw_fd(), key).map(|()| socket));
+        let outcome =
+            connect(route.0, request.local.map_or(0, |l| l.port()), route.1).and_then(|socket| {
+                self.poller
+                    .add_writable(socket.as_raw_fd(), key)
+                    .map(|()| socket)
+            });
         match outcome {
             Ok(socket) => {
                 dial.socket = Some(socket);
@@ -679,17 +752,28 @@ impl Service {
     }
 
     fn dial_failed(&mut self, key: u64, what: &str, refused: bool) {
-        let Some(dial) = self.outgoing.remove(&key) else { return };
+        let Some(dial) = self.outgoing.remove(&key) else {
+            return;
+        };
         if let Some(socket) = &dial.socket {
             self.poller.remove(socket.as_raw_fd());
         }
         let reason = format!("connecting to {}: {what}", dial.remote);
-        dial.link.mail(TxMail::DialFailed { path: dial.path, epoch: dial.epoch, reason, refused });
+        dial.link.mail(TxMail::DialFailed {
+            path: dial.path,
+            epoch: dial.epoch,
+            reason,
+            refused,
+        });
     }
 
     fn step_dial(&mut self, key: u64) {
-        let Some(dial) = self.outgoing.get_mut(&key) else { return };
-        let Some(socket) = dial.socket.as_mut() else { return };
+        let Some(dial) = self.outgoing.get_mut(&key) else {
+            return;
+        };
+        let Some(socket) = dial.socket.as_mut() else {
+            return;
+        };
         if dial.state == DialState::Connecting {
             match socket.take_error() {
                 Ok(None) => {}
@@ -721,7 +805,10 @@ impl Service {
         match dial.state {
             DialState::Connecting => {}
             DialState::Challenged => {
-                let read = buffer.first_chunk().ok_or("short").and_then(handshake::read_challenge);
+                let read = buffer
+                    .first_chunk()
+                    .ok_or("short")
+                    .and_then(handshake::read_challenge);
                 let (challenge, nonce) = match (read, auth::nonce()) {
                     (Ok(challenge), Ok(nonce)) => (challenge, nonce),
                     (Err(what), _) => return self.dial_failed(key, what, false),
@@ -758,13 +845,28 @@ impl Service {
     }
 
     fn dialled(&mut self, key: u64, welcome: Welcome) {
-        let Some(mut dial) = self.outgoing.remove(&key) else { return };
-        let Some(socket) = dial.socket.take() else { return };
+        let Some(mut dial) = self.outgoing.remove(&key) else {
+            return;
+        };
+        let Some(socket) = dial.socket.take() else {
+            return;
+        };
         self.poller.remove(socket.as_raw_fd());
-        let Dial { link, path, epoch, remote, .. } = dial;
+        let Dial {
+            link,
+            path,
+            epoch,
+            remote,
+            ..
+        } = dial;
         if self.is_cut(path) {
             let reason = format!("connecting to {remote}: the path is cut by THALWEG_FAULT_FILE");
-            link.mail(TxMail::DialFailed { path, epoch, reason, refused: false });
+            link.mail(TxMail::DialFailed {
+                path,
+                epoch,
+                reason,
+                refused: false,
+            });
             return;
         }
         let local = socket.local_addr().unwrap_or(remote);
@@ -772,14 +874,23 @@ impl Service {
             Ok(channel) => link.mail(TxMail::PathUp {
                 path,
                 epoch,
-                previous: dial.fence.map(|epoch| PathCount { path, epoch, count: welcome.fenced_count }),
+                previous: dial.fence.map(|epoch| PathCount {
+                    path,
+                    epoch,
+                    count: welcome.fenced_count,
+                }),
                 eager_bytes: welcome.eager_bytes,
                 addrs: (local, remote),
-                channel: AnyChannel::over_tcp(channel, path, self.faults()),
+                channel: Box::new(AnyChannel::over_tcp(channel, path, self.faults())),
             }),
             Err(error) => {
                 let reason = format!("connecting to {remote}: {error}");
-                link.mail(TxMail::DialFailed { path, epoch, reason, refused: false });
+                link.mail(TxMail::DialFailed {
+                    path,
+                    epoch,
+                    reason,
+                    refused: false,
+                });
             }
         }
     }
@@ -792,7 +903,10 @@ impl Service {
                     self.checks.push((socket, link, deadline));
                 }
                 Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                    link.fail(format!("{} refuses connections: the peer process is gone", link.peer));
+                    link.fail(format!(
+                        "{} refuses connections: the peer process is gone",
+                        link.peer
+                    ));
                 }
                 Err(_) => {}
             }
@@ -808,9 +922,16 @@ impl Service {
         if self.handshake_tokens == 0 || self.incoming.len() >= HANDSHAKES_MAX {
             return;
         }
-        let Self { deaf, poller, listeners, .. } = self;
+        let Self {
+            deaf,
+            poller,
+            listeners,
+            ..
+        } = self;
         deaf.retain(|&index| {
-            poller.rearm(listeners[index].as_raw_fd(), LISTENER + index as u64).is_err()
+            poller
+                .rearm(listeners[index].as_raw_fd(), LISTENER + index as u64)
+                .is_err()
         });
     }
 
@@ -833,14 +954,18 @@ impl Service {
                 Err(e) => {
                     self.shared.log(
                         LogLevel::Warn,
-                        &format!("accepting a connection: {e}; raise the limit of open files (ulimit -n)"),
+                        &format!(
+                            "accepting a connection: {e}; raise the limit of open files (ulimit -n)"
+                        ),
                     );
                     std::thread::sleep(std::time::Duration::from_millis(5));
                     return;
                 }
             };
             self.handshake_tokens -= 1;
-            let Ok(challenge) = auth::nonce() else { continue };
+            let Ok(challenge) = auth::nonce() else {
+                continue;
+            };
             let key = INCOMING + self.next_key;
             self.next_key += 1;
             let mut socket = socket;
@@ -851,14 +976,22 @@ impl Service {
             if begun {
                 let deadline = now + HANDSHAKE_DEADLINE;
                 let buffer = Vec::with_capacity(HELLO_BYTES);
-                let handshake = Handshake { socket, remote, challenge, buffer, deadline };
+                let handshake = Handshake {
+                    socket,
+                    remote,
+                    challenge,
+                    buffer,
+                    deadline,
+                };
                 self.incoming.insert(key, handshake);
             }
         }
     }
 
     fn step_handshake(&mut self, key: u64) {
-        let Some(handshake) = self.incoming.get_mut(&key) else { return };
+        let Some(handshake) = self.incoming.get_mut(&key) else {
+            return;
+        };
         match collect(&mut handshake.socket, &mut handshake.buffer, HELLO_BYTES) {
             Ok(true) => {}
             Ok(false) => return,
@@ -870,17 +1003,25 @@ impl Service {
                 return;
             }
         }
-        let Some(mut handshake) = self.incoming.remove(&key) else { return };
+        let Some(mut handshake) = self.incoming.remove(&key) else {
+            return;
+        };
         self.poller.remove(handshake.socket.as_raw_fd());
-        let Some(bytes) = handshake.buffer.first_chunk() else { return };
+        let Some(bytes) = handshake.buffer.first_chunk() else {
+            return;
+        };
         match Hello::decode(bytes, &self.shared.key, &handshake.challenge) {
             Ok(hello) => self.admit(handshake, &hello),
             Err(None) => self.refused(handshake.remote, "does not speak the protocol"),
             Err(Some(refusal)) => {
                 let _ = handshake.socket.write_all(&handshake::refuse(refusal));
                 let what = match refusal {
-                    Refusal::Version => "speaks another version of the protocol: install the same release on all hosts",
-                    Refusal::Proof => "has another token or secret: is it of another job, or THALWEG_SECRET not the same on all hosts?",
+                    Refusal::Version => {
+                        "speaks another version of the protocol: install the same release on all hosts"
+                    }
+                    Refusal::Proof => {
+                        "has another token or secret: is it of another job, or THALWEG_SECRET not the same on all hosts?"
+                    }
                 };
                 self.refused(handshake.remote, what);
             }
@@ -892,12 +1033,20 @@ impl Service {
         let now = Timestamp::now();
         if now.since(self.refused_at) >= Nanos::from_secs(1) {
             self.refused_at = now;
-            self.shared.log(LogLevel::Warn, &format!("refused a connection from {remote}: it {what}"));
+            self.shared.log(
+                LogLevel::Warn,
+                &format!("refused a connection from {remote}: it {what}"),
+            );
         }
     }
 
     fn admit(&mut self, handshake: Handshake, hello: &Hello) {
-        let Handshake { socket, remote, challenge, .. } = handshake;
+        let Handshake {
+            socket,
+            remote,
+            challenge,
+            ..
+        } = handshake;
         if self.is_cut(hello.path) {
             return;
         }
@@ -907,7 +1056,8 @@ impl Service {
             None => match self.new_receiving_link(remote, hello) {
                 Ok(link) => link,
                 Err(error) => {
-                    self.shared.log(LogLevel::Warn, &format!("link from {remote}: {error}"));
+                    self.shared
+                        .log(LogLevel::Warn, &format!("link from {remote}: {error}"));
                     return;
                 }
             },
@@ -915,7 +1065,8 @@ impl Service {
         let channel = match TcpChannel::new(socket, true) {
             Ok(channel) => AnyChannel::over_tcp(channel, hello.path, self.faults()),
             Err(error) => {
-                self.shared.log(LogLevel::Warn, &format!("link from {remote}: {error}"));
+                self.shared
+                    .log(LogLevel::Warn, &format!("link from {remote}: {error}"));
                 return;
             }
         };
@@ -943,8 +1094,12 @@ impl Service {
             health: engine.health,
             dead_peer: config.dead_peer,
         };
-        let host = self.shared.me.upgrade().ok_or(io::ErrorKind::NotConnected)?;
-        let link = RxLink::new(RxEngine::new(engine), params, host)?;
+        let host = self
+            .shared
+            .me
+            .upgrade()
+            .ok_or(io::ErrorKind::NotConnected)?;
+        let link = RxLink::new(RxEngine::new(engine), &params, host)?;
         locked(&self.shared.rx_links).insert(hello.link, Arc::clone(&link));
         self.shared.links_added.raise();
         Ok(link)

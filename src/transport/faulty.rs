@@ -76,7 +76,9 @@ impl Faults {
         let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = self.cut.swap(cut, Ordering::Relaxed) ^ cut;
         sockets.retain(|(path, socket)| {
-            let Some(socket) = socket.upgrade() else { return false };
+            let Some(socket) = socket.upgrade() else {
+                return false;
+            };
             if changed >> path & 1 == 1 {
                 quieten(&socket, cut >> path & 1 == 1);
             }
@@ -286,12 +288,16 @@ impl<C: Channel> Faulty<C> {
             // Less than a byte is not lost: it is earned the next time.
             if earned > 0 {
                 self.earned_at = now;
-                self.tokens =
-                    self.tokens.saturating_add(earned).min(signed(rate.bytes_in(BURST)).max(1));
+                self.tokens = self
+                    .tokens
+                    .saturating_add(earned)
+                    .min(signed(rate.bytes_in(BURST)).max(1));
             }
         }
         while rate.is_none() || self.tokens > 0 {
-            let Some((header, payload, owner)) = self.waiting.pop_front() else { break };
+            let Some((header, payload, owner)) = self.waiting.pop_front() else {
+                break;
+            };
             let bytes = frame_bytes(&header, payload);
             self.waiting_bytes -= bytes;
             if rate.is_some() {
@@ -310,7 +316,10 @@ impl Faulty<TcpChannel> {
         if let Some(socket) = &socket {
             faults.watch(path, socket);
         }
-        Self { socket, ..Self::new(inner, path, faults) }
+        Self {
+            socket,
+            ..Self::new(inner, path, faults)
+        }
     }
 
     /// Closes at once, with whatever is queued or in flight.
@@ -349,7 +358,10 @@ impl<C: Channel> Channel for Faulty<C> {
 
     fn holds(&self, owner: u32) -> bool {
         self.inner.holds(owner)
-            || self.waiting.iter().any(|&(_, payload, o)| o == owner && payload.len > 0)
+            || self
+                .waiting
+                .iter()
+                .any(|&(_, payload, o)| o == owner && payload.len > 0)
     }
 
     fn receive(
@@ -373,8 +385,13 @@ impl<C: Channel> Channel for Faulty<C> {
 
     fn stats(&mut self) -> TransportStats {
         let stats = self.inner.stats();
-        let stats = TransportStats { unsent: stats.unsent + self.waiting_bytes, ..stats };
-        let Some(since) = self.cut() else { return stats };
+        let stats = TransportStats {
+            unsent: stats.unsent + self.waiting_bytes,
+            ..stats
+        };
+        let Some(since) = self.cut() else {
+            return stats;
+        };
         TransportStats {
             // Our kernel and the peer's still acknowledge to each other what a black hole would
             // have swallowed; whether the peer has answered is what counts.

@@ -113,7 +113,9 @@ impl Deframer {
                     self.finish_if_empty(receiver);
                 }
                 Arriving::Place(range) => {
-                    let take = bytes.len().min(usize::try_from(range.len).unwrap_or(usize::MAX));
+                    let take = bytes
+                        .len()
+                        .min(usize::try_from(range.len).unwrap_or(usize::MAX));
                     // SAFETY: the engine placed `range` inside a posted buffer, which its owner
                     // keeps valid and untouched until the receive ends; `bytes` is the channel's.
                     unsafe {

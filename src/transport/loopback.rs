@@ -2,7 +2,10 @@
 //! socket does (back-pressure, frames split anywhere, a close that is seen behind the data), so
 //! that tests can drive the engines over it without a system's timing.
 
-#![allow(unsafe_code, reason = "payload is read from user memory when it is sent")]
+#![allow(
+    unsafe_code,
+    reason = "payload is read from user memory when it is sent"
+)]
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -98,7 +101,11 @@ impl Drop for LoopbackChannel {
 
 impl Channel for LoopbackChannel {
     fn queue(&mut self, header: Header, payload: MemRange, owner: u32) {
-        self.queue.push_back(Queued { header, payload, owner });
+        self.queue.push_back(Queued {
+            header,
+            payload,
+            owner,
+        });
     }
 
     fn flush(&mut self) -> Result<(), ChannelError> {
@@ -144,7 +151,9 @@ impl Channel for LoopbackChannel {
     }
 
     fn holds(&self, owner: u32) -> bool {
-        self.queue.iter().any(|frame| frame.owner == owner && frame.payload.len > 0)
+        self.queue
+            .iter()
+            .any(|frame| frame.owner == owner && frame.payload.len > 0)
     }
 
     fn receive(

@@ -102,9 +102,11 @@ impl AnyChannel {
     pub fn over_tcp(channel: TcpChannel, path: u8, faults: Option<&Arc<Faults>>) -> Self {
         match faults {
             None => Self::Tcp(channel),
-            Some(faults) => {
-                Self::Faulty(Box::new(Faulty::over_tcp(channel, path, Arc::clone(faults))))
-            }
+            Some(faults) => Self::Faulty(Box::new(Faulty::over_tcp(
+                channel,
+                path,
+                Arc::clone(faults),
+            ))),
         }
     }
 

@@ -9,7 +9,10 @@
 //! for ways needs the queue that such a window makes; a kernel controller that models the path
 //! by itself (BBR) keeps that queue away and halves the use of paths that other traffic shares.
 
-#![allow(unsafe_code, reason = "vectored reads and writes of user memory, and socket options")]
+#![allow(
+    unsafe_code,
+    reason = "vectored reads and writes of user memory, and socket options"
+)]
 
 use std::collections::VecDeque;
 use std::io;
@@ -59,10 +62,21 @@ impl TcpChannel {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
         // Neither is a condition: without them the path works, only less well.
-        let _ = set_option(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_CONGESTION, b"cubic");
+        let _ = set_option(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_CONGESTION,
+            b"cubic",
+        );
         let one = 1i32.to_ne_bytes();
         let stamped = probed
-            && set_option(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &one).is_ok();
+            && set_option(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_TIMESTAMPNS,
+                &one,
+            )
+            .is_ok();
         Ok(Self {
             socket,
             queue: VecDeque::with_capacity(32),
@@ -86,7 +100,10 @@ impl TcpChannel {
 
     /// Closes with a reset: nothing that is queued is sent any more, no port lingers.
     pub fn abort(self) {
-        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        let linger = libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
         // SAFETY: `linger` is a plain C struct of initialised integers.
         let bytes = unsafe {
             std::slice::from_raw_parts((&raw const linger).cast::<u8>(), size_of::<libc::linger>())
@@ -125,7 +142,8 @@ fn stamp_of(message: &libc::msghdr) -> u64 {
     unsafe {
         let mut cmsg = libc::CMSG_FIRSTHDR(message);
         while !cmsg.is_null() {
-            if (*cmsg).cmsg_level == libc::SOL_SOCKET && (*cmsg).cmsg_type == libc::SCM_TIMESTAMPNS {
+            if (*cmsg).cmsg_level == libc::SOL_SOCKET && (*cmsg).cmsg_type == libc::SCM_TIMESTAMPNS
+            {
                 let time: libc::timespec =
                     std::ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::timespec>());
                 let (s, ns) = (time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned());
@@ -139,12 +157,19 @@ fn stamp_of(message: &libc::msghdr) -> u64 {
 
 impl Channel for TcpChannel {
     fn queue(&mut self, header: Header, payload: MemRange, owner: u32) {
-        self.queue.push_back(Queued { header, payload, owner });
+        self.queue.push_back(Queued {
+            header,
+            payload,
+            owner,
+        });
     }
 
     fn flush(&mut self) -> Result<(), ChannelError> {
         while !self.queue.is_empty() {
-            let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+            let empty = libc::iovec {
+                iov_base: std::ptr::null_mut(),
+                iov_len: 0,
+            };
             let mut iov = [empty; 2 * BATCH];
             let mut used = 0;
             let mut skip = self.sent;
@@ -204,7 +229,9 @@ impl Channel for TcpChannel {
     }
 
     fn holds(&self, owner: u32) -> bool {
-        self.queue.iter().any(|frame| frame.owner == owner && frame.payload.len > 0)
+        self.queue
+            .iter()
+            .any(|frame| frame.owner == owner && frame.payload.len > 0)
     }
 
     fn receive(
@@ -214,16 +241,38 @@ impl Channel for TcpChannel {
     ) -> Result<usize, ChannelError> {
         let mut taken = 0;
         for _ in 0..READS {
-            let behind = libc::iovec { iov_base: scratch.as_mut_ptr().cast(), iov_len: BEHIND };
+            let behind = libc::iovec {
+                iov_base: scratch.as_mut_ptr().cast(),
+                iov_len: BEHIND,
+            };
             let (mut iov, direct) = if let Some(range) = self.deframer.place() {
                 let len = usize::try_from(range.len).unwrap_or(usize::MAX);
-                let place = libc::iovec { iov_base: range.addr as *mut libc::c_void, iov_len: len };
+                let place = libc::iovec {
+                    iov_base: range.addr as *mut libc::c_void,
+                    iov_len: len,
+                };
                 ([place, behind], len)
             } else {
                 // Behind a large payload: little is read ahead of the next one.
-                let ahead = if self.deframer.bulk() { 2048 } else { scratch.len() };
-                let whole = libc::iovec { iov_len: ahead.min(scratch.len()), ..behind };
-                ([whole, libc::iovec { iov_len: 0, ..behind }], 0)
+                let ahead = if self.deframer.bulk() {
+                    2048
+                } else {
+                    scratch.len()
+                };
+                let whole = libc::iovec {
+                    iov_len: ahead.min(scratch.len()),
+                    ..behind
+                };
+                (
+                    [
+                        whole,
+                        libc::iovec {
+                            iov_len: 0,
+                            ..behind
+                        },
+                    ],
+                    0,
+                )
             };
             let asked = iov[0].iov_len + iov[1].iov_len;
             let (n, stamp) = match self.read(&mut iov) {
@@ -239,7 +288,8 @@ impl Channel for TcpChannel {
                 self.deframer.advance(placed, receiver);
             }
             if n > placed {
-                self.deframer.parse(&scratch[..n - placed], stamp, receiver)?;
+                self.deframer
+                    .parse(&scratch[..n - placed], stamp, receiver)?;
                 if self.stamped && self.deframer.seen_data() {
                     self.stop_stamping();
                 }
@@ -296,8 +346,11 @@ impl Channel for TcpChannel {
         let mut kernel: libc::c_int = 0;
         // SAFETY: the kernel writes one int.
         unsafe { libc::ioctl(self.fd(), libc::TIOCOUTQ, &raw mut kernel) };
-        let queued: u64 =
-            self.queue.iter().map(|f| f.header.as_bytes().len() as u64 + f.payload.len).sum();
+        let queued: u64 = self
+            .queue
+            .iter()
+            .map(|f| f.header.as_bytes().len() as u64 + f.payload.len)
+            .sum();
         queued - self.sent + u64::try_from(kernel).unwrap_or(0)
     }
 }
@@ -306,5 +359,9 @@ fn set_option(fd: RawFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> 
     let len = libc::socklen_t::try_from(value.len()).unwrap_or(0);
     // SAFETY: `value` is readable for `len` bytes.
     let rc = unsafe { libc::setsockopt(fd, level, name, value.as_ptr().cast(), len) };
-    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

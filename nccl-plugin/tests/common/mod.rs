@@ -17,7 +17,7 @@ use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 /// No test waits longer than this for anything.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A table of any version.
 #[derive(Debug, Clone, Copy)]

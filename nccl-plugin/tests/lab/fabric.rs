@@ -24,10 +24,16 @@ impl Fabric {
             missing("network namespaces need root");
             return None;
         }
-        let fabric = Self { name: format!("thwl{}", std::process::id() % 100_000), _turn: turn };
+        let fabric = Self {
+            name: format!("thwl{}", std::process::id() % 100_000),
+            _turn: turn,
+        };
         let up = fabric.script(&["up", "--rates", rates]).output().unwrap();
         if !up.status.success() {
-            missing(&format!("no fabric here: {}", String::from_utf8_lossy(&up.stderr).trim()));
+            missing(&format!(
+                "no fabric here: {}",
+                String::from_utf8_lossy(&up.stderr).trim()
+            ));
             return None;
         }
         Some(fabric)
@@ -41,13 +47,16 @@ impl Fabric {
 
     fn run(&self, arguments: &[&str]) -> String {
         let what = format!("fabric.sh {arguments:?}");
-        succeeded(&self.script(arguments).output().unwrap(), &what).trim().to_owned()
+        succeeded(&self.script(arguments).output().unwrap(), &what)
+            .trim()
+            .to_owned()
     }
 
     /// `command`, run on host `a` or `b`.
     fn on(&self, host: &str, command: &Command) -> Command {
         let mut on = Command::new("ip");
-        on.args(["netns", "exec", &format!("{}-{host}", self.name)]).arg(command.get_program());
+        on.args(["netns", "exec", &format!("{}-{host}", self.name)])
+            .arg(command.get_program());
         on.args(command.get_args());
         for (name, value) in command.get_envs() {
             if let Some(value) = value {
@@ -62,7 +71,9 @@ impl Fabric {
     fn transfer(&self, arguments: &[&str]) -> Option<(Running, Running)> {
         let mut bench = Command::new(lab_tool("peer_bench")?);
         let to = self.run(&["addr", "b"]);
-        bench.arg("--plugin").arg(plugin_folder().join("libnccl-net-thalweg.so"));
+        bench
+            .arg("--plugin")
+            .arg(plugin_folder().join("libnccl-net-thalweg.so"));
         bench.args(["--addr", &to]).env("PEER_BENCH_LOG", "3");
         let mut server = self.on("b", &bench);
         server.arg("--server");
@@ -87,16 +98,26 @@ fn sleep_ms(ms: u64) {
 fn ends_well((server, client): (Running, Running)) -> String {
     let (status, text) = client.finish(Duration::from_secs(60));
     let (server_status, server_text) = server.finish(Duration::from_secs(10));
-    assert!(status.success(), "client: {status}\n{text}\nserver:\n{server_text}");
-    assert!(server_status.success(), "server: {server_status}\n{server_text}");
+    assert!(
+        status.success(),
+        "client: {status}\n{text}\nserver:\n{server_text}"
+    );
+    assert!(
+        server_status.success(),
+        "server: {server_status}\n{server_text}"
+    );
     assert!(text.contains("corrupt=0"), "{text}");
     text
 }
 
 #[test]
 fn unequal_paths_carry_what_they_can() {
-    let Some(fabric) = Fabric::up("500,500,250,100") else { return };
-    let Some(run) = fabric.transfer(&["--size", "1M", "--seconds", "4"]) else { return };
+    let Some(fabric) = Fabric::up("500,500,250,100") else {
+        return;
+    };
+    let Some(run) = fabric.transfer(&["--size", "1M", "--seconds", "4"]) else {
+        return;
+    };
     ends_well(run);
     let status = fabric.run(&["status", "--json"]);
     let bytes: Vec<u64> = status
@@ -105,14 +126,24 @@ fn unequal_paths_carry_what_they_can() {
         .map(|rest| rest.split(',').next().unwrap().parse().unwrap())
         .collect();
     assert_eq!(bytes.len(), 4, "{status}");
-    assert!(bytes[3] < bytes[2] && bytes[2] < bytes[0].min(bytes[1]), "{bytes:?}");
-    assert!(bytes[3] > 1 << 20, "the slowest way was not used: {bytes:?}");
+    assert!(
+        bytes[3] < bytes[2] && bytes[2] < bytes[0].min(bytes[1]),
+        "{bytes:?}"
+    );
+    assert!(
+        bytes[3] > 1 << 20,
+        "the slowest way was not used: {bytes:?}"
+    );
 }
 
 #[test]
 fn a_silent_black_hole_is_survived_and_the_path_comes_back() {
-    let Some(fabric) = Fabric::up("500,500,500,500") else { return };
-    let Some(run) = fabric.transfer(&["--size", "1M", "--seconds", "8"]) else { return };
+    let Some(fabric) = Fabric::up("500,500,500,500") else {
+        return;
+    };
+    let Some(run) = fabric.transfer(&["--size", "1M", "--seconds", "8"]) else {
+        return;
+    };
     sleep_ms(2000);
     fabric.run(&["cut", "1"]);
     sleep_ms(2500);
@@ -123,8 +154,12 @@ fn a_silent_black_hole_is_survived_and_the_path_comes_back() {
 
 #[test]
 fn a_flapping_path_and_a_lost_link_are_survived() {
-    let Some(fabric) = Fabric::up("500,500,500,500") else { return };
-    let Some(run) = fabric.transfer(&["--size", "256K", "--seconds", "12"]) else { return };
+    let Some(fabric) = Fabric::up("500,500,500,500") else {
+        return;
+    };
+    let Some(run) = fabric.transfer(&["--size", "256K", "--seconds", "12"]) else {
+        return;
+    };
     for _ in 0..3 {
         sleep_ms(1000);
         fabric.run(&["cut", "2"]);
@@ -139,8 +174,12 @@ fn a_flapping_path_and_a_lost_link_are_survived() {
 
 #[test]
 fn all_paths_cut_for_a_while_are_survived() {
-    let Some(fabric) = Fabric::up("500,500") else { return };
-    let Some(run) = fabric.transfer(&["--size", "1M", "--seconds", "8"]) else { return };
+    let Some(fabric) = Fabric::up("500,500") else {
+        return;
+    };
+    let Some(run) = fabric.transfer(&["--size", "1M", "--seconds", "8"]) else {
+        return;
+    };
     sleep_ms(1500);
     fabric.run(&["cut", "0"]);
     fabric.run(&["cut", "1"]);
@@ -152,8 +191,12 @@ fn all_paths_cut_for_a_while_are_survived() {
 
 #[test]
 fn all_paths_cut_for_good_end_in_one_clear_error() {
-    let Some(fabric) = Fabric::up("500,500") else { return };
-    let Some(tool) = lab_tool("peer_bench") else { return };
+    let Some(fabric) = Fabric::up("500,500") else {
+        return;
+    };
+    let Some(tool) = lab_tool("peer_bench") else {
+        return;
+    };
     let to = fabric.run(&["addr", "b"]);
     let mut bench = Command::new(tool);
     bench
@@ -177,7 +220,9 @@ fn all_paths_cut_for_good_end_in_one_clear_error() {
 
 #[test]
 fn a_killed_peer_is_told_at_once() {
-    let Some(fabric) = Fabric::up("500,500") else { return };
+    let Some(fabric) = Fabric::up("500,500") else {
+        return;
+    };
     let Some((server, client)) = fabric.transfer(&["--size", "1M", "--seconds", "30"]) else {
         return;
     };
@@ -190,7 +235,9 @@ fn a_killed_peer_is_told_at_once() {
 
 #[test]
 fn a_stopped_peer_is_not_a_dead_path() {
-    let Some(fabric) = Fabric::up("500,500,500,500") else { return };
+    let Some(fabric) = Fabric::up("500,500,500,500") else {
+        return;
+    };
     let Some((server, client)) = fabric.transfer(&["--size", "1M", "--seconds", "9"]) else {
         return;
     };
@@ -204,14 +251,18 @@ fn a_stopped_peer_is_not_a_dead_path() {
 
 #[test]
 fn the_real_nccl_survives_a_cut_path() {
-    let Some(fabric) = Fabric::up("500,500,500,500") else { return };
+    let Some(fabric) = Fabric::up("500,500,500,500") else {
+        return;
+    };
     let Some(nccl) = nccl_cpu() else { return };
     let id = std::env::temp_dir().join(format!("thalweg-cut-{}", std::process::id()));
     let _ = std::fs::remove_file(&id);
     let rank = |host: &str, rank: &str| {
         let mut command = fabric.on(host, &nccl);
         command
-            .args(["--rank", rank, "--ranks", "2", "-b", "4M", "-e", "4M", "-n", "150"])
+            .args([
+                "--rank", rank, "--ranks", "2", "-b", "4M", "-e", "4M", "-n", "150",
+            ])
             .args(["--check-all", "--id-file"])
             .arg(&id);
         Running::start(&mut command)
@@ -224,7 +275,10 @@ fn the_real_nccl_survives_a_cut_path() {
     let [first, second] = ranks;
     let (status, text) = first.finish(Duration::from_secs(100));
     assert!(status.success(), "{status}\n{text}");
-    let row = text.lines().find(|l| l.trim_start().starts_with("4194304")).expect(&text);
+    let row = text
+        .lines()
+        .find(|l| l.trim_start().starts_with("4194304"))
+        .expect(&text);
     assert_eq!(row.split_whitespace().last(), Some("0"), "{text}");
     let (status, text) = second.finish(Duration::from_secs(20));
     assert!(status.success(), "{text}");

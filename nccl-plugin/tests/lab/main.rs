@@ -16,7 +16,10 @@ use std::time::{Duration, Instant};
 
 /// The project's root.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_path_buf()
 }
 
 /// A folder in which the plugin has the name that NCCL looks for.
@@ -49,7 +52,10 @@ fn lab_tool(name: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    missing(&format!("{} is not built: run `make lab-tools`", path.display()));
+    missing(&format!(
+        "{} is not built: run `make lab-tools`",
+        path.display()
+    ));
     None
 }
 
@@ -59,7 +65,10 @@ fn nccl_library() -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    missing(&format!("{} is not there: run `make lab-tools`", path.display()));
+    missing(&format!(
+        "{} is not there: run `make lab-tools`",
+        path.display()
+    ));
     None
 }
 
@@ -68,7 +77,10 @@ struct Running(Child);
 
 impl Running {
     fn start(command: &mut Command) -> Self {
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
         Self(child.unwrap_or_else(|e| panic!("{command:?}: {e}")))
     }
 

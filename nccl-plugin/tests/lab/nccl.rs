@@ -18,19 +18,39 @@ pub fn nccl_cpu() -> Option<Command> {
 }
 
 fn passes(arguments: &[&str], protocol: &str) {
-    let Some(mut command) = nccl_cpu() else { return };
-    command.args(arguments).env("NCCL_PROTO", protocol).env("NCCL_DEBUG", "INFO");
-    let text = succeeded(&command.output().unwrap(), &format!("{arguments:?} {protocol}"));
+    let Some(mut command) = nccl_cpu() else {
+        return;
+    };
+    command
+        .args(arguments)
+        .env("NCCL_PROTO", protocol)
+        .env("NCCL_DEBUG", "INFO");
+    let text = succeeded(
+        &command.output().unwrap(),
+        &format!("{arguments:?} {protocol}"),
+    );
     assert!(text.contains("0 wrong elements over all ranks"), "{text}");
-    assert!(text.contains("NET/thalweg"), "NCCL did not take the plugin:\n{text}");
+    assert!(
+        text.contains("NET/thalweg"),
+        "NCCL did not take the plugin:\n{text}"
+    );
 }
 
 #[test]
 fn all_five_operations_are_right() {
-    for operation in ["allreduce", "allgather", "reducescatter", "sendrecv", "alltoall"] {
+    for operation in [
+        "allreduce",
+        "allgather",
+        "reducescatter",
+        "sendrecv",
+        "alltoall",
+    ] {
         for ranks in ["2", "3"] {
             passes(
-                &["--op", operation, "--ranks", ranks, "-b", "1K", "-e", "1M", "-f", "32", "-n", "3"],
+                &[
+                    "--op", operation, "--ranks", ranks, "-b", "1K", "-e", "1M", "-f", "32", "-n",
+                    "3",
+                ],
                 "Simple",
             );
         }
@@ -39,27 +59,43 @@ fn all_five_operations_are_right() {
 
 #[test]
 fn all_reduce_is_right_from_4_bytes_to_64_mib() {
-    passes(&["-b", "4", "-e", "64M", "-f", "16", "-n", "3", "--check-all"], "Simple");
+    passes(
+        &["-b", "4", "-e", "64M", "-f", "16", "-n", "3", "--check-all"],
+        "Simple",
+    );
 }
 
 #[test]
 fn ll_is_right() {
-    passes(&["-b", "4", "-e", "1M", "-f", "16", "-n", "5", "--check-all"], "LL");
+    passes(
+        &["-b", "4", "-e", "1M", "-f", "16", "-n", "5", "--check-all"],
+        "LL",
+    );
 }
 
 #[test]
 fn four_ranks_are_right() {
-    passes(&["--ranks", "4", "-b", "64K", "-e", "4M", "-f", "8", "-n", "3"], "LL,Simple");
+    passes(
+        &[
+            "--ranks", "4", "-b", "64K", "-e", "4M", "-f", "8", "-n", "3",
+        ],
+        "LL,Simple",
+    );
 }
 
 #[test]
 fn a_flipped_bit_would_be_seen() {
-    let Some(mut command) = nccl_cpu() else { return };
+    let Some(mut command) = nccl_cpu() else {
+        return;
+    };
     command
         .args(["-b", "1M", "-e", "1M", "--check-all", "--trace"])
         .env("NCCL_CPU_CORRUPT", "5")
         // The tracer wraps a plugin that is given by its path.
-        .env("NCCL_NET_PLUGIN", plugin_folder().join("libnccl-net-thalweg.so"));
+        .env(
+            "NCCL_NET_PLUGIN",
+            plugin_folder().join("libnccl-net-thalweg.so"),
+        );
     let output = command.output().unwrap();
     assert!(!output.status.success(), "the check checks nothing");
 }
@@ -72,7 +108,9 @@ fn a_killed_rank_is_a_remote_error_and_a_clean_abort() {
     let rank = |rank: &str| {
         let mut command = nccl_cpu().unwrap();
         command
-            .args(["--rank", rank, "--ranks", "2", "-b", "1M", "-e", "1M", "-n", "1000000"])
+            .args([
+                "--rank", rank, "--ranks", "2", "-b", "1M", "-e", "1M", "-n", "1000000",
+            ])
             .arg("--id-file")
             .arg(&id);
         Running::start(&mut command)
