@@ -60,7 +60,9 @@ loom:
 	RUSTFLAGS="--cfg loom" $(CARGO) test --release --locked --lib --target-dir target/loom sync
 
 lab-tests: lab-tools
-	$(CARGO) test --release --locked -p thalweg-nccl-plugin
+	$(CARGO) test --release --locked -p thalweg-nccl-plugin --test dlopen --test layout --test lifecycle --test suite --test symbols
+	$(CARGO) test --release --locked -p thalweg-nccl-plugin --test suite -- --ignored v12 # 1 GiB messages
+	$(CARGO) test --release --locked -p thalweg-nccl-plugin --test lab -- --test-threads=1
 	@if [ "$$(id -u)" = 0 ]; then python3 lab/test_fabric.py; else echo "SKIPPED: lab/test_fabric.py needs root"; fi
 
 # Licences and advisories, where cargo-deny is installed (`cargo install cargo-deny --locked`).

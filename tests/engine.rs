@@ -961,3 +961,29 @@ fn a_peer_that_breaks_the_rules_gets_nowhere() {
         assert!(world.rx.handle_frame(0, frame, 1).is_err(), "{frame:?}");
     }
 }
+
+#[test]
+fn a_suspect_path_still_carries_control_frames_if_it_is_the_only_one() {
+    let config = EngineConfig {
+        paths_max: 1,
+        ..EngineConfig::default()
+    };
+    let mut rx = RxEngine::new(config);
+    rx.handle_path_up(0, 1, None);
+    rx.answer_open(1, true);
+    rx.handle_path_suspect(0);
+    let mut buffer = vec![0u8; 100_000];
+    let range = MemRange {
+        addr: buffer.as_mut_ptr() as u64,
+        len: 100_000,
+    };
+    rx.post(1, 1, 0, range, Rkeys::default());
+    let mut frames = Vec::new();
+    while let Some(t) = rx.poll_transmit() {
+        frames.push(Frame::decode(t.header.as_bytes()).unwrap());
+    }
+    assert!(
+        frames.iter().any(|f| matches!(f, Frame::Credit(_))),
+        "no credit goes out: {frames:?}"
+    );
+}

@@ -506,9 +506,13 @@ impl RxEngine {
     }
 
     /// Control frames should no longer rely on this path: it has not been acknowledged lately.
+    ///
+    /// Where it is the only one they stay on it: a late frame is better than none, and a path
+    /// that nothing comes over would never be chosen again.
     pub fn handle_path_suspect(&mut self, path: u8) {
-        if self.control_path == Some(path) {
-            self.leave_control_path(path);
+        let other = self.paths_up().find(|&other| other != path);
+        if self.control_path == Some(path) && other.is_some() {
+            self.control_path = other;
             self.resync();
         }
     }

@@ -42,9 +42,9 @@ const HANDSHAKE_DEADLINE: Nanos = Nanos(3_000_000_000);
 /// A link that its application has driven within this time is left to it. A caller that polls
 /// comes back within microseconds; one that does not has lost its core, for a time slice of some
 /// milliseconds in which its link would run dry.
-const DRIVEN_LATELY: Nanos = Nanos(700_000);
+const DRIVEN_LATELY: Nanos = Nanos(3_000_000);
 /// How often a busy link is looked after.
-const TICK: Nanos = Nanos(1_000_000);
+const TICK: Nanos = Nanos(4_000_000);
 /// A link whose next deadline is nearer than this is busy.
 const BUSY: Nanos = Nanos(5_000_000);
 
