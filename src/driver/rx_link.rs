@@ -466,13 +466,13 @@ impl RxInner {
 
     fn timers(&mut self, link: &RxLink, now: Timestamp) {
         // Control frames go out on the path that data came over; its way back may be another.
-        if let Some(channel) = &mut self.paths[self.hot].channel {
-            let stats = channel.stats();
-            let verdict = self.paths[self.hot]
-                .health
-                .observe(now, &stats, &self.health);
-            if verdict != Verdict::Fine {
-                self.engine.handle_path_suspect(index_u8(self.hot));
+        if let Some(path) = self.engine.control_path() {
+            let io = &mut self.paths[usize::from(path)];
+            if let Some(channel) = &mut io.channel {
+                let stats = channel.stats();
+                if io.health.observe(now, &stats, &self.health) != Verdict::Fine {
+                    self.engine.handle_path_suspect(path);
+                }
             }
         }
         let Some(since) = self.orphan_since else {

@@ -517,6 +517,12 @@ impl RxEngine {
         }
     }
 
+    /// The path that control frames go out on.
+    #[must_use]
+    pub fn control_path(&self) -> Option<u8> {
+        self.control_path
+    }
+
     /// Paths that are up.
     pub fn paths_up(&self) -> impl Iterator<Item = u8> + '_ {
         self.paths

@@ -53,6 +53,8 @@ const DIAL_EARN: Nanos = Nanos(250_000_000);
 /// Bytes of one path that may have reached the peer's host without having been taken in by its
 /// program: how long that program may be busy elsewhere before the path runs dry.
 const LAG_MAX: u64 = 8 << 20;
+/// A receiver that has left more than this unread is behind.
+const BEHIND_MAX: u64 = 512 << 10;
 /// Least and largest chunk that is chosen from a measured rate.
 const CHUNK_AUTO_MIN: u64 = 32 << 10;
 const CHUNK_AUTO_MAX: u64 = 1 << 20;
@@ -948,6 +950,15 @@ impl TxEngine {
             return;
         }
         let was = p.verdict;
+        // A receiver whose program is far behind is about to close its window, and drops what
+        // comes meanwhile: that silence is not the path's.
+        let behind = p
+            .queued_bytes
+            .saturating_sub(self.views[index].outstanding.0);
+        let stats = TransportStats {
+            window_closed: stats.window_closed || behind > BEHIND_MAX,
+            ..stats
+        };
         p.stats = stats;
         p.verdict = p.health.observe(now, &stats, &config);
         self.last_life = self.last_life.max(p.health.alive_at());
