@@ -24,6 +24,11 @@ use crate::units::{Bytes, Nanos};
 const FENCE_REPEAT: Nanos = Nanos(20_000_000);
 /// Probes of a suspect path and its siblings are this far apart.
 const SUSPECT_PROBE_GAP: Nanos = Nanos(15_000_000);
+/// A silent path is given up only when the peer's program has answered on a sibling for this
+/// long, and did so lately. A program that is stopped, or has just woken up, takes nothing from
+/// any path, and its kernel drops what no longer fits: that silence is not the path's.
+const SIBLING_SPAN: Nanos = Nanos(60_000_000);
+const SIBLING_LATELY: Nanos = Nanos(50_000_000);
 /// A dial that has got nowhere for so long is given up: far below TCP's first retry (1 s).
 const REDIAL_MIN: Nanos = Nanos(20_000_000);
 /// Back-off between dials of one path never grows beyond this.
@@ -53,8 +58,6 @@ const DIAL_EARN: Nanos = Nanos(250_000_000);
 /// Bytes of one path that may have reached the peer's host without having been taken in by its
 /// program: how long that program may be busy elsewhere before the path runs dry.
 const LAG_MAX: u64 = 8 << 20;
-/// A receiver that has left more than this unread is behind.
-const BEHIND_MAX: u64 = 512 << 10;
 /// Least and largest chunk that is chosen from a measured rate.
 const CHUNK_AUTO_MIN: u64 = 32 << 10;
 const CHUNK_AUTO_MAX: u64 = 1 << 20;
@@ -321,6 +324,8 @@ struct TxPath {
     stats: TransportStats,
     verdict: Verdict,
     suspect_since: Timestamp,
+    /// Since when a sibling has answered while this one was suspect.
+    sibling_since: Option<Timestamp>,
     probed_at: Timestamp,
     meter: RateMeter,
     candidate: Candidate,
@@ -456,6 +461,7 @@ impl TxEngine {
             stats: TransportStats::default(),
             verdict: Verdict::Fine,
             suspect_since: now,
+            sibling_since: None,
             probed_at: Timestamp::ZERO,
             meter: RateMeter::default(),
             candidate: Candidate::default(),
@@ -950,15 +956,6 @@ impl TxEngine {
             return;
         }
         let was = p.verdict;
-        // A receiver whose program is far behind is about to close its window, and drops what
-        // comes meanwhile: that silence is not the path's.
-        let behind = p
-            .queued_bytes
-            .saturating_sub(self.views[index].outstanding.0);
-        let stats = TransportStats {
-            window_closed: stats.window_closed || behind > BEHIND_MAX,
-            ..stats
-        };
         p.stats = stats;
         p.verdict = p.health.observe(now, &stats, &config);
         self.last_life = self.last_life.max(p.health.alive_at());
@@ -982,11 +979,12 @@ impl TxEngine {
             }
             (Verdict::Fine, _) => {
                 self.paths[index].suspect_since = now;
+                self.paths[index].sibling_since = None;
                 self.reopen_search();
                 self.probe_all(now);
                 self.refresh_views();
             }
-            (_, Verdict::Dead) if self.sibling_lives(index) => {
+            (_, verdict) if self.sibling_lives(index, now) && verdict == Verdict::Dead => {
                 let quiet = now.since(self.paths[index].health.alive_at());
                 let epoch = self.paths[index].epoch;
                 self.paths[index].died_silent = true;
@@ -1000,15 +998,25 @@ impl TxEngine {
         }
     }
 
-    /// Whether another path has shown life since this one became suspect.
-    fn sibling_lives(&self, index: usize) -> bool {
-        let since = self.paths[index].suspect_since;
-        self.paths.iter().enumerate().any(|(other, p)| {
-            other != index
-                && matches!(p.state, PathState::Active | PathState::Standby)
-                && p.verdict == Verdict::Fine
-                && p.health.alive_at() > since
-        })
+    /// Whether the peer's program goes on answering on another path while this one is suspect.
+    fn sibling_lives(&mut self, index: usize, now: Timestamp) -> bool {
+        let heard = self
+            .paths
+            .iter()
+            .enumerate()
+            .filter(|&(other, p)| {
+                other != index
+                    && matches!(p.state, PathState::Active | PathState::Standby)
+                    && p.verdict == Verdict::Fine
+            })
+            .map(|(_, p)| p.health.heard_at())
+            .max();
+        let p = &mut self.paths[index];
+        let Some(heard) = heard.filter(|&at| at > p.suspect_since) else {
+            return false;
+        };
+        let since = *p.sibling_since.get_or_insert(now);
+        now.since(since) >= SIBLING_SPAN && now.since(heard) <= SIBLING_LATELY
     }
 
     fn activate(&mut self, index: usize, probes: Option<Probes>) {

@@ -3,9 +3,9 @@
 //!
 //! A path is *quiet* while bytes are in flight and none is acknowledged, with the receiver's
 //! window open. After a small multiple of its own measured round trip it is suspect: probes go
-//! out on it and on its siblings. After a larger one it is dead, provided that a sibling has
-//! shown life meanwhile; when all are quiet at once it is the peer or the whole network, and
-//! nothing is fenced.
+//! out on it and on its siblings. After a larger one it is dead, provided that the peer's program
+//! has answered on a sibling meanwhile; when all are quiet at once it is the peer or the whole
+//! network, and nothing is fenced.
 
 use crate::clock::Timestamp;
 use crate::units::Nanos;
@@ -68,6 +68,7 @@ pub struct Health {
     /// Since when nothing has been acknowledged although something is in flight.
     quiet_since: Option<Timestamp>,
     alive_at: Timestamp,
+    heard_at: Timestamp,
 }
 
 impl Health {
@@ -77,6 +78,7 @@ impl Health {
         Self {
             quiet_since: None,
             alive_at: now,
+            heard_at: now,
         }
     }
 
@@ -86,9 +88,16 @@ impl Health {
         self.alive_at
     }
 
+    /// When the peer's program, not only its kernel or its adapter, last gave one.
+    #[must_use]
+    pub fn heard_at(&self) -> Timestamp {
+        self.heard_at
+    }
+
     /// Any sign of life but the transport's: a frame arrived.
     pub fn saw_life(&mut self, now: Timestamp) {
         self.alive_at = now;
+        self.heard_at = now;
         self.quiet_since = None;
     }
 
