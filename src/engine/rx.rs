@@ -188,6 +188,8 @@ enum Arriving {
 struct RxPath {
     epoch: u16,
     up: bool,
+    /// It broke on our side, and the sender may not have heard of it.
+    lost: bool,
     silencing: bool,
     count: u32,
     /// Counts of earlier channels that carried something, for fences that are answered late.
@@ -459,6 +461,7 @@ impl RxEngine {
         }
         p.epoch = epoch;
         p.up = true;
+        p.lost = false;
         p.silencing = false;
         p.count = 0;
         p.unacked = false;
@@ -481,6 +484,7 @@ impl RxEngine {
             return;
         }
         p.up = false;
+        p.lost = true;
         self.forget_arriving(path);
         self.leave_control_path(path);
         self.control
@@ -494,6 +498,7 @@ impl RxEngine {
             return;
         }
         p.up = false;
+        p.lost = false;
         p.silencing = false;
         let count = p.count;
         self.forget_arriving(path);
@@ -534,8 +539,13 @@ impl RxEngine {
 
     /// Says again everything that a lost path may have swallowed.
     fn resync(&mut self) {
-        for p in &mut self.paths {
+        for (p, path) in self.paths.iter_mut().zip(0..) {
             p.unacked |= p.up;
+            if p.lost {
+                let epoch = p.epoch;
+                self.control
+                    .push_back((None, Frame::Lost { path, epoch }.encode()));
+            }
         }
         self.ack_due = true;
         self.ack_urgent = true;

@@ -1,0 +1,226 @@
+//! Messages: matched with credits, cut into chunks, ended; and the closing of connections.
+
+use std::collections::VecDeque;
+
+use super::{PathState, SendDone, SendError, TxEngine};
+use crate::engine::bitmap::SlidingBitmap;
+use crate::engine::wire::{self, Credit, Frame};
+use crate::engine::{MemRange, Ordinals};
+use crate::units::Nanos;
+
+/// Least and largest chunk that is chosen from a measured rate.
+const CHUNK_AUTO_MIN: u64 = 32 << 10;
+const CHUNK_AUTO_MAX: u64 = 1 << 20;
+/// A chunk should keep its path busy for about this long.
+const CHUNK_TIME: Nanos = Nanos(1_000_000);
+
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) conn: u32,
+    pub(super) token: Option<u64>,
+    pub(super) tag: i32,
+    pub(super) ordinal: u32,
+    pub(super) source: MemRange,
+    pub(super) credit: Option<Credit>,
+    pub(super) chunk_bytes: u32,
+    pub(super) chunks: u32,
+    pub(super) next: u32,
+    pub(super) done: SlidingBitmap,
+    pub(super) done_count: u32,
+    pub(super) in_flight: u32,
+    pub(super) announced: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ConnState {
+    Opening,
+    Open,
+    Refused,
+    /// The peer closed its end.
+    PeerClosed,
+    /// We closed our end; the close is repeated until it is answered.
+    Closing,
+}
+
+#[derive(Debug)]
+pub(super) struct TxConn {
+    pub(super) state: ConnState,
+    pub(super) listener: u64,
+    pub(super) ordinals: Ordinals,
+    pub(super) waiting: VecDeque<u32>,
+    pub(super) ready: VecDeque<u32>,
+    pub(super) credits: VecDeque<Credit>,
+    /// Messages and eager frames not yet acknowledged.
+    pub(super) live: u32,
+    pub(super) close_sent: bool,
+}
+
+impl TxEngine {
+    pub(super) fn start(&mut self, key: u32, credit: Credit) {
+        let len = self.messages[key as usize].source.len;
+        if len > credit.capacity {
+            // Our own send fails here; the receiver's receive fails when it hears the size.
+            let m = &mut self.messages[key as usize];
+            let (conn, tag, ordinal) = (m.conn, m.tag, m.ordinal);
+            if let Some(token) = m.token.take() {
+                let error = SendError::TooLong {
+                    size: len,
+                    capacity: credit.capacity,
+                };
+                self.done.push_back(SendDone {
+                    token,
+                    result: Err(error),
+                });
+            }
+            self.control.push_back((
+                None,
+                Frame::Announce {
+                    conn,
+                    tag,
+                    ordinal,
+                    size: len,
+                }
+                .encode(),
+            ));
+            self.free_messages.push(key);
+            self.connection_drains(conn);
+            return;
+        }
+        let chunk_bytes = self.chunk_bytes_for(len);
+        let m = &mut self.messages[key as usize];
+        m.credit = Some(credit);
+        m.chunk_bytes = chunk_bytes;
+        m.chunks = u32::try_from(len.div_ceil(u64::from(chunk_bytes)).max(1)).unwrap_or(u32::MAX);
+        let conn = m.conn;
+        let Some(c) = self.conns.get_mut(&conn) else {
+            return;
+        };
+        if c.ready.is_empty() {
+            self.turns.push_back(conn);
+        }
+        c.ready.push_back(key);
+    }
+
+    /// The cutting of a message, frozen when it starts: coarse enough that a chunk keeps its
+    /// path busy for a while, fine enough that all paths get some of it.
+    pub(super) fn chunk_bytes_for(&self, len: u64) -> u32 {
+        let auto = || {
+            let active = self.paths.iter().filter(|p| p.state == PathState::Active);
+            let (count, fastest) =
+                active.fold((0u64, 0u64), |(n, rate), p| (n + 1, rate.max(p.meter.rate)));
+            let by_rate = match fastest {
+                0 => CHUNK_AUTO_MIN * 2,
+                rate => (rate / (1_000_000_000 / CHUNK_TIME.0) * 3 / 4).next_power_of_two(),
+            };
+            let share = len.div_ceil(count.max(1)).max(CHUNK_AUTO_MIN / 2);
+            by_rate.clamp(CHUNK_AUTO_MIN, CHUNK_AUTO_MAX).min(share)
+        };
+        let bytes = self.config.chunk_bytes.map_or_else(auto, u64::from);
+        let aligned = bytes.next_multiple_of(u64::from(wire::CHUNK_ALIGN));
+        let bounded = aligned.clamp(
+            u64::from(wire::CHUNK_BYTES_MIN),
+            u64::from(wire::CHUNK_BYTES_MAX),
+        );
+        u32::try_from(bounded).unwrap_or(wire::CHUNK_BYTES_MAX)
+    }
+
+    pub(super) fn message_done(&mut self, key: u32) {
+        let m = &mut self.messages[key as usize];
+        let conn = m.conn;
+        if let Some(token) = m.token.take() {
+            self.done.push_back(SendDone {
+                token,
+                result: Ok(m.source.len),
+            });
+        }
+        self.free_messages.push(key);
+        self.connection_drains(conn);
+    }
+
+    /// One message or eager frame of the connection is over.
+    pub(super) fn connection_drains(&mut self, conn: u32) {
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.live = c.live.saturating_sub(1);
+        }
+        self.close_if_drained(conn);
+    }
+
+    pub(super) fn close_if_drained(&mut self, conn: u32) {
+        let Some(c) = self.conns.get_mut(&conn) else {
+            return;
+        };
+        if c.state == ConnState::Closing && c.live == 0 && !c.close_sent {
+            c.close_sent = true;
+            self.control
+                .push_back((None, Frame::Close { conn }.encode()));
+        }
+    }
+
+    pub(super) fn handle_credit(&mut self, credit: Credit) {
+        let Some(c) = self.conns.get_mut(&credit.conn) else {
+            return;
+        };
+        if c.state == ConnState::Closing {
+            return;
+        }
+        let name = (credit.tag, credit.ordinal);
+        let messages = &self.messages;
+        let waiting = c.waiting.iter().position(|&key| {
+            let m = &messages[key as usize];
+            (m.tag, m.ordinal) == name
+        });
+        if let Some(key) = waiting.and_then(|at| c.waiting.remove(at)) {
+            self.start(key, credit);
+            return;
+        }
+        // Repeated credits are normal after a fence: keep only what names a message to come.
+        let next = c
+            .ordinals
+            .0
+            .iter()
+            .find(|(tag, _)| *tag == credit.tag)
+            .map_or(0, |&(_, n)| n);
+        let to_come = credit.ordinal.wrapping_sub(next) < 1 << 31;
+        let known = c.credits.iter().any(|k| (k.tag, k.ordinal) == name);
+        if to_come && !known && c.credits.len() < 1024 {
+            c.credits.push_back(credit);
+        }
+    }
+
+    pub(super) fn handle_close(&mut self, conn: u32) {
+        let Some(c) = self.conns.get_mut(&conn) else {
+            return;
+        };
+        if c.state == ConnState::Closing {
+            if c.live == 0 {
+                self.conns.remove(&conn);
+            }
+            return;
+        }
+        c.state = ConnState::PeerClosed;
+        c.waiting.clear();
+        c.ready.clear();
+        self.turns.retain(|&turn| turn != conn);
+        for key in 0..self.messages.len() {
+            let m = &mut self.messages[key];
+            // What has been sent whole may have arrived before the close: its
+            // acknowledgements are still under way, on other paths.
+            let sent_whole = m.credit.is_some() && m.next == m.chunks;
+            if m.conn != conn || sent_whole {
+                continue;
+            }
+            if let Some(token) = m.token.take() {
+                let result = Err(SendError::PeerClosed);
+                self.done.push_back(SendDone { token, result });
+                if m.in_flight == 0 {
+                    self.free_messages
+                        .push(u32::try_from(key).unwrap_or(u32::MAX));
+                    self.connection_drains(conn);
+                }
+            }
+        }
+        let messages = &self.messages;
+        self.replays
+            .retain(|&(key, _)| messages[key as usize].token.is_some());
+    }
+}

@@ -1,0 +1,605 @@
+//! The paths: what each one carries, how it does, and what happens when it dies.
+//!
+//! A path that fails is *fenced*: its channel is closed, the peer is asked how far it came, and
+//! only what had not arrived by then is given to others.
+
+use std::collections::VecDeque;
+
+use super::message::ConnState;
+use super::{FenceReason, PathInfo, PathState, Probes, TxAction, TxEngine, TxEvent, index_u8};
+use crate::clock::Timestamp;
+use crate::control::{Controller, Sample};
+use crate::engine::wire::{Frame, PathCount};
+use crate::path::health::{Health, TransportStats, Verdict};
+use crate::path::search::Candidate;
+use crate::units::{Bytes, Nanos};
+
+/// Probes of a suspect path and its siblings are this far apart.
+const SUSPECT_PROBE_GAP: Nanos = Nanos(15_000_000);
+/// A silent path is given up only when the peer's program has answered on a sibling for this
+/// long, and did so lately. A program that is stopped, or has just woken up, takes nothing from
+/// any path, and its kernel drops what no longer fits: that silence is not the path's.
+const SIBLING_SPAN: Nanos = Nanos(60_000_000);
+const SIBLING_LATELY: Nanos = Nanos(50_000_000);
+/// What a path was given should be acknowledged by then, or a probe asks after it: a peer that
+/// has lost the channel, and whose word of that was lost too, is found out so.
+const UNANSWERED: Nanos = Nanos(250_000_000);
+/// Bytes of one path that may have reached the peer's host without having been taken in by its
+/// program: how long that program may be busy elsewhere before the path runs dry.
+pub(super) const LAG_MAX: u64 = 8 << 20;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Cargo {
+    Chunk { message: u32, index: u32 },
+    Eager { id: u64 },
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outstanding {
+    pub(super) cargo: Cargo,
+    pub(super) bytes: u32,
+}
+
+/// Delivery rate of a path, measured only while it always had something to deliver.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct RateMeter {
+    pub(super) rate: u64,
+    pub(super) busy_since: Option<Timestamp>,
+    pub(super) bytes: u64,
+}
+
+impl RateMeter {
+    const SPAN: Nanos = Nanos(4_000_000);
+
+    pub(super) fn on_sent(&mut self, now: Timestamp) {
+        if self.busy_since.is_none() {
+            self.busy_since = Some(now);
+            self.bytes = 0;
+        }
+    }
+
+    fn on_delivered(&mut self, now: Timestamp, bytes: u64, still_busy: bool) {
+        let Some(since) = self.busy_since else { return };
+        self.bytes += bytes;
+        let span = now.since(since);
+        if span >= Self::SPAN {
+            // A path that ran dry may have been done before its span was: it counts less.
+            let weight = if still_busy { 4 } else { 16 };
+            let sample = u64::try_from(u128::from(self.bytes) * 1_000_000_000 / u128::from(span.0))
+                .unwrap_or(u64::MAX);
+            self.rate = match self.rate {
+                0 => sample,
+                rate => rate - rate / weight + sample / weight,
+            };
+            self.busy_since = Some(now);
+            self.bytes = 0;
+        }
+        if !still_busy {
+            self.busy_since = None;
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct TxPath {
+    pub(super) state: PathState,
+    pub(super) epoch: u16,
+    pub(super) sent: u32,
+    pub(super) acked: u32,
+    /// The peer's own count, where completions are local: its receive queue refills with it.
+    pub(super) peer_count: u32,
+    pub(super) queue: VecDeque<Outstanding>,
+    /// Bytes in `queue`; the view's `outstanding` leaves out what has reached the peer's host.
+    pub(super) queued_bytes: u64,
+    pub(super) health: Health,
+    pub(super) stats: TransportStats,
+    pub(super) verdict: Verdict,
+    pub(super) suspect_since: Timestamp,
+    /// Since when a sibling has answered while this one was suspect.
+    pub(super) sibling_since: Option<Timestamp>,
+    pub(super) probed_at: Timestamp,
+    pub(super) meter: RateMeter,
+    pub(super) candidate: Candidate,
+    /// The channel whose fence has not been answered: the queue holds what it carried.
+    pub(super) open_fence: Option<u16>,
+    pub(super) fence_sent_at: Timestamp,
+    pub(super) dial_at: Timestamp,
+    pub(super) dial_failures: u32,
+    /// When it last had to prove that its way is its own.
+    pub(super) verified_at: Timestamp,
+    /// It is out of use for a moment to prove that: rounds left in which it may fail to.
+    pub(super) verifying: u8,
+    /// It shares a way with an active path, and shows whether that way is full.
+    pub(super) is_witness: bool,
+    /// It died of silence: the same port pair will tell when its way is back.
+    pub(super) died_silent: bool,
+    pub(super) bytes_total: u64,
+}
+
+impl TxPath {
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self {
+            state: PathState::Vacant,
+            epoch: 0,
+            sent: 0,
+            acked: 0,
+            peer_count: 0,
+            queue: VecDeque::with_capacity(64),
+            queued_bytes: 0,
+            health: Health::new(now),
+            stats: TransportStats::default(),
+            verdict: Verdict::Fine,
+            suspect_since: now,
+            sibling_since: None,
+            probed_at: Timestamp::ZERO,
+            meter: RateMeter::default(),
+            candidate: Candidate::default(),
+            open_fence: None,
+            fence_sent_at: Timestamp::ZERO,
+            dial_at: now,
+            dial_failures: 0,
+            verified_at: Timestamp::ZERO,
+            verifying: 0,
+            is_witness: false,
+            died_silent: false,
+            bytes_total: 0,
+        }
+    }
+
+    /// It has a channel.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.state, PathState::Active | PathState::Standby)
+    }
+
+    /// It carries chunks.
+    pub(super) fn is_active(&self) -> bool {
+        self.state == PathState::Active
+    }
+
+    /// It has a channel that is not suspect.
+    pub(super) fn is_well(&self) -> bool {
+        self.is_up() && self.verdict == Verdict::Fine
+    }
+}
+
+impl TxEngine {
+    /// A channel of `path` is up. `previous`: how far the channel before it came.
+    pub fn handle_path_up(
+        &mut self,
+        path: u8,
+        epoch: u16,
+        previous: Option<PathCount>,
+        now: Timestamp,
+    ) {
+        let index = usize::from(path);
+        if self.failed.is_some() || self.paths[index].epoch != epoch {
+            self.actions.push_back(TxAction::Close { path, epoch });
+            return;
+        }
+        if let Some(count) = previous {
+            self.settle_fence(index, count.epoch, count.count, now);
+        }
+        self.last_life = now;
+        let p = &mut self.paths[index];
+        p.state = PathState::Standby;
+        p.sent = 0;
+        p.acked = 0;
+        p.peer_count = 0;
+        p.health = Health::new(now);
+        p.stats = TransportStats::default();
+        p.verdict = Verdict::Fine;
+        p.meter = RateMeter::default();
+        p.candidate = Candidate::default();
+        p.verified_at = Timestamp::ZERO;
+        p.verifying = 0;
+        p.is_witness = false;
+        p.dial_failures = 0;
+        self.probe(index, now);
+        let none_active = !self.paths.iter().any(TxPath::is_active);
+        if none_active || !self.config.search {
+            self.activate(index, None);
+        }
+        self.resync();
+        self.refresh_views();
+    }
+
+    /// The channel failed.
+    pub fn handle_path_error(&mut self, path: u8, epoch: u16, now: Timestamp) {
+        self.fence(usize::from(path), epoch, FenceReason::Broken, now);
+    }
+
+    /// What the transport tells of a path. Call every few milliseconds for each path that has
+    /// something in flight.
+    pub fn handle_stats(&mut self, path: u8, stats: TransportStats, now: Timestamp) {
+        let index = usize::from(path);
+        let config = self.config.health;
+        let p = &mut self.paths[index];
+        if !p.is_up() {
+            return;
+        }
+        let was = p.verdict;
+        p.stats = stats;
+        p.verdict = p.health.observe(now, &stats, &config);
+        self.last_life = self.last_life.max(p.health.alive_at());
+        let active = p.state == PathState::Active;
+        match (was, p.verdict) {
+            (_, Verdict::Fine) => {
+                if was != Verdict::Fine {
+                    self.refresh_views();
+                }
+                let p = &self.paths[index];
+                let heard = p.health.heard_at().max(p.probed_at);
+                if !p.queue.is_empty() && now.since(heard) >= UNANSWERED {
+                    self.probe(index, now);
+                }
+                if active && self.acked_since_sample > 0 {
+                    let acked = Bytes(std::mem::take(&mut self.acked_since_sample));
+                    let in_flight = self.views.iter().map(|v| v.outstanding).sum();
+                    self.controller.on_sample(&Sample {
+                        now,
+                        rtt: stats.rtt,
+                        rtt_min: stats.rtt_min,
+                        acked,
+                        in_flight,
+                    });
+                }
+            }
+            (Verdict::Fine, _) => {
+                self.paths[index].suspect_since = now;
+                self.paths[index].sibling_since = None;
+                self.reopen_search();
+                self.probe_all(now);
+                self.refresh_views();
+            }
+            (_, verdict) if self.sibling_lives(index, now) && verdict == Verdict::Dead => {
+                let quiet = now.since(self.paths[index].health.alive_at());
+                let epoch = self.paths[index].epoch;
+                self.paths[index].died_silent = true;
+                self.fence(index, epoch, FenceReason::Silent(quiet), now);
+            }
+            _ => {
+                if now.since(self.paths[index].probed_at) >= SUSPECT_PROBE_GAP {
+                    self.probe_all(now);
+                }
+            }
+        }
+    }
+
+    /// Whether the peer's program goes on answering on another path while this one is suspect.
+    pub(super) fn sibling_lives(&mut self, index: usize, now: Timestamp) -> bool {
+        let heard = self
+            .paths
+            .iter()
+            .enumerate()
+            .filter(|&(other, p)| other != index && p.is_well())
+            .map(|(_, p)| p.health.heard_at())
+            .max();
+        let p = &mut self.paths[index];
+        let Some(heard) = heard.filter(|&at| at > p.suspect_since) else {
+            return false;
+        };
+        let since = *p.sibling_since.get_or_insert(now);
+        now.since(since) >= SIBLING_SPAN && now.since(heard) <= SIBLING_LATELY
+    }
+
+    pub(super) fn activate(&mut self, index: usize, probes: Option<Probes>) {
+        let p = &mut self.paths[index];
+        if p.state == PathState::Standby {
+            p.state = PathState::Active;
+            p.died_silent = false;
+            p.is_witness = false;
+            if std::mem::take(&mut p.verifying) == 0 {
+                self.events.push_back(TxEvent::Joined {
+                    path: index_u8(index),
+                    probes,
+                });
+            }
+            self.refresh_views();
+        }
+    }
+
+    pub(super) fn probe(&mut self, index: usize, now: Timestamp) {
+        self.paths[index].probed_at = now;
+        self.probes.push_back(index_u8(index));
+    }
+
+    pub(super) fn probe_all(&mut self, now: Timestamp) {
+        for index in 0..self.paths.len() {
+            let p = &self.paths[index];
+            if p.is_up() && now.since(p.probed_at) >= SUSPECT_PROBE_GAP {
+                self.probe(index, now);
+            }
+        }
+    }
+
+    pub(super) fn fence(&mut self, index: usize, epoch: u16, reason: FenceReason, now: Timestamp) {
+        let path = index_u8(index);
+        let p = &mut self.paths[index];
+        if p.epoch != epoch || !p.is_up() {
+            return;
+        }
+        let was_active = p.state == PathState::Active;
+        self.actions.push_back(TxAction::Close { path, epoch });
+        if self.peer_leaves {
+            p.state = PathState::Vacant;
+            self.views[index].usable = false;
+            if !self.any_up() {
+                self.fail("the peer closed the link".into());
+            }
+            return;
+        }
+        p.state = PathState::Vacant;
+        p.open_fence = Some(epoch);
+        p.fence_sent_at = Timestamp::ZERO;
+        p.dial_at = now;
+        p.dial_failures = 0;
+        if was_active {
+            let outstanding = p.queue.len();
+            self.events.push_back(TxEvent::Fenced {
+                path,
+                reason,
+                outstanding,
+            });
+            self.controller.on_path_lost(now);
+            self.reopen_search();
+            if !self.paths.iter().any(TxPath::is_active) {
+                let reserve = (0..self.paths.len())
+                    .filter(|&i| self.paths[i].state == PathState::Standby)
+                    .max_by_key(|&i| {
+                        (
+                            self.paths[i].verdict == Verdict::Fine,
+                            self.paths[i].health.alive_at(),
+                        )
+                    });
+                if let Some(reserve) = reserve {
+                    self.activate(reserve, None);
+                }
+            }
+        }
+        self.refresh_views();
+        self.handle_timeout(now);
+    }
+
+    /// The peer has said how far a fenced channel came: what did not arrive is sent again.
+    pub(super) fn settle_fence(&mut self, index: usize, epoch: u16, count: u32, now: Timestamp) {
+        let p = &mut self.paths[index];
+        if p.open_fence != Some(epoch) {
+            return; // answered before
+        }
+        p.open_fence = None;
+        let arrived = count.wrapping_sub(p.acked) as usize;
+        if arrived > p.queue.len() {
+            self.fail(format!(
+                "the peer acknowledged more than path {index} was given"
+            ));
+            return;
+        }
+        self.acknowledge(index, arrived, now);
+        let mut frames = 0;
+        self.paths[index].queued_bytes = 0;
+        while let Some(item) = self.paths[index].queue.pop_front() {
+            self.in_flight -= u64::from(item.bytes);
+            match item.cargo {
+                Cargo::Eager { id } => self.eager_queue.push_back(id),
+                Cargo::Chunk {
+                    message,
+                    index: chunk,
+                } => {
+                    let m = &mut self.messages[message as usize];
+                    m.in_flight -= 1;
+                    if m.token.is_some() {
+                        self.replays.push_back((message, chunk));
+                    } else if m.in_flight == 0 {
+                        self.message_done(message);
+                        continue;
+                    }
+                }
+            }
+            frames += 1;
+        }
+        self.views[index].outstanding = Bytes(0);
+        self.events.push_back(TxEvent::Replayed {
+            path: index_u8(index),
+            frames,
+        });
+        self.resync();
+    }
+
+    /// Says again what a lost path may have swallowed.
+    pub(super) fn resync(&mut self) {
+        for (&conn, c) in &self.conns {
+            match c.state {
+                ConnState::Opening => {
+                    let open = Frame::Open {
+                        conn,
+                        listener: c.listener,
+                    };
+                    self.control.push_back((None, open.encode()));
+                }
+                ConnState::Closing if c.close_sent => {
+                    self.control
+                        .push_back((None, Frame::Close { conn }.encode()));
+                }
+                _ => {}
+            }
+            for &key in &c.waiting {
+                let m = &self.messages[key as usize];
+                let announce = Frame::Announce {
+                    conn,
+                    tag: m.tag,
+                    ordinal: m.ordinal,
+                    size: m.source.len,
+                };
+                self.control.push_back((None, announce.encode()));
+            }
+        }
+        for p in &mut self.paths {
+            p.fence_sent_at = Timestamp::ZERO;
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self, index: usize, frames: usize, now: Timestamp) {
+        let mut bytes = 0;
+        for _ in 0..frames {
+            let Some(item) = self.paths[index].queue.pop_front() else {
+                break;
+            };
+            self.paths[index].acked = self.paths[index].acked.wrapping_add(1);
+            bytes += u64::from(item.bytes);
+            match item.cargo {
+                Cargo::Eager { id } => self.eager_done(id),
+                Cargo::Chunk {
+                    message,
+                    index: chunk,
+                } => {
+                    let m = &mut self.messages[message as usize];
+                    m.in_flight -= 1;
+                    m.done.insert(chunk);
+                    m.done_count += 1;
+                    if m.done_count == m.chunks || (m.token.is_none() && m.in_flight == 0) {
+                        self.message_done(message);
+                    }
+                }
+            }
+        }
+        self.in_flight -= bytes;
+        self.acked_since_sample += bytes;
+        let p = &mut self.paths[index];
+        p.queued_bytes -= bytes;
+        let queued = p.queued_bytes;
+        self.deliver(index, queued, now);
+    }
+
+    /// No more than `bytes` of the path are still under way.
+    pub(super) fn deliver(&mut self, index: usize, bytes: u64, now: Timestamp) {
+        let outstanding = &mut self.views[index].outstanding.0;
+        if bytes < *outstanding {
+            let delivered = *outstanding - bytes;
+            *outstanding = bytes;
+            self.paths[index]
+                .meter
+                .on_delivered(now, delivered, bytes > 0);
+        }
+    }
+
+    /// Whether the transport should be asked what has reached the peer's host: more could be
+    /// sent if something has.
+    #[must_use]
+    pub fn wants_backlog(&self, path: u8) -> bool {
+        let view = &self.views[usize::from(path)];
+        self.backlog_since.is_some() && view.usable && view.outstanding.0 > 0
+    }
+
+    /// The transport still holds `bytes` of this path, unsent or unacknowledged by the peer's
+    /// host. The peer's program may be behind; the network is free for more.
+    pub fn handle_backlog(&mut self, path: u8, bytes: u64, now: Timestamp) {
+        let index = usize::from(path);
+        if self.paths[index].state == PathState::Active {
+            self.deliver(index, bytes, now);
+        }
+    }
+
+    /// A verbs transport's own completions: `count` more data frames of this channel are done.
+    pub fn handle_completions(&mut self, path: u8, epoch: u16, count: u32, now: Timestamp) {
+        let index = usize::from(path);
+        if self.paths[index].epoch == epoch {
+            self.acknowledge(index, count as usize, now);
+            self.refresh_views();
+        }
+    }
+
+    /// Whether the peer has a receive posted on this path for one more data frame.
+    pub(super) fn receives_free(&self, index: usize) -> bool {
+        let p = &self.paths[index];
+        self.config
+            .receive_depth
+            .is_none_or(|depth| p.sent.wrapping_sub(p.peer_count) < depth)
+    }
+
+    pub(super) fn refresh_usable(&mut self) {
+        for (p, view) in self.paths.iter().zip(&mut self.views) {
+            view.usable = p.state == PathState::Active
+                && p.verdict == Verdict::Fine
+                && p.queued_bytes <= LAG_MAX;
+        }
+    }
+
+    /// Shares the link's window out among its paths, by their measured rates.
+    pub(super) fn refresh_views(&mut self) {
+        self.refresh_usable();
+        let measured =
+            |p: &TxPath| (p.state == PathState::Active && p.meter.rate > 0).then_some(p.meter.rate);
+        let (sum, count) = self
+            .paths
+            .iter()
+            .filter_map(measured)
+            .fold((0u64, 0u64), |(sum, n), rate| (sum + rate, n + 1));
+        // A path that has not shown its rate yet is taken for an average one.
+        let assumed = sum.checked_div(count).unwrap_or(1_000_000_000).max(1);
+        let active = self.paths.iter().filter(|p| p.is_active()).count() as u64;
+        let total = sum + assumed * active.saturating_sub(count);
+        let window = self.controller.window().0;
+        let chunk = u64::from(self.chunk_bytes_for(u64::MAX >> 1));
+        for (p, view) in self.paths.iter().zip(&mut self.views) {
+            if p.state != PathState::Active {
+                continue;
+            }
+            let rate = if p.meter.rate > 0 {
+                p.meter.rate
+            } else {
+                assumed
+            };
+            let share = u128::from(window) * u128::from(rate) / u128::from(total.max(1));
+            view.cap = Bytes(u64::try_from(share).unwrap_or(u64::MAX).max(2 * chunk));
+            view.byte_time = (1_000_000_000 << 16) / rate;
+            view.delay_ns = p.stats.rtt_min.0;
+        }
+    }
+
+    /// The best path for a frame that any path may carry.
+    pub(super) fn control_path(&self) -> Option<usize> {
+        let up = TxPath::is_up;
+        (0..self.paths.len())
+            .filter(|&i| up(&self.paths[i]))
+            .min_by_key(|&i| {
+                let p = &self.paths[i];
+                (
+                    p.verdict != Verdict::Fine,
+                    self.views[i].completion_ns(64),
+                    i,
+                )
+            })
+    }
+
+    /// Whether the transport should be asked how this path does.
+    #[must_use]
+    pub fn wants_stats(&self, path: u8, now: Timestamp) -> bool {
+        let p = &self.paths[usize::from(path)];
+        p.is_up()
+            && (!p.queue.is_empty()
+                || p.verdict != Verdict::Fine
+                || now.since(p.probed_at) < Nanos::from_millis(300))
+    }
+
+    /// Whether any path is up.
+    #[must_use]
+    pub fn any_up(&self) -> bool {
+        self.paths.iter().any(TxPath::is_up)
+    }
+
+    /// The state of each path.
+    pub fn path_infos(&self) -> impl Iterator<Item = PathInfo> + '_ {
+        self.paths.iter().map(|p| PathInfo {
+            state: match p.state {
+                PathState::Vacant if p.open_fence.is_some() => PathState::Fenced,
+                state => state,
+            },
+            suspect: p.verdict != Verdict::Fine,
+            bytes: p.bytes_total,
+            outstanding: p.queued_bytes,
+            rate: p.meter.rate,
+            rtt: p.stats.rtt,
+            rtt_min: p.stats.rtt_min,
+        })
+    }
+}
