@@ -731,7 +731,7 @@ fn seeded() -> ProptestConfig {
         },
         rng_seed: match explore.rng_seed {
             RngSeed::Random => RngSeed::Fixed(2_307),
-            fixed => fixed,
+            fixed @ RngSeed::Fixed(_) => fixed,
         },
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
             "tests/engine.seeds",

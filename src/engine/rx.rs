@@ -184,13 +184,22 @@ enum Arriving {
     Discard,
 }
 
+/// What has become of a path's channel.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Channel {
+    #[default]
+    None,
+    Up,
+    /// The sender has fenced it, and the driver has been asked to make it silent.
+    Silencing,
+    /// It broke on our side, and the sender may not have heard of it.
+    Lost,
+}
+
 #[derive(Debug, Default)]
 struct RxPath {
     epoch: u16,
-    up: bool,
-    /// It broke on our side, and the sender may not have heard of it.
-    lost: bool,
-    silencing: bool,
+    channel: Channel,
     count: u32,
     /// Counts of earlier channels that carried something, for fences that are answered late.
     history: VecDeque<(u16, u32)>,
@@ -200,6 +209,10 @@ struct RxPath {
 }
 
 impl RxPath {
+    fn is_up(&self) -> bool {
+        matches!(self.channel, Channel::Up | Channel::Silencing)
+    }
+
     /// Whether the whole message of this slot is arriving here.
     fn brings(&self, slot: u16, generation: u32) -> bool {
         matches!(self.arriving, Some(Arriving::EagerToSlot { slot: s, generation: g, .. })
@@ -460,9 +473,7 @@ impl RxEngine {
             p.history.push_back((p.epoch, p.count));
         }
         p.epoch = epoch;
-        p.up = true;
-        p.lost = false;
-        p.silencing = false;
+        p.channel = Channel::Up;
         p.count = 0;
         p.unacked = false;
         let previous = fence.map(|epoch| PathCount {
@@ -480,11 +491,10 @@ impl RxEngine {
     /// The channel failed: whatever was arriving on it is forgotten, and the peer is told.
     pub fn handle_path_down(&mut self, path: u8, epoch: u16) {
         let p = &mut self.paths[usize::from(path)];
-        if p.epoch != epoch || !p.up {
+        if p.epoch != epoch || p.channel != Channel::Up {
             return;
         }
-        p.up = false;
-        p.lost = true;
+        p.channel = Channel::Lost;
         self.forget_arriving(path);
         self.leave_control_path(path);
         self.control
@@ -497,9 +507,7 @@ impl RxEngine {
         if p.epoch != epoch {
             return;
         }
-        p.up = false;
-        p.lost = false;
-        p.silencing = false;
+        p.channel = Channel::None;
         let count = p.count;
         self.forget_arriving(path);
         self.leave_control_path(path);
@@ -533,15 +541,15 @@ impl RxEngine {
         self.paths
             .iter()
             .zip(0u8..)
-            .filter(|(p, _)| p.up)
+            .filter(|(p, _)| p.is_up())
             .map(|(_, index)| index)
     }
 
     /// Says again everything that a lost path may have swallowed.
     fn resync(&mut self) {
         for (p, path) in self.paths.iter_mut().zip(0..) {
-            p.unacked |= p.up;
-            if p.lost {
+            p.unacked |= p.is_up();
+            if p.channel == Channel::Lost {
                 let epoch = p.epoch;
                 self.control
                     .push_back((None, Frame::Lost { path, epoch }.encode()));
@@ -984,11 +992,13 @@ impl RxEngine {
             return Err(Violation::Protocol("a fence for a path that cannot exist"));
         };
         if p.epoch == epoch {
-            if p.up && !p.silencing {
-                p.silencing = true;
-                self.actions.push_back(RxAction::Silence { path, epoch });
-            } else if !p.silencing {
-                self.handle_silenced(path, epoch);
+            match p.channel {
+                Channel::Up => {
+                    p.channel = Channel::Silencing;
+                    self.actions.push_back(RxAction::Silence { path, epoch });
+                }
+                Channel::Silencing => {}
+                Channel::None | Channel::Lost => self.handle_silenced(path, epoch),
             }
         } else if p.epoch.wrapping_sub(epoch) < 1 << 15 {
             let answer = Frame::Fenced(PathCount {
@@ -1197,14 +1207,14 @@ impl RxEngine {
     pub fn poll_transmit(&mut self) -> Option<RxTransmit> {
         while let Some(&(path, header)) = self.control.front() {
             let path = match path {
-                Some(path) if self.paths[usize::from(path)].up => path,
+                Some(path) if self.paths[usize::from(path)].is_up() => path,
                 Some(_) => {
                     self.control.pop_front();
                     continue;
                 }
                 None => self
                     .control_path
-                    .filter(|&p| self.paths[usize::from(p)].up)?,
+                    .filter(|&p| self.paths[usize::from(p)].is_up())?,
             };
             self.control.pop_front();
             return Some(RxTransmit { path, header });
@@ -1220,7 +1230,7 @@ impl RxEngine {
         }
         let path = self
             .control_path
-            .filter(|&p| self.paths[usize::from(p)].up)?;
+            .filter(|&p| self.paths[usize::from(p)].is_up())?;
         let eager_consumed = self.eager_consumed;
         let entries = self
             .paths
