@@ -335,7 +335,7 @@ def peer_bench(bench, place, variant, args, planned_s, events=()):
     return bench.note(variant, run)
 
 
-def nccl_cpu(bench, place, variant, channels, iterations, planned_s, check_all=False, events=()):
+def nccl_cpu(bench, place, variant, channels, iterations, planned_s, warm_up=1, check_all=False, events=()):
     """The real NCCL, one rank a host, 16 MiB all-reduces."""
     run = Run(planned_s)
     env = clean_env(variant, place)
@@ -345,7 +345,7 @@ def nccl_cpu(bench, place, variant, channels, iterations, planned_s, check_all=F
     pending = list(events)
     with tempfile.TemporaryDirectory(prefix="thalweg-bench-") as tmp:
         argv = [bench.nccl_cpu, "--ranks", "2", "--id-file", os.path.join(tmp, "id"), "-b", "16M", "-e", "16M",
-                "-n", str(iterations), "-w", "1", "--timeout", str(int(limit) + 5), *(["--check-all"] if check_all else [])]
+                "-n", str(iterations), "-w", str(warm_up), "--timeout", str(int(limit) + 5), *(["--check-all"] if check_all else [])]
 
         def start():
             return [Child(place.command(side, [*argv, "--rank", str(rank)]), env) for rank, side in enumerate("ab")]
@@ -506,7 +506,7 @@ def all_reduce(bench):
                     higher_is_better=False, reach_at=0)
         with Fabric(bench, (500, 500, 500, 500)) as fabric:
             for variant in bench.rounds(bench.nccl_settings):
-                run = nccl_cpu(bench, fabric, variant, channels, 5 if bench.quick else 15, 25)
+                run = nccl_cpu(bench, fabric, variant, channels, 5 if bench.quick else 20, 25, warm_up=5)  # as nccl-tests
                 row.add(variant, float(run.summary["busbw"]) if run.error is None else None)
                 wrong.add(variant, int(run.summary["wrong"]) if run.error is None else None)
         rows += [row, wrong]

@@ -560,9 +560,9 @@ impl World {
             Transmit::Control { path, header } => {
                 (path, Forward::Control(header.as_bytes().to_vec()), 64)
             }
-            Transmit::Probe { path } => {
+            Transmit::Probe { path, id } => {
                 let ping = Frame::Ping {
-                    id: 0,
+                    id,
                     sent_ns: self.now.as_nanos(),
                 }
                 .encode();

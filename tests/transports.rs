@@ -447,8 +447,8 @@ impl Pump {
         while let Some(transmit) = self.tx.poll_transmit(now) {
             let (path, header, payload, owner) = match transmit {
                 Transmit::Control { path, header } => (path, header, MemRange::default(), 0),
-                Transmit::Probe { path } => {
-                    let ping = Frame::Ping { id: 0, sent_ns: 1 };
+                Transmit::Probe { path, id } => {
+                    let ping = Frame::Ping { id, sent_ns: 1 };
                     (path, ping.encode(), MemRange::default(), 0)
                 }
                 Transmit::Data {

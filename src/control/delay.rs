@@ -1,9 +1,10 @@
 //! A window that keeps the queueing delay near a target: of the Swift family, with the median of
 //! recent samples in place of the last one, so that one bad path cannot collapse the link.
 //!
-//! Below the target the window grows by a share of itself while it is being used (it doubles
-//! per round trip until the target is first met); above it, it shrinks at most once per round
-//! trip, by a share of the excess, never by more than half.
+//! Below the target the window grows by a share of itself while it is being used. At the start it
+//! doubles per round trip, until a sample shows more queue than the target: then it keeps what
+//! makes just the target. Above the target it shrinks at most once per round trip, by a share of
+//! the excess, never by more than half.
 
 use super::{Controller, Sample};
 use crate::clock::Timestamp;
@@ -14,7 +15,7 @@ const SAMPLES: usize = 16;
 /// What [`Delay`] aims at.
 #[derive(Debug, Clone, Copy)]
 pub struct DelayConfig {
-    /// Queueing delay to hold. Default 4 ms: on kernel TCP the queue must outlast the moments in
+    /// Queueing delay to hold. Default 2 ms: on kernel TCP the queue must outlast the moments in
     /// which the host runs something else (measured; `docs/performance.md`).
     pub target_queue: Nanos,
     /// Never less in flight. Default 256 KiB.
@@ -28,7 +29,7 @@ pub struct DelayConfig {
 impl Default for DelayConfig {
     fn default() -> Self {
         Self {
-            target_queue: Nanos::from_millis(4),
+            target_queue: Nanos::from_millis(2),
             window_min: Bytes(256 << 10),
             window_max: Bytes(64 << 20),
             window_start: Bytes(1 << 20),
@@ -86,8 +87,20 @@ impl Controller for Delay {
         self.next = (self.next + 1) % SAMPLES;
         self.filled = (self.filled + 1).min(SAMPLES);
 
-        let queue = self.median_queue();
         let target = self.config.target_queue.0;
+        let latest = sample.rtt.0.saturating_sub(sample.rtt_min.0);
+        if self.starting && latest > target {
+            // The first queue too many: what the network holds beyond it is known to a sample.
+            self.starting = false;
+            self.shrunk_at = sample.now;
+            let kept = u128::from(self.window) * u128::from(sample.rtt_min.0 + target)
+                / u128::from(sample.rtt.0.max(1));
+            self.window = u64::try_from(kept)
+                .unwrap_or(u64::MAX)
+                .clamp(self.config.window_min.0, self.config.window_max.0);
+            return;
+        }
+        let queue = self.median_queue();
         if queue <= target {
             // A window that isn't used says nothing about what the network would bear.
             if sample.in_flight.0 < self.window / 2 {
@@ -101,7 +114,6 @@ impl Controller for Delay {
                 acked / 64 * headroom / 16
             };
         } else {
-            self.starting = false;
             if sample.now.since(self.shrunk_at) < sample.rtt {
                 return;
             }
@@ -124,5 +136,43 @@ impl Controller for Delay {
 
     fn window(&self) -> Bytes {
         Bytes(self.window)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: Nanos = Nanos(100_000);
+
+    /// A bottleneck of so many bytes a second that is always kept full: a sample each round trip.
+    /// The queue of every round trip, and the controller in the end.
+    fn full_bottleneck(rate: u64, trips: usize) -> (Vec<Nanos>, Delay) {
+        let mut delay = Delay::new(DelayConfig::default());
+        let mut now = Timestamp::from_nanos(1_000_000_000);
+        let queues = (0..trips).map(|_| {
+            let window = delay.window();
+            let carry = Nanos(window.0 * 1_000_000_000 / rate);
+            let rtt = carry.max(BASE);
+            now += rtt;
+            delay.on_sample(&Sample {
+                now,
+                rtt,
+                rtt_min: BASE,
+                acked: window,
+                in_flight: window,
+            });
+            Nanos(rtt.0 - BASE.0)
+        });
+        (queues.collect(), delay)
+    }
+
+    #[test]
+    fn the_start_ends_with_the_first_queue_too_many() {
+        let (queues, delay) = full_bottleneck(1_250_000_000, 8);
+        let target = DelayConfig::default().target_queue;
+        let over = queues.iter().filter(|&&queue| queue > target).count();
+        assert!(over <= 1, "{queues:?}");
+        assert!(!delay.starting);
     }
 }

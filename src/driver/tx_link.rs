@@ -522,9 +522,9 @@ impl TxInner {
         while let Some(transmit) = self.engine.poll_transmit(now) {
             let (path, header, payload, owner) = match transmit {
                 Transmit::Control { path, header } => (path, header, MemRange::default(), 0),
-                Transmit::Probe { path } => {
+                Transmit::Probe { path, id } => {
                     let ping = Frame::Ping {
-                        id: 0,
+                        id,
                         sent_ns: wall_ns(),
                     };
                     (path, ping.encode(), MemRange::default(), 0)

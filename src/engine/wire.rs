@@ -495,6 +495,12 @@ pub fn header_len(prefix: [u8; PREFIX_BYTES]) -> Result<usize, WireError> {
     }
 }
 
+/// Whether this is the header of a probe.
+#[must_use]
+pub fn is_ping(header: &[u8]) -> bool {
+    header.first() == Some(&PING)
+}
+
 /// Paths that one acknowledgement can speak of.
 pub const ACK_ENTRIES_MAX: usize = 8;
 

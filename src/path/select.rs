@@ -42,8 +42,8 @@ pub trait Selector {
 }
 
 /// The path on which the chunk is expected to arrive first: bytes outstanding over the measured
-/// rate. A slower path gets proportionally less, and a path that has stopped gets nothing more
-/// once its cap is full.
+/// rate, even if it has to wait for room there. A slower path gets proportionally less, and a
+/// path that has stopped gets nothing more once its cap is full.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Adaptive;
 
@@ -54,15 +54,18 @@ impl Selector for Adaptive {
 
     fn choose(&mut self, _conn: u32, bytes: u64, paths: &[View]) -> Option<usize> {
         let mut best = None;
-        for (index, path) in paths.iter().enumerate() {
-            if path.has_room(bytes) {
-                let completion = path.completion_ns(bytes);
-                if best.is_none_or(|(least, _)| completion < least) {
-                    best = Some((completion, index));
-                }
+        let mut soonest = u64::MAX;
+        for (index, path) in paths.iter().enumerate().filter(|(_, p)| p.usable) {
+            let completion = path.completion_ns(bytes);
+            soonest = soonest.min(completion);
+            if path.has_room(bytes) && best.is_none_or(|(least, _)| completion < least) {
+                best = Some((completion, index));
             }
         }
-        best.map(|(_, index)| index)
+        let (completion, index) = best?;
+        // A chunk that would arrive sooner on a path that is full just now waits for that one: it
+        // would be the straggler of its message. An empty path may always show what it can do.
+        (completion <= soonest || paths[index].outstanding.0 == 0).then_some(index)
     }
 }
 
@@ -162,6 +165,17 @@ mod tests {
             bytes[i] += 1;
         }
         assert_eq!(bytes, [20, 20, 10, 4]);
+    }
+
+    #[test]
+    fn a_chunk_waits_for_the_path_on_which_it_arrives_first() {
+        let mut paths = [500, 5].map(path);
+        paths[0].outstanding = paths[0].cap;
+        assert_eq!(Adaptive.choose(0, 16384, &paths), Some(1), "it is empty");
+        paths[1].outstanding = Bytes(16384);
+        assert_eq!(Adaptive.choose(0, 16384, &paths), None);
+        paths[0].usable = false;
+        assert_eq!(Adaptive.choose(0, 16384, &paths), Some(1));
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub struct Deframer {
     arriving: Arriving,
     partial: [u8; HEADER_BYTES_MAX],
     partial_len: usize,
-    seen_data: bool,
+    data_since_ping: u32,
     bulk: bool,
 }
 
@@ -33,7 +33,7 @@ impl Default for Deframer {
             arriving: Arriving::Header,
             partial: [0; HEADER_BYTES_MAX],
             partial_len: 0,
-            seen_data: false,
+            data_since_ping: 0,
             bulk: false,
         }
     }
@@ -50,10 +50,10 @@ impl Deframer {
         }
     }
 
-    /// Whether a data frame has come yet.
+    /// Data frames since the last probe came; none at the start.
     #[must_use]
-    pub fn seen_data(&self) -> bool {
-        self.seen_data
+    pub fn data_since_ping(&self) -> u32 {
+        self.data_since_ping
     }
 
     /// Whether the last data frame was a large one.
@@ -103,9 +103,12 @@ impl Deframer {
                     }
                     let len = std::mem::take(&mut self.partial_len);
                     let Some(sink) = receiver.frame(&self.partial[..len], arrived_ns)? else {
+                        if wire::is_ping(&self.partial[..len]) {
+                            self.data_since_ping = 0;
+                        }
                         continue;
                     };
-                    self.seen_data = true;
+                    self.data_since_ping = self.data_since_ping.saturating_add(1);
                     self.arriving = match sink {
                         Sink::Place(range) => Arriving::Place(range),
                         Sink::Discard(len) => Arriving::Discard(len),

@@ -49,8 +49,12 @@ pub struct TcpChannel {
     sent: u64,
     deframer: Deframer,
     /// The kernel stamps arrivals; until the first data frame, for the search's probes.
+    probed: bool,
     stamped: bool,
 }
+
+/// So many data frames after a probe, arrivals are no longer stamped.
+const STAMPED_FRAMES: u32 = 32;
 
 impl TcpChannel {
     /// A channel over a connected socket. `probed`: the peer will probe it, so arrivals are
@@ -68,22 +72,16 @@ impl TcpChannel {
             libc::TCP_CONGESTION,
             b"cubic",
         );
-        let one = 1i32.to_ne_bytes();
-        let stamped = probed
-            && set_option(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_TIMESTAMPNS,
-                &one,
-            )
-            .is_ok();
-        Ok(Self {
+        let mut channel = Self {
             socket,
             queue: VecDeque::with_capacity(32),
             sent: 0,
             deframer: Deframer::default(),
-            stamped,
-        })
+            probed,
+            stamped: false,
+        };
+        channel.choose_stamping();
+        Ok(channel)
     }
 
     /// The socket, to wait for.
@@ -111,10 +109,14 @@ impl TcpChannel {
         let _ = set_option(self.fd(), libc::SOL_SOCKET, libc::SO_LINGER, bytes);
     }
 
-    fn stop_stamping(&mut self) {
-        if std::mem::take(&mut self.stamped) {
-            let zero = 0i32.to_ne_bytes();
-            let _ = set_option(self.fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &zero);
+    /// Stamping costs a little for each read: it is on while probes come, and for a while after.
+    fn choose_stamping(&mut self) {
+        let wanted = self.probed && self.deframer.data_since_ping() < STAMPED_FRAMES;
+        if wanted != self.stamped {
+            let on = i32::from(wanted).to_ne_bytes();
+            let set = set_option(self.fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &on);
+            self.stamped = wanted && set.is_ok();
+            self.probed &= set.is_ok();
         }
     }
 
@@ -290,9 +292,7 @@ impl Channel for TcpChannel {
             if n > placed {
                 self.deframer
                     .parse(&scratch[..n - placed], stamp, receiver)?;
-                if self.stamped && self.deframer.seen_data() {
-                    self.stop_stamping();
-                }
+                self.choose_stamping();
             }
             if n < asked {
                 break; // drained: asking again would cost a call to hear so

@@ -26,7 +26,7 @@ use super::{Completions, EAGER_WINDOW, EngineConfig, MemRange, Ordinals};
 use crate::clock::Timestamp;
 use crate::control::{AnyController, Controller};
 use crate::path::health::Verdict;
-use crate::path::search::Base;
+use crate::path::search::{Base, Moments};
 use crate::path::select::{AnySelector, Selector, View};
 use crate::units::{Bytes, Nanos};
 
@@ -81,6 +81,8 @@ pub enum Transmit {
     Probe {
         /// Path.
         path: u8,
+        /// Names the probe.
+        id: u32,
     },
     /// A data frame: a chunk or an eager message.
     Data {
@@ -172,9 +174,9 @@ pub enum TxEvent {
 /// The evidence of the search for ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probes {
-    /// How long the median of the candidate's probes waited on its way.
+    /// How long the candidate's probes waited on its way, on average.
     pub waited: Nanos,
-    /// The queue on the emptiest of the ways in use.
+    /// How long those on the paths in use did at the same moments.
     pub queue: Nanos,
 }
 
@@ -250,16 +252,16 @@ pub struct TxEngine {
     eager_consumed: u64,
     eager_path: Option<usize>,
     control: VecDeque<(Option<u8>, Header)>,
-    probes: VecDeque<u8>,
+    /// Paths to probe, and the moment of the search that each probe belongs to; 0 for none.
+    probes: VecDeque<(u8, u32)>,
     actions: VecDeque<TxAction>,
     done: VecDeque<SendDone>,
     events: VecDeque<TxEvent>,
     base: Base,
+    /// Since when there has been more to send than the paths take.
     backlog_since: Option<Timestamp>,
-    settle_until: Timestamp,
-    verified_at: Timestamp,
+    moments: Moments,
     misses: u32,
-    unsure: u32,
     search_ended_at: Option<Timestamp>,
     dial_tokens: u32,
     dial_earned_at: Timestamp,
@@ -295,7 +297,9 @@ impl TxEngine {
             free_messages: Vec::new(),
             turns: VecDeque::new(),
             replays: VecDeque::new(),
-            paths: (0..config.paths_max).map(|_| TxPath::new(now)).collect(),
+            paths: (0..config.paths_max)
+                .map(|_| TxPath::new(now, config.paths_max.into()))
+                .collect(),
             views: vec![view; usize::from(config.paths_max)],
             in_flight: 0,
             acked_since_sample: 0,
@@ -315,10 +319,8 @@ impl TxEngine {
             events: VecDeque::new(),
             base: Base::default(),
             backlog_since: None,
-            settle_until: now,
-            verified_at: now,
+            moments: Moments::new(config.paths_max.into()),
             misses: 0,
-            unsure: 0,
             search_ended_at: None,
             dial_tokens: DIAL_BURST,
             dial_earned_at: now,
@@ -624,12 +626,13 @@ impl TxEngine {
             Frame::Pong {
                 sent_ns,
                 received_ns,
-                ..
+                id,
             } => {
                 if sent_ns != 0 && received_ns != 0 {
                     let owd = received_ns.wrapping_sub(sent_ns).cast_signed();
-                    self.base.observe(now, owd);
-                    self.paths[usize::from(path)].candidate.answer(owd);
+                    let waited = self.base.observe(now, owd);
+                    self.moments
+                        .answer(id, usize::from(path), waited, &mut self.paths);
                 }
             }
             // Acknowledgements may still be under way on other paths: the link ends with the last.

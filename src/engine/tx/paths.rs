@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use super::message::ConnState;
+use super::upkeep::VERIFY_FIRST;
 use super::{FenceReason, PathInfo, PathState, Probes, TxAction, TxEngine, TxEvent, index_u8};
 use crate::clock::Timestamp;
 use crate::control::{Controller, Sample};
@@ -46,6 +47,8 @@ pub(super) struct RateMeter {
     pub(super) rate: u64,
     pub(super) busy_since: Option<Timestamp>,
     pub(super) bytes: u64,
+    /// Nothing was outstanding when it began.
+    pub(super) from_empty: bool,
 }
 
 impl RateMeter {
@@ -55,6 +58,7 @@ impl RateMeter {
         if self.busy_since.is_none() {
             self.busy_since = Some(now);
             self.bytes = 0;
+            self.from_empty = true;
         }
     }
 
@@ -73,8 +77,18 @@ impl RateMeter {
             };
             self.busy_since = Some(now);
             self.bytes = 0;
+            self.from_empty = false;
         }
         if !still_busy {
+            // Too short a time to measure by; but if all of it was sent since, the path is no
+            // slower than this.
+            if self.from_empty && span.0 > 0 && span < Self::SPAN {
+                let least = u128::from(self.bytes) * 1_000_000_000 / u128::from(span.0);
+                let least = u64::try_from(least).unwrap_or(u64::MAX);
+                if self.rate > 0 {
+                    self.rate += least.saturating_sub(self.rate) / 4;
+                }
+            }
             self.busy_since = None;
         }
     }
@@ -105,19 +119,18 @@ pub(super) struct TxPath {
     pub(super) fence_sent_at: Timestamp,
     pub(super) dial_at: Timestamp,
     pub(super) dial_failures: u32,
-    /// When it last had to prove that its way is its own.
-    pub(super) verified_at: Timestamp,
-    /// It is out of use for a moment to prove that: rounds left in which it may fail to.
-    pub(super) verifying: u8,
-    /// It shares a way with an active path, and shows whether that way is full.
-    pub(super) is_witness: bool,
+    /// When it next has to prove that its way is its own, and how long after the last time.
+    pub(super) verify_at: Timestamp,
+    pub(super) verify_gap: Nanos,
+    /// Since when it has been out of use to prove that.
+    pub(super) verifying: Option<Timestamp>,
     /// It died of silence: the same port pair will tell when its way is back.
     pub(super) died_silent: bool,
     pub(super) bytes_total: u64,
 }
 
 impl TxPath {
-    pub(super) fn new(now: Timestamp) -> Self {
+    pub(super) fn new(now: Timestamp, paths: usize) -> Self {
         Self {
             state: PathState::Vacant,
             epoch: 0,
@@ -133,14 +146,14 @@ impl TxPath {
             sibling_since: None,
             probed_at: Timestamp::ZERO,
             meter: RateMeter::default(),
-            candidate: Candidate::default(),
+            candidate: Candidate::new(paths),
             open_fence: None,
             fence_sent_at: Timestamp::ZERO,
             dial_at: now,
             dial_failures: 0,
-            verified_at: Timestamp::ZERO,
-            verifying: 0,
-            is_witness: false,
+            verify_at: Timestamp::ZERO,
+            verify_gap: VERIFY_FIRST,
+            verifying: None,
             died_silent: false,
             bytes_total: 0,
         }
@@ -189,10 +202,10 @@ impl TxEngine {
         p.stats = TransportStats::default();
         p.verdict = Verdict::Fine;
         p.meter = RateMeter::default();
-        p.candidate = Candidate::default();
-        p.verified_at = Timestamp::ZERO;
-        p.verifying = 0;
-        p.is_witness = false;
+        p.candidate.reset(&self.moments);
+        p.verify_at = now + VERIFY_FIRST;
+        p.verify_gap = VERIFY_FIRST;
+        p.verifying = None;
         p.dial_failures = 0;
         self.probe(index, now);
         let none_active = !self.paths.iter().any(TxPath::is_active);
@@ -235,9 +248,13 @@ impl TxEngine {
                 if active && self.acked_since_sample > 0 {
                     let acked = Bytes(std::mem::take(&mut self.acked_since_sample));
                     let in_flight = self.views.iter().map(|v| v.outstanding).sum();
+                    // What the transport itself holds back waits as well, unseen by its round
+                    // trips.
+                    let held = u128::from(stats.unsent) * u128::from(self.views[index].byte_time);
+                    let held = Nanos(u64::try_from(held >> 16).unwrap_or(u64::MAX >> 1));
                     self.controller.on_sample(&Sample {
                         now,
-                        rtt: stats.rtt,
+                        rtt: stats.rtt + held,
                         rtt_min: stats.rtt_min,
                         acked,
                         in_flight,
@@ -287,12 +304,14 @@ impl TxEngine {
         if p.state == PathState::Standby {
             p.state = PathState::Active;
             p.died_silent = false;
-            p.is_witness = false;
-            if std::mem::take(&mut p.verifying) == 0 {
+            if p.verifying.take().is_none() {
                 self.events.push_back(TxEvent::Joined {
                     path: index_u8(index),
                     probes,
                 });
+            }
+            for p in &mut self.paths {
+                p.candidate.forget(index);
             }
             self.refresh_views();
         }
@@ -300,7 +319,7 @@ impl TxEngine {
 
     pub(super) fn probe(&mut self, index: usize, now: Timestamp) {
         self.paths[index].probed_at = now;
-        self.probes.push_back(index_u8(index));
+        self.probes.push_back((index_u8(index), 0));
     }
 
     pub(super) fn probe_all(&mut self, now: Timestamp) {

@@ -27,10 +27,10 @@ impl TxEngine {
     }
 
     pub(super) fn poll_control(&mut self) -> Option<Transmit> {
-        while let Some(path) = self.probes.pop_front() {
+        while let Some((path, id)) = self.probes.pop_front() {
             let p = &self.paths[usize::from(path)];
             if p.is_up() {
-                return Some(Transmit::Probe { path });
+                return Some(Transmit::Probe { path, id });
             }
         }
         while let Some(&(path, header)) = self.control.front() {

@@ -5,7 +5,7 @@ use super::{PathState, Probes, TxAction, TxEngine, TxEvent, index_u8};
 use crate::clock::Timestamp;
 use crate::engine::wire::Frame;
 use crate::path::health::Verdict;
-use crate::path::search::{self, Base, Candidate, Way};
+use crate::path::search::{self, Role, Roles, Way};
 use crate::units::Nanos;
 
 /// A fence that is not answered is repeated, over whatever path is best by then.
@@ -14,25 +14,20 @@ pub(super) const FENCE_REPEAT: Nanos = Nanos(20_000_000);
 const REDIAL_MIN: Nanos = Nanos(20_000_000);
 /// Back-off between dials of one path never grows beyond this.
 const REDIAL_MAX: Nanos = Nanos(500_000_000);
-/// The search probes once a link has had more to send than its paths take for so long, and its
-/// bytes make a queue on every way in use.
-const FULL_AFTER: Nanos = Nanos(2_000_000);
-/// Or, queue or not, for so long.
+/// The search probes while a way in use has a queue, or while there has been more to send than the
+/// paths take for so long, queue or not.
 const SATURATED_AFTER: Nanos = Nanos(50_000_000);
-/// A probe that has not been answered by then will not be.
-const PROBE_LOST: Nanos = Nanos(60_000_000);
-/// After a path has joined, its queue needs so long to show before the next is judged.
-const SETTLE: Nanos = Nanos(25_000_000);
 /// The search ends after so many candidates in a row led nowhere new: with one of four ways
-/// missing, the chance of overlooking it is 0.75^16, one in a hundred.
-const SEARCH_MISSES: u32 = 16;
+/// missing, the chance of overlooking it is 0.75^24, one in a thousand.
+const SEARCH_MISSES: u32 = 24;
 /// An ended search is taken up again after this long.
 const SEARCH_AGAIN: Nanos = Nanos(30_000_000_000);
-/// A path is verified so soon after the last one, for the first time and from then on.
-const VERIFY_FIRST: Nanos = Nanos(100_000_000);
-const VERIFY_AGAIN: Nanos = Nanos(500_000_000);
-/// It is given up if it meets a queue in so many rounds in a row.
-const VERIFY_ROUNDS: u8 = 2;
+/// A path is verified so soon after it joined, and after twice as long each time it has proved
+/// that its way is its own, up to the second: its share of the link is idle meanwhile.
+pub(super) const VERIFY_FIRST: Nanos = Nanos(100_000_000);
+const VERIFY_LAST: Nanos = Nanos(25_600_000_000);
+/// What has not shown its way by then goes back to work.
+const VERIFY_MAX: Nanos = Nanos(40_000_000);
 /// Dials that the search may make at once, and the time in which it earns one more.
 pub(super) const DIAL_BURST: u32 = 48;
 const DIAL_EARN: Nanos = Nanos(250_000_000);
@@ -160,98 +155,70 @@ impl TxEngine {
                 self.reopen_search();
             }
         }
-        let Some(backlog_since) = self.backlog_since else {
-            return;
-        };
-        if now < self.settle_until {
-            return;
+        if self.paths.iter().any(|p| p.is_active() && !p.is_well()) {
+            return; // what waits for a silent path says nothing about the others
         }
-        // The queue that our own bytes make, this moment, on the emptiest of the ways in use.
-        let queue = self
-            .paths
-            .iter()
-            .zip(&self.views)
-            .filter(|(p, _)| p.is_active() && p.verdict == Verdict::Fine)
-            .map(|(_, view)| Nanos(view.completion_ns(0).saturating_sub(view.delay_ns)))
-            .min()
-            .unwrap_or_default();
-        // Traffic that comes in bursts fills the ways only now and then; a network on which our
-        // bytes make no queue that could be seen is given up on after a while.
-        let backlog = now.since(backlog_since);
-        let full = backlog >= FULL_AFTER && queue >= search::QUEUE_MIN * 4;
-        if !full && backlog < SATURATED_AFTER {
+        let saturated = |at: Timestamp| now.since(at) >= SATURATED_AFTER;
+        if !self.queue_shows() && !self.backlog_since.is_some_and(saturated) {
             return;
         }
-        let mut judged = true;
-        for index in 0..self.paths.len() {
-            let p = &mut self.paths[index];
-            if p.state != PathState::Standby || p.verdict != Verdict::Fine {
-                continue;
-            }
-            let since = now.since(p.candidate.sent_at);
-            if p.candidate.answered >= search::PROBES
-                || (p.candidate.sent >= search::PROBES && since >= PROBE_LOST)
-            {
-                continue;
-            }
-            judged = false;
-            // What a path that is being verified still carries would pass for another's queue.
-            let drained = p.queue.is_empty();
-            if drained && p.candidate.sent < search::PROBES && since >= search::PROBE_GAP {
-                p.candidate.sent += 1;
-                p.candidate.sent_at = now;
-                self.probe(index, now);
-            }
+        self.judge(now);
+        self.verify_one(now);
+        // What a path that is being verified still carries would pass for another's queue.
+        let on_trial = |p: &TxPath| p.state == PathState::Standby && p.queue.is_empty();
+        if !self.paths.iter().any(|p| p.is_well() && on_trial(p)) {
+            return;
         }
-        if judged {
-            self.judge_round(queue, now);
-            self.verify_one(now);
+        if let Some(id) = self.moments.begin(now) {
+            for index in 0..self.paths.len() {
+                let p = &mut self.paths[index];
+                if p.is_well() && (p.is_active() || on_trial(p)) {
+                    p.probed_at = now;
+                    self.probes.push_back((index_u8(index), id));
+                }
+            }
         }
     }
 
-    /// Every candidate has been probed over the same few milliseconds: judges them together.
-    pub(super) fn judge_round(&mut self, queue: Nanos, now: Timestamp) {
-        let probed =
-            |p: &TxPath| p.state == PathState::Standby && p.candidate.answered >= search::PROBES;
-        let waited = |p: &TxPath, base: &Base| p.candidate.waited(base);
-        let round: Vec<(usize, Nanos)> = (0..self.paths.len())
-            .filter(|&i| probed(&self.paths[i]))
-            .map(|i| (i, waited(&self.paths[i], &self.base)))
-            .collect();
-        let verdict = search::judge(round.iter().map(|&(_, waited)| waited), queue, self.unsure);
-        self.unsure = if verdict == search::Round::Unsure {
-            self.unsure + 1
-        } else {
-            0
-        };
-        let mut joined = false;
-        let mut witness = false;
-        for &(index, delay) in &round {
-            let evidence = Probes {
-                waited: delay,
-                queue,
-            };
-            let p = &mut self.paths[index];
-            match verdict.way(delay) {
-                // One at a time: two that lead elsewhere may lead to the same elsewhere.
-                Way::New if !joined => {
-                    joined = true;
-                    self.misses = 0;
+    /// Whether our own bytes make a queue on some way, so that there is something to see.
+    pub(super) fn queue_shows(&self) -> bool {
+        self.paths.iter().zip(&self.views).any(|(p, view)| {
+            let queue = view.completion_ns(0).saturating_sub(view.delay_ns);
+            p.is_active() && queue >= search::QUEUE_CLEAR.0
+        })
+    }
+
+    /// Admits the candidates that lead elsewhere, and gives those up that do not.
+    fn judge(&mut self, now: Timestamp) {
+        for index in 0..self.paths.len() {
+            let p = &self.paths[index];
+            if p.state != PathState::Standby || !p.is_well() || !p.queue.is_empty() {
+                continue;
+            }
+            let used = (0..self.paths.len())
+                .filter(|&i| self.paths[i].is_active() && self.paths[i].verdict == Verdict::Fine);
+            let way = p.candidate.way(used);
+            let (waited, queue) = p.candidate.evidence();
+            let evidence = Probes { waited, queue };
+            let overdue = p
+                .verifying
+                .is_some_and(|since| now.since(since) >= VERIFY_MAX);
+            match way {
+                Way::New => {
+                    let p = &mut self.paths[index];
+                    if p.verifying.is_some() {
+                        p.verify_gap = (p.verify_gap * 2).min(VERIFY_LAST);
+                    } else {
+                        self.misses = 0;
+                    }
+                    p.verify_at = now + p.verify_gap;
                     self.activate(index, Some(evidence));
                 }
-                // One round may have met a straggler: a path in use is not given up for that.
-                Way::Shared if p.verifying > 1 => p.verifying -= 1,
-                Way::Shared if !witness => {
-                    p.verifying = 0;
-                    // It stays, to tell in later rounds whether the ways in use are full.
-                    witness = true;
-                    if !std::mem::replace(&mut p.is_witness, true) {
-                        self.missed(index, evidence, now);
-                    }
-                }
                 Way::Shared => {
+                    let p = &mut self.paths[index];
                     let epoch = p.epoch;
                     p.state = PathState::Vacant;
+                    p.verifying = None;
                     p.died_silent = false;
                     p.dial_at = now;
                     self.actions.push_back(TxAction::Close {
@@ -260,16 +227,13 @@ impl TxEngine {
                     });
                     self.missed(index, evidence, now);
                 }
-                // A path that was only being verified goes back to work for want of evidence.
-                Way::Unknown if p.verifying > 0 => self.activate(index, Some(evidence)),
-                Way::New | Way::Unknown => {}
+                Way::Unknown if overdue => {
+                    let p = &mut self.paths[index];
+                    p.verify_at = now + p.verify_gap;
+                    self.activate(index, Some(evidence));
+                }
+                Way::Unknown => {}
             }
-        }
-        if joined {
-            self.settle_until = now + SETTLE;
-        }
-        for p in &mut self.paths {
-            p.candidate = Candidate::default();
         }
     }
 
@@ -289,34 +253,33 @@ impl TxEngine {
     /// Takes one active path at a time out of use for a moment, longest unverified first, and
     /// lets it prove like any candidate that its way is empty then: what was wrongly admitted,
     /// or has come to share a way since, does not stay.
-    pub(super) fn verify_one(&mut self, now: Timestamp) {
-        let active = |p: &TxPath| p.is_active() && p.verdict == Verdict::Fine;
-        let verifying = self
-            .paths
-            .iter()
-            .any(|p| p.state == PathState::Standby && p.verifying > 0);
-
-        if verifying || self.paths.iter().filter(|p| active(p)).count() < 2 {
+    fn verify_one(&mut self, now: Timestamp) {
+        let well = |p: &TxPath| p.is_active() && p.verdict == Verdict::Fine;
+        let verifying = self.paths.iter().any(|p| p.verifying.is_some());
+        if verifying || self.paths.iter().filter(|p| well(p)).count() < 2 {
             return;
         }
-        let oldest = (0..self.paths.len())
-            .filter(|&i| active(&self.paths[i]))
-            .min_by_key(|&i| self.paths[i].verified_at);
-        let Some(index) = oldest else { return };
-        let p = &mut self.paths[index];
-        let gap = if p.verified_at == Timestamp::ZERO {
-            VERIFY_FIRST
-        } else {
-            VERIFY_AGAIN
+        let due = (0..self.paths.len())
+            .filter(|&i| well(&self.paths[i]))
+            .min_by_key(|&i| self.paths[i].verify_at);
+        let Some(index) = due.filter(|&i| self.paths[i].verify_at <= now) else {
+            return;
         };
-        if now.since(self.verified_at) < gap {
-            return;
-        }
-        self.verified_at = now;
-        p.verified_at = now;
+        let p = &mut self.paths[index];
         p.state = PathState::Standby;
-        p.verifying = VERIFY_ROUNDS;
-        p.candidate = Candidate::default();
+        p.verifying = Some(now);
+        p.candidate.reset(&self.moments);
         self.refresh_views();
+    }
+}
+
+impl Roles for Vec<TxPath> {
+    fn role(&mut self, path: usize) -> Role<'_> {
+        let p = &mut self[path];
+        match p.state {
+            PathState::Active => Role::Used,
+            PathState::Standby => Role::Candidate(&mut p.candidate),
+            PathState::Vacant | PathState::Dialing | PathState::Fenced => Role::Neither,
+        }
     }
 }
