@@ -552,6 +552,8 @@ impl TxInner {
             if (touched >> path & 1 == 1 || channel.has_unsent())
                 && let Err(error) = channel.flush()
             {
+                // What came before it broke may be a last acknowledgement, or a good-bye.
+                while self.receive_path(path, now) > 0 {}
                 self.broken(path, &error, now);
             }
         }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::message::ConnState;
+use super::message::{ConnState, TxConn};
 use super::upkeep::VERIFY_FIRST;
 use super::{FenceReason, PathInfo, PathState, Probes, TxAction, TxEngine, TxEvent, index_u8};
 use crate::clock::Timestamp;
@@ -354,11 +354,15 @@ impl TxEngine {
         p.dial_failures = 0;
         if was_active {
             let outstanding = p.queue.len();
-            self.events.push_back(TxEvent::Fenced {
-                path,
-                reason,
-                outstanding,
-            });
+            // Once every connection is closed, the end of the peer is no fault of a path.
+            let matters = |c: &TxConn| matches!(c.state, ConnState::Opening | ConnState::Open);
+            if outstanding > 0 || self.conns.values().any(matters) {
+                self.events.push_back(TxEvent::Fenced {
+                    path,
+                    reason,
+                    outstanding,
+                });
+            }
             self.controller.on_path_lost(now);
             self.reopen_search();
             if !self.paths.iter().any(TxPath::is_active) {
