@@ -11,7 +11,7 @@
 
 use crate::abi::{self, CommConfig, DebugLogger, Name, NetDeviceHandle, ProfilerCallback};
 use crate::abi::{ResultCode, v6, v7, v8, v9, v10, v11, v12};
-use crate::comm::{Comm, Progress, Slot};
+use crate::comm::{Comm, MESSAGE_BYTES_MAX, Progress, Slot};
 use crate::guard::{Failure, guard};
 use crate::process::{self, Device};
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -24,8 +24,6 @@ const _: () = assert!(HANDLE_BYTES == abi::HANDLE_BYTES);
 const NAME: Name = Name(c"thalweg".as_ptr());
 /// As many connections as there are ports: in practice, other limits come first.
 const MAX_COMMS: c_int = 65_536;
-/// NCCL cuts what is larger; it never sends more than this at once anyway.
-const MAX_MESSAGE_BYTES: usize = 1 << 30;
 /// [`MAX_RECVS`] as NCCL wants it.
 const MAX_RECVS_C: c_int = 8;
 const _: () = assert!(MAX_RECVS_C as usize == MAX_RECVS);
@@ -344,8 +342,8 @@ impl From<Device> for v9::Properties {
                 ndevs: 1,
                 devs: [device.index, 0, 0, 0],
             },
-            max_p2p_bytes: MAX_MESSAGE_BYTES,
-            max_coll_bytes: MAX_MESSAGE_BYTES,
+            max_p2p_bytes: MESSAGE_BYTES_MAX,
+            max_coll_bytes: MESSAGE_BYTES_MAX,
         }
     }
 }
@@ -370,8 +368,8 @@ impl From<Device> for v11::Properties {
                 ndevs: 1,
                 devs: [device.index, 0, 0, 0],
             },
-            max_p2p_bytes: MAX_MESSAGE_BYTES,
-            max_coll_bytes: MAX_MESSAGE_BYTES,
+            max_p2p_bytes: MESSAGE_BYTES_MAX,
+            max_coll_bytes: MESSAGE_BYTES_MAX,
             max_multi_request_size: 1,
         }
     }
@@ -397,8 +395,8 @@ impl From<Device> for v12::Properties {
                 ndevs: 1,
                 devs: [device.index, 0, 0, 0, 0, 0, 0, 0],
             },
-            max_p2p_bytes: MAX_MESSAGE_BYTES,
-            max_coll_bytes: MAX_MESSAGE_BYTES,
+            max_p2p_bytes: MESSAGE_BYTES_MAX,
+            max_coll_bytes: MESSAGE_BYTES_MAX,
             max_multi_request_size: 1,
             rail_id: abi::NET_ID_UNDEF,
             plane_id: abi::NET_ID_UNDEF,

@@ -29,8 +29,10 @@ use thalweg::sync::{TryLock, TryLockGuard};
 const _: () = assert!(usize::BITS == 64);
 const _: () = assert!(MAX_REQUESTS == abi::MAX_REQUESTS);
 
-/// `test` reports sizes in a C int.
-const MESSAGE_BYTES_MAX: usize = c_int::MAX as usize;
+/// The core's limit, and far below that of the C int in which `test` reports sizes. NCCL asks for
+/// it (`maxP2pBytes`) and cuts what is larger.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 30;
+const _: () = assert!(MESSAGE_BYTES_MAX as u64 == thalweg::engine::wire::MESSAGE_BYTES_MAX);
 
 /// One end of a connection; what NCCL calls a send comm or a receive comm.
 pub(crate) struct Comm {

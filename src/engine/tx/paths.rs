@@ -169,6 +169,12 @@ impl TxPath {
         self.state == PathState::Active
     }
 
+    /// It is a candidate that can be judged: what a path that was in use until now still carries
+    /// would pass for another's queue.
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.state == PathState::Standby && self.is_well() && self.queue.is_empty()
+    }
+
     /// It has a channel that is not suspect.
     pub(super) fn is_well(&self) -> bool {
         self.is_up() && self.verdict == Verdict::Fine

@@ -4,7 +4,6 @@ use super::paths::TxPath;
 use super::{PathState, Probes, TxAction, TxEngine, TxEvent, index_u8};
 use crate::clock::Timestamp;
 use crate::engine::wire::Frame;
-use crate::path::health::Verdict;
 use crate::path::search::{self, Role, Roles, Way};
 use crate::units::Nanos;
 
@@ -78,7 +77,7 @@ impl TxEngine {
         p.dial_at = now + wait;
     }
 
-    pub(super) fn step_dials(&mut self, now: Timestamp) {
+    fn step_dials(&mut self, now: Timestamp) {
         if self.peer_leaves {
             return;
         }
@@ -145,15 +144,12 @@ impl TxEngine {
         self.search_ended_at = None;
     }
 
-    pub(super) fn step_search(&mut self, now: Timestamp) {
-        if let Some(ended) = self.search_ended_at {
-            if now.since(ended) < SEARCH_AGAIN {
-                if self.paths.iter().all(|p| p.state != PathState::Standby) {
-                    return;
-                }
-            } else {
-                self.reopen_search();
-            }
+    fn step_search(&mut self, now: Timestamp) {
+        if self
+            .search_ended_at
+            .is_some_and(|ended| now.since(ended) >= SEARCH_AGAIN)
+        {
+            self.reopen_search();
         }
         if self.paths.iter().any(|p| p.is_active() && !p.is_well()) {
             return; // what waits for a silent path says nothing about the others
@@ -164,15 +160,13 @@ impl TxEngine {
         }
         self.judge(now);
         self.verify_one(now);
-        // What a path that is being verified still carries would pass for another's queue.
-        let on_trial = |p: &TxPath| p.state == PathState::Standby && p.queue.is_empty();
-        if !self.paths.iter().any(|p| p.is_well() && on_trial(p)) {
+        if !self.paths.iter().any(TxPath::is_on_trial) {
             return;
         }
         if let Some(id) = self.moments.begin(now) {
             for index in 0..self.paths.len() {
                 let p = &mut self.paths[index];
-                if p.is_well() && (p.is_active() || on_trial(p)) {
+                if p.is_active() || p.is_on_trial() {
                     p.probed_at = now;
                     self.probes.push_back((index_u8(index), id));
                 }
@@ -181,7 +175,7 @@ impl TxEngine {
     }
 
     /// Whether our own bytes make a queue on some way, so that there is something to see.
-    pub(super) fn queue_shows(&self) -> bool {
+    fn queue_shows(&self) -> bool {
         self.paths.iter().zip(&self.views).any(|(p, view)| {
             let queue = view.completion_ns(0).saturating_sub(view.delay_ns);
             p.is_active() && queue >= search::QUEUE_CLEAR.0
@@ -192,11 +186,10 @@ impl TxEngine {
     fn judge(&mut self, now: Timestamp) {
         for index in 0..self.paths.len() {
             let p = &self.paths[index];
-            if p.state != PathState::Standby || !p.is_well() || !p.queue.is_empty() {
+            if !p.is_on_trial() {
                 continue;
             }
-            let used = (0..self.paths.len())
-                .filter(|&i| self.paths[i].is_active() && self.paths[i].verdict == Verdict::Fine);
+            let used = (0..self.paths.len()).filter(|&i| self.paths[i].is_active());
             let way = p.candidate.way(used);
             let (waited, queue) = p.candidate.evidence();
             let evidence = Probes { waited, queue };
@@ -237,7 +230,7 @@ impl TxEngine {
         }
     }
 
-    pub(super) fn missed(&mut self, index: usize, probes: Probes, now: Timestamp) {
+    fn missed(&mut self, index: usize, probes: Probes, now: Timestamp) {
         self.events.push_back(TxEvent::Collided {
             path: index_u8(index),
             probes,
@@ -250,17 +243,16 @@ impl TxEngine {
         }
     }
 
-    /// Takes one active path at a time out of use for a moment, longest unverified first, and
-    /// lets it prove like any candidate that its way is empty then: what was wrongly admitted,
-    /// or has come to share a way since, does not stay.
+    /// Takes one active path at a time out of use for a moment, when it is due, and lets it prove
+    /// like any candidate that its way is empty then: what was wrongly admitted, or has come to
+    /// share a way since, does not stay.
     fn verify_one(&mut self, now: Timestamp) {
-        let well = |p: &TxPath| p.is_active() && p.verdict == Verdict::Fine;
         let verifying = self.paths.iter().any(|p| p.verifying.is_some());
-        if verifying || self.paths.iter().filter(|p| well(p)).count() < 2 {
+        if verifying || self.paths.iter().filter(|p| p.is_active()).count() < 2 {
             return;
         }
         let due = (0..self.paths.len())
-            .filter(|&i| well(&self.paths[i]))
+            .filter(|&i| self.paths[i].is_active())
             .min_by_key(|&i| self.paths[i].verify_at);
         let Some(index) = due.filter(|&i| self.paths[i].verify_at <= now) else {
             return;
