@@ -12,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { RANKS = 3, STEPS = 6, HANDLE_BYTES = 128, PTR_HOST = 1, PATIENCE_S = 120 };
+enum { RANKS = 3, STEPS = 6, HANDLE_BYTES = 128, PTR_HOST = 1, PATIENCE_S = 400 };
 
 typedef void (*logger_t)(int level, unsigned long flags, const char *file, int line,
                          const char *format, ...);

@@ -116,7 +116,8 @@ fn a_killed_rank_is_a_remote_error_and_a_clean_abort() {
         Running::start(&mut command)
     };
     let (survivor, victim) = (rank("0"), rank("1"));
-    std::thread::sleep(Duration::from_secs(3));
+    // By then NCCL is up, on a slow machine too: killed before, it would wait for a rank for ever.
+    std::thread::sleep(Duration::from_secs(8));
     victim.signal("-KILL");
     let (status, text) = survivor.finish(Duration::from_secs(60));
     let _ = std::fs::remove_file(&id);
