@@ -84,6 +84,22 @@ impl Running {
         Self(child.unwrap_or_else(|e| panic!("{command:?}: {e}")))
     }
 
+    /// Reads what it prints until a line is `wanted`.
+    fn until(&mut self, wanted: impl Fn(&str) -> bool) {
+        use std::io::Read as _;
+        let out = self.0.stdout.as_mut().unwrap();
+        let mut line = Vec::new();
+        // Byte by byte: what is buffered here would be missing at the end.
+        for byte in out.bytes() {
+            match byte.unwrap() {
+                b'\n' if wanted(&String::from_utf8_lossy(&line)) => return,
+                b'\n' => line.clear(),
+                other => line.push(other),
+            }
+        }
+        panic!("ended before:\n{}", text_of(&mut self.0));
+    }
+
     /// Waits for its end, within bounds.
     fn finish(mut self, within: Duration) -> (ExitStatus, String) {
         let end = Instant::now() + within;
