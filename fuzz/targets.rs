@@ -17,6 +17,7 @@ use thalweg::engine::wire::{self, Frame, Rkeys};
 use thalweg::engine::{
     EngineConfig, MemRange, RxAction, RxEngine, Sink, Submitted, Transmit, TxAction, TxEngine,
 };
+use thalweg::path::health::TransportStats;
 use thalweg::path::select::{AnySelector, RoundRobin};
 use thalweg::session::fuzzing::{
     HELLO_BYTES, Handle, Hello, WELCOME_BYTES, Welcome, challenge, read_challenge,
@@ -135,7 +136,8 @@ fn fill(range: MemRange) {
 /// a buffer whose receive is outstanding, or into the engine's own memory, and nowhere else.
 pub fn receiver(data: &[u8]) {
     let mut input = Input(data);
-    let mut rx = RxEngine::new(engine_config(input.byte()));
+    let mut now = Timestamp::from_nanos(1_000_000_000);
+    let mut rx = RxEngine::new(engine_config(input.byte()), now);
     let mut epochs = [1u16; PATHS as usize];
     let mut writing: [Option<MemRange>; PATHS as usize] = [None; PATHS as usize];
     let mut posted: BTreeMap<u64, (u32, MemRange)> = BTreeMap::new();
@@ -197,7 +199,15 @@ pub fn receiver(data: &[u8]) {
                     epochs[index] = epoch;
                 }
             }
-            9 => rx.handle_path_suspect(path),
+            9 => {
+                now += Nanos::from_millis(u64::from(input.byte()));
+                let stats = TransportStats {
+                    in_flight: input.byte() & 1 == 1,
+                    ..TransportStats::default()
+                };
+                rx.handle_stats(path, &stats, now);
+                rx.handle_timeout(now);
+            }
             _ => {
                 let header = input.header();
                 if writing[index].is_some() || !rx.paths_up().any(|up| up == path) {

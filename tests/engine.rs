@@ -119,8 +119,24 @@ struct Wire {
     forward: VecDeque<(Timestamp, Forward)>,
     backward: VecDeque<(Timestamp, Vec<u8>)>,
     completions: VecDeque<Timestamp>,
-    progress_at: Timestamp,
+    /// Something was lost in the cut: the sender's kernel or adapter goes on repeating it.
+    forward_lost: bool,
+    backward_lost: bool,
+    forward_at: Timestamp,
+    backward_at: Timestamp,
     posted: u32,
+}
+
+/// What the transport tells of one direction, whose last bytes arrived at `progress_at`.
+fn stats(in_flight: bool, progress_at: Timestamp) -> TransportStats {
+    TransportStats {
+        in_flight,
+        acked: progress_at.as_nanos(),
+        rtt: Nanos::from_millis(1),
+        rtt_var: Nanos::from_micros(200),
+        rtt_min: Nanos::from_micros(200),
+        ..TransportStats::default()
+    }
 }
 
 #[derive(Debug)]
@@ -153,6 +169,7 @@ struct World {
 }
 
 const DELAY: Nanos = Nanos(100_000);
+const GIVE_UP: Nanos = Nanos(500_000_000);
 const BYTE_TIME: u64 = 16; // ns: 500 Mb/s
 const BUFFER: u32 = 3_000_000;
 
@@ -186,7 +203,7 @@ impl World {
             shape,
             now,
             tx: TxEngine::new(config, controller, selector, now),
-            rx: RxEngine::new(config),
+            rx: RxEngine::new(config, now),
             wires: (0..PATHS)
                 .map(|_| Wire {
                     slow: 1,
@@ -228,6 +245,8 @@ impl World {
             Operation::Cut { path } => {
                 let wire = &mut self.wires[usize::from(path)];
                 wire.cut = true;
+                wire.forward_lost |= !(wire.forward.is_empty() && wire.completions.is_empty());
+                wire.backward_lost |= !wire.backward.is_empty();
                 wire.forward.clear();
                 wire.backward.clear();
                 wire.completions.clear();
@@ -371,21 +390,34 @@ impl World {
             }
         }
         for path in 0..PATHS as u8 {
-            if self.tx.wants_stats(path, now) {
-                let wire = &self.wires[usize::from(path)];
-                let stats = TransportStats {
-                    in_flight: wire.tx_up && (!wire.forward.is_empty() || wire.cut),
-                    acked_ago: now.since(wire.progress_at),
-                    rtt: Nanos::from_millis(1),
-                    rtt_var: Nanos::from_micros(200),
-                    rtt_min: Nanos::from_micros(200),
-                    ..TransportStats::default()
-                };
+            self.give_up(path);
+            let wire = &self.wires[usize::from(path)];
+            if self.tx.wants_stats(path) {
+                let in_flight = !wire.forward.is_empty() || wire.forward_lost;
+                let stats = stats(wire.tx_up && in_flight, wire.forward_at);
                 self.tx.handle_stats(path, stats, now);
+            }
+            if self.rx.wants_stats(path) {
+                let in_flight = !wire.backward.is_empty() || wire.backward_lost;
+                let stats = stats(wire.rx_up && in_flight, wire.backward_at);
+                self.rx.handle_stats(path, &stats, now);
             }
         }
         self.tx.handle_timeout(now);
+        self.rx.handle_timeout(now);
         self.settle();
+    }
+
+    /// What is sent to a channel that the receiver has lost is refused in the end, by a reset or
+    /// after the adapter's last retry.
+    fn give_up(&mut self, path: u8) {
+        let wire = &self.wires[usize::from(path)];
+        let overdue = |&(at, _): &(Timestamp, Forward)| self.now.since(at) >= GIVE_UP;
+        if wire.tx_up && !wire.rx_up && !wire.cut && wire.forward.front().is_some_and(overdue) {
+            let epoch = wire.epoch;
+            self.drop_tx(path);
+            self.tx.handle_path_error(path, epoch, self.now);
+        }
     }
 
     fn finish_dial(&mut self, path: u8, epoch: u16, fence: Option<u16>) {
@@ -407,7 +439,8 @@ impl World {
             tx_up: true,
             rx_up: true,
             slow: wire.slow,
-            progress_at: self.now,
+            forward_at: self.now,
+            backward_at: self.now,
             posted: RECEIVE_DEPTH,
             ..Wire::default()
         };
@@ -430,7 +463,7 @@ impl World {
                 break;
             }
             let (_, item) = wire.forward.pop_front().unwrap();
-            wire.progress_at = now;
+            wire.forward_at = now;
             if matches!(item, Forward::Data(..)) && self.shape == Shape::Verbs {
                 // The adapter's acknowledgement is on its way; it may get lost.
                 wire.completions.push_back(now + DELAY);
@@ -443,6 +476,7 @@ impl World {
                 break;
             }
             let (_, header) = wire.backward.pop_front().unwrap();
+            wire.backward_at = now;
             let frame = Frame::decode(&header).unwrap();
             if let Frame::Credit(credit) = frame {
                 // A repeated credit may come late, over a slower path, but never for another receive.
@@ -598,6 +632,7 @@ impl World {
         let wire = &mut self.wires[usize::from(path)];
         assert!(wire.tx_up, "a frame for a path that is down");
         if wire.cut {
+            wire.forward_lost = true;
             return;
         }
         let after = wire.forward.back().map_or(self.now + DELAY, |(at, _)| *at);
@@ -646,19 +681,23 @@ impl World {
         }
         while let Some(t) = self.rx.poll_ack(true).or_else(|| self.rx.poll_transmit()) {
             let wire = &mut self.wires[usize::from(t.path)];
-            if !wire.cut && wire.rx_up {
+            if wire.cut {
+                wire.backward_lost = true;
+            } else if wire.rx_up {
                 wire.backward
                     .push_back((self.now + DELAY, t.header.as_bytes().to_vec()));
             }
         }
     }
 
-    /// Heals everything, posts what is missing, and expects every request to end.
+    /// Heals one path at least, posts what is missing, and expects every request to end.
     fn finish(&mut self) {
         self.fail_dials = 0;
-        for path in 0..PATHS as u8 {
-            self.heal(path);
-            self.wires[usize::from(path)].slow = 1;
+        if self.wires.iter().all(|wire| wire.cut) {
+            self.heal(0);
+        }
+        for wire in &mut self.wires {
+            wire.slow = 1;
         }
         for (&(conn, tag), &count) in &self.send_ordinals.clone() {
             let mut posted = self
@@ -886,16 +925,13 @@ fn a_dead_peer_ends_every_request() {
     for _ in 0..320_000 {
         world.now += Nanos::from_millis(1);
         for path in 0..PATHS as u8 {
-            if world.tx.wants_stats(path, world.now) {
-                let stats = TransportStats {
-                    in_flight: true,
-                    acked_ago: world.now.since(world.wires[0].progress_at),
-                    ..TransportStats::default()
-                };
+            if world.tx.wants_stats(path) {
+                let stats = stats(true, world.wires[0].forward_at);
                 world.tx.handle_stats(path, stats, world.now);
             }
         }
         world.tx.handle_timeout(world.now);
+        while world.tx.poll_transmit(world.now).is_some() {}
         while let Some(TxAction::Dial { path, epoch, .. }) = world.tx.poll_action() {
             world.tx.handle_dial_failed(path, epoch, world.now);
         }
@@ -995,10 +1031,16 @@ fn a_suspect_path_still_carries_control_frames_if_it_is_the_only_one() {
         paths_max: 1,
         ..EngineConfig::default()
     };
-    let mut rx = RxEngine::new(config);
+    let start = Timestamp::from_nanos(1_000_000_000);
+    let mut rx = RxEngine::new(config, start);
     rx.handle_path_up(0, 1, None);
     rx.answer_open(1, true);
-    rx.handle_path_suspect(0);
+    let opened = rx.poll_transmit();
+    assert!(opened.is_some() && rx.wants_stats(0));
+    for ms in [0, 50] {
+        let now = start + Nanos::from_millis(ms);
+        rx.handle_stats(0, &stats(true, start), now);
+    }
     let mut buffer = vec![0u8; 100_000];
     let range = MemRange {
         addr: buffer.as_mut_ptr() as u64,

@@ -189,7 +189,7 @@ impl Pump {
         let mut pump = Self {
             kind,
             tx,
-            rx: RxEngine::new(config),
+            rx: RxEngine::new(config, now),
             slots: (0..PATHS).map(|_| Slot::default()).collect(),
             faults: [Arc::default(), Arc::default()],
             scratch: vec![0; 16 << 10],
@@ -325,7 +325,7 @@ impl Pump {
             self.stats_at = now;
             for path in 0..PATHS {
                 if let Some(channel) = &mut self.slots[usize::from(path)].tx {
-                    if self.tx.wants_stats(path, now) {
+                    if self.tx.wants_stats(path) {
                         self.tx.handle_stats(path, channel.stats(), now);
                     }
                     if self.tx.wants_backlog(path) {
@@ -334,6 +334,7 @@ impl Pump {
                 }
             }
             self.tx.handle_timeout(now);
+            self.rx.handle_timeout(now);
         }
         self.drain_rx();
         self.drain_tx(now);

@@ -18,7 +18,6 @@ use crate::clock::Timestamp;
 use crate::engine::wire::{Frame, PathCount, Rkeys};
 use crate::engine::{MemRange, RecvError, RxAction, RxEngine, Sink, Violation};
 use crate::error::{Error, ErrorKind};
-use crate::path::health::{Health, HealthConfig, Verdict};
 use crate::sync::spsc::Consumer;
 use crate::sync::{Flag, TryLock, TryLockGuard};
 use crate::transport::{AnyChannel, Channel, ChannelError, Receiver};
@@ -83,7 +82,6 @@ pub struct RxLink {
 struct PathIo {
     channel: Option<AnyChannel>,
     epoch: u16,
-    health: Health,
 }
 
 /// What only the holder of the lock touches.
@@ -97,7 +95,6 @@ pub struct RxInner {
     hot: usize,
     polled_at: Timestamp,
     timer_at: Timestamp,
-    health: HealthConfig,
     dead_peer: Nanos,
     /// Since when no path is up.
     orphan_since: Option<Timestamp>,
@@ -136,8 +133,6 @@ pub struct RxParams {
     pub peer: SocketAddr,
     /// Path slots.
     pub paths: u8,
-    /// Silence timeouts.
-    pub health: HealthConfig,
     /// All paths gone for so long: the peer is dead.
     pub dead_peer: Nanos,
 }
@@ -158,7 +153,6 @@ impl RxLink {
         let path = || PathIo {
             channel: None,
             epoch: 0,
-            health: Health::new(now),
         };
         let inner = RxInner {
             engine,
@@ -169,7 +163,6 @@ impl RxLink {
             hot: 0,
             polled_at: Timestamp::ZERO,
             timer_at: Timestamp::ZERO,
-            health: params.health,
             dead_peer: params.dead_peer,
             orphan_since: Some(now),
             checked_at: now,
@@ -299,22 +292,20 @@ impl RxInner {
     /// When somebody should drive it at the latest, if ever.
     #[must_use]
     pub fn poll_timeout(&self, now: Timestamp) -> Option<Timestamp> {
-        if self.engine.has_output()
-            || self
-                .paths
-                .iter()
-                .any(|p| p.channel.as_ref().is_some_and(Channel::has_unsent))
-        {
+        let unsent = |p: &PathIo| p.channel.as_ref().is_some_and(Channel::has_unsent);
+        if self.paths.iter().any(unsent) {
             return Some(now + Nanos::from_millis(5));
         }
-        let waiting = self.engine.receives_pending() > 0 || !self.conns.is_empty();
-        (waiting && self.orphan_since.is_some()).then(|| now + Nanos::from_millis(20))
+        let orphaned = self.orphan_since.is_some() && !self.conns.is_empty();
+        let due = self.engine.poll_timeout(now);
+        let check = orphaned.then(|| now + Nanos::from_millis(20));
+        due.into_iter().chain(check).min()
     }
 
     /// Says whether anything moved.
     fn step(&mut self, link: &RxLink, step: Step, now: Timestamp) -> bool {
         if link.dirty.take() {
-            self.collect(link, now);
+            self.collect(link);
         }
         let received = step == Step::Progress && self.receive(link, now);
         let late = now >= self.timer_at;
@@ -328,7 +319,7 @@ impl RxInner {
         received || sent
     }
 
-    fn collect(&mut self, link: &RxLink, now: Timestamp) {
+    fn collect(&mut self, link: &RxLink) {
         if let Some(reason) = link
             .failing
             .lock()
@@ -341,7 +332,7 @@ impl RxInner {
         let mail =
             std::mem::take(&mut *link.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
         for new in mail {
-            self.install(link, new, now);
+            self.install(link, new);
         }
         let Self { conns, engine, .. } = self;
         for (&id, (_, queue)) in conns.iter_mut() {
@@ -351,7 +342,7 @@ impl RxInner {
         }
     }
 
-    fn install(&mut self, link: &RxLink, mut new: NewChannel, now: Timestamp) {
+    fn install(&mut self, link: &RxLink, mut new: NewChannel) {
         let index = usize::from(new.path);
         if index >= self.paths.len() || !self.engine.admits_channel(new.path, new.epoch) {
             new.channel.abort();
@@ -372,7 +363,6 @@ impl RxInner {
         self.paths[index] = PathIo {
             channel: Some(new.channel),
             epoch: new.epoch,
-            health: Health::new(now),
         };
         self.orphan_since = None;
     }
@@ -465,28 +455,27 @@ impl RxInner {
     }
 
     fn timers(&mut self, link: &RxLink, now: Timestamp) {
-        // Control frames go out on the path that data came over; its way back may be another.
-        if let Some(path) = self.engine.control_path() {
-            let io = &mut self.paths[usize::from(path)];
-            if let Some(channel) = &mut io.channel {
+        for path in 0..self.paths.len() {
+            if self.engine.wants_stats(index_u8(path))
+                && let Some(channel) = &mut self.paths[path].channel
+            {
                 let stats = channel.stats();
-                if io.health.observe(now, &stats, &self.health) != Verdict::Fine {
-                    self.engine.handle_path_suspect(path);
-                }
+                self.engine.handle_stats(index_u8(path), &stats, now);
             }
         }
-        let Some(since) = self.orphan_since else {
-            return;
-        };
+        self.engine.handle_timeout(now);
         if self.conns.is_empty() || self.failure.is_some() || self.gone {
             return;
         }
-        if now.since(since) >= self.dead_peer {
-            let ms = now.since(since).as_millis();
+        let silent = now.since(self.engine.last_life());
+        if silent >= self.dead_peer {
+            let ms = silent.as_millis();
             self.fail(format!(
-                "no path has been up for {ms} ms (limit: THALWEG_DEAD_PEER_MS)"
+                "no path has been acknowledged for {ms} ms (limit: THALWEG_DEAD_PEER_MS)"
             ));
-        } else if now.since(self.checked_at) >= Nanos::from_millis(100) {
+        } else if self.orphan_since.is_some()
+            && now.since(self.checked_at) >= Nanos::from_millis(100)
+        {
             self.checked_at = now;
             if let Some(me) = link.me.upgrade() {
                 link.host.check_peer(&me);

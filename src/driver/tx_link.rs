@@ -507,7 +507,7 @@ impl TxInner {
 
     fn timers(&mut self, now: Timestamp) {
         for path in 0..self.paths.len() {
-            if self.engine.wants_stats(index_u8(path), now)
+            if self.engine.wants_stats(index_u8(path))
                 && let Some(channel) = &mut self.paths[path].channel
             {
                 let stats = channel.stats();

@@ -85,6 +85,11 @@ pub const EAGER_WINDOW: u64 = 64 << 10;
 /// What an eager message costs beside its bytes, so that empty ones are bounded too.
 pub const EAGER_OVERHEAD: u64 = 64;
 
+/// Whoever waits for the other end asks after each path that it has not heard from for so long: a
+/// peer that is gone, or that has lost the channel and whose word of that was lost too, is found
+/// out so.
+const UNHEARD: Nanos = Nanos(250_000_000);
+
 /// Counts per tag: how many messages (or receives) with this tag came before. Both ends count
 /// alike, so the pair (tag, ordinal) names a message without a word between them.
 #[derive(Debug, Default)]

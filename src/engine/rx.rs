@@ -11,7 +11,10 @@ use thiserror::Error;
 
 use super::bitmap::{Insert, SlidingBitmap};
 use super::wire::{self, Ack, Chunk, Credit, Eager, Frame, Header, Immediate, PathCount, Rkeys};
-use super::{EAGER_OVERHEAD, EAGER_WINDOW, EngineConfig, MemRange, Ordinals};
+use super::{EAGER_OVERHEAD, EAGER_WINDOW, EngineConfig, MemRange, Ordinals, UNHEARD};
+use crate::clock::Timestamp;
+use crate::path::health::{Health, TransportStats, Verdict};
+use crate::units::Nanos;
 
 /// Earlier channels of a path whose counts are kept. A channel counts only if it carried
 /// something, and its sender fences it before it uses the next: one would do, were it not for
@@ -206,6 +209,11 @@ struct RxPath {
     /// Its count has changed since it was last acknowledged.
     unacked: bool,
     arriving: Option<Arriving>,
+    /// Something was sent on it that may still be under way.
+    watched: bool,
+    health: Option<Health>,
+    /// What was sent on it has not been acknowledged for too long.
+    suspect: bool,
 }
 
 impl RxPath {
@@ -275,6 +283,13 @@ pub struct RxEngine {
     eager_unacked: u64,
     /// The path that control frames go out on.
     control_path: Option<u8>,
+    /// When a path was last known to be well.
+    last_life: Timestamp,
+    /// A frame has arrived since the last timeout.
+    heard: bool,
+    /// When a frame last arrived, and when the peer was last asked after.
+    heard_at: Timestamp,
+    asked_at: Timestamp,
     /// How many chunks arrived twice: not an error, but never more than replays explain.
     duplicates: u64,
 }
@@ -282,7 +297,7 @@ pub struct RxEngine {
 impl RxEngine {
     /// A link without connections or paths.
     #[must_use]
-    pub fn new(config: EngineConfig) -> Self {
+    pub fn new(config: EngineConfig, now: Timestamp) -> Self {
         Self {
             config,
             conns: BTreeMap::new(),
@@ -302,6 +317,10 @@ impl RxEngine {
             ack_urgent: false,
             eager_unacked: 0,
             control_path: None,
+            last_life: now,
+            heard: false,
+            heard_at: now,
+            asked_at: now,
             duplicates: 0,
         }
     }
@@ -476,12 +495,15 @@ impl RxEngine {
         p.channel = Channel::Up;
         p.count = 0;
         p.unacked = false;
+        p.watched = false;
+        p.health = None;
+        p.suspect = false;
         let previous = fence.map(|epoch| PathCount {
             path,
             epoch,
             count: p.count_of(epoch),
         });
-        if self.control_path.is_none() {
+        if self.control_path.is_none_or(|p| self.is_suspect(p)) {
             self.control_path = Some(path);
         }
         self.resync();
@@ -518,22 +540,86 @@ impl RxEngine {
         self.resync();
     }
 
-    /// Control frames should no longer rely on this path: it has not been acknowledged lately.
+    /// Whether the transport should be asked how this path does: something was sent on it, and
+    /// what was sent may be lost with it.
+    #[must_use]
+    pub fn wants_stats(&self, path: u8) -> bool {
+        let p = &self.paths[usize::from(path)];
+        p.is_up() && p.watched
+    }
+
+    /// What the transport tells of a path. Call every few milliseconds for those that
+    /// [`RxEngine::wants_stats`] names: data that still comes over a path does not tell whether
+    /// anything gets back.
     ///
-    /// Where it is the only one they stay on it: a late frame is better than none, and a path
-    /// that nothing comes over would never be chosen again.
-    pub fn handle_path_suspect(&mut self, path: u8) {
-        let other = self.paths_up().find(|&other| other != path);
-        if self.control_path == Some(path) && other.is_some() {
-            self.control_path = other;
+    /// What went out on a silent path is said again on another one. Where it is the only one,
+    /// control frames stay on it: a late frame is better than none, and a path that nothing comes
+    /// over would never be chosen again.
+    pub fn handle_stats(&mut self, path: u8, stats: &TransportStats, now: Timestamp) {
+        let p = &mut self.paths[usize::from(path)];
+        if !p.is_up() {
+            return;
+        }
+        p.watched = stats.in_flight;
+        let health = p.health.get_or_insert_with(|| Health::new(now));
+        let suspect = health.observe(now, stats, &self.config.health) != Verdict::Fine;
+        if suspect == std::mem::replace(&mut p.suspect, suspect) {
+            return;
+        }
+        let well = self.paths_up().find(|&p| !self.is_suspect(p));
+        if self.control_path.is_none_or(|p| self.is_suspect(p)) && well.is_some() {
+            self.control_path = well;
+        }
+        if suspect && well.is_some() {
             self.resync();
         }
     }
 
-    /// The path that control frames go out on.
+    /// Does what time has made due: asks after a peer that receives wait for.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        if std::mem::take(&mut self.heard) {
+            self.heard_at = now;
+        }
+        if self.paths.iter().any(|p| p.is_up() && !p.suspect) {
+            self.last_life = now;
+        }
+        let asked = self.heard_at.max(self.asked_at);
+        if self.receives_pending() > 0 && now.since(asked) >= UNHEARD {
+            self.asked_at = now;
+            let ping = Frame::Ping { id: 0, sent_ns: 0 }.encode();
+            let paths = self.paths.iter().zip(0..).filter(|(p, _)| p.is_up());
+            self.control
+                .extend(paths.map(|(_, path)| (Some(path), ping)));
+        }
+    }
+
+    /// When somebody should call [`RxEngine::handle_timeout`] at the latest, if ever.
     #[must_use]
-    pub fn control_path(&self) -> Option<u8> {
-        self.control_path
+    pub fn poll_timeout(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.has_output() {
+            Some(now + Nanos::from_millis(5))
+        } else if self.paths.iter().any(|p| p.is_up() && p.watched) {
+            Some(now + self.config.health.suspect_min)
+        } else {
+            (self.receives_pending() > 0).then(|| now + UNHEARD)
+        }
+    }
+
+    /// When a path was last known to be well, as of the last [`RxEngine::handle_timeout`].
+    #[must_use]
+    pub fn last_life(&self) -> Timestamp {
+        self.last_life
+    }
+
+    fn is_suspect(&self, path: u8) -> bool {
+        self.paths[usize::from(path)].suspect
+    }
+
+    /// Data came over this path: what is sent back goes there too, unless it gets lost there.
+    fn lead_control_to(&mut self, path: u8) {
+        if !self.is_suspect(path) || self.control_path.is_none_or(|p| self.is_suspect(p)) {
+            self.control_path = Some(path);
+        }
     }
 
     /// Paths that are up.
@@ -583,8 +669,8 @@ impl RxEngine {
 
     fn leave_control_path(&mut self, path: u8) {
         if self.control_path == Some(path) {
-            let other = self.paths_up().find(|&other| other != path);
-            self.control_path = other;
+            let others = self.paths_up().filter(|&other| other != path);
+            self.control_path = others.min_by_key(|&other| self.is_suspect(other));
         }
     }
 
@@ -610,6 +696,7 @@ impl RxEngine {
         frame: Frame,
         received_ns: u64,
     ) -> Result<Option<Sink>, Violation> {
+        self.heard = true;
         match frame {
             Frame::Chunk(chunk) => return self.handle_chunk(path, chunk).map(Some),
             Frame::Eager(eager) => return self.handle_eager(path, eager).map(Some),
@@ -797,7 +884,7 @@ impl RxEngine {
         p.count = p.count.wrapping_add(1);
         p.unacked = true;
         self.ack_due = true;
-        self.control_path = Some(path);
+        self.lead_control_to(path);
         match arriving {
             Arriving::Discard => {}
             Arriving::Chunk {
@@ -848,7 +935,8 @@ impl RxEngine {
         p.unacked = true;
         self.ack_due = true;
         self.ack_urgent = true;
-        self.control_path = Some(path);
+        self.heard = true;
+        self.lead_control_to(path);
         let slot = self
             .slots
             .get(usize::from(imm.slot))
@@ -1217,6 +1305,7 @@ impl RxEngine {
                     .filter(|&p| self.paths[usize::from(p)].is_up())?,
             };
             self.control.pop_front();
+            self.paths[usize::from(path)].watched = true;
             return Some(RxTransmit { path, header });
         }
         None
@@ -1249,6 +1338,7 @@ impl RxEngine {
         self.ack_due = self.paths.iter().any(|p| p.unacked);
         self.ack_urgent = self.ack_due;
         self.eager_unacked = 0;
+        self.paths[usize::from(path)].watched = true;
         Some(RxTransmit { path, header })
     }
 

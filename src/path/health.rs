@@ -15,8 +15,9 @@ use crate::units::Nanos;
 pub struct TransportStats {
     /// Something is in flight: sent, not acknowledged.
     pub in_flight: bool,
-    /// Time since anything was acknowledged.
-    pub acked_ago: Nanos,
+    /// Bytes acknowledged so far. Only its changes count: a time since the last one, as the kernel
+    /// tells it in its coarse ticks, would drift against our clock and pass for news.
+    pub acked: u64,
     /// The receiver's window is closed (or, over RoCE, it has posted no receives).
     pub window_closed: bool,
     /// Smoothed round trip.
@@ -67,6 +68,7 @@ pub enum Verdict {
 pub struct Health {
     /// Since when nothing has been acknowledged although something is in flight.
     quiet_since: Option<Timestamp>,
+    acked: u64,
     alive_at: Timestamp,
     heard_at: Timestamp,
 }
@@ -77,6 +79,7 @@ impl Health {
     pub fn new(now: Timestamp) -> Self {
         Self {
             quiet_since: None,
+            acked: 0,
             alive_at: now,
             heard_at: now,
         }
@@ -108,11 +111,9 @@ impl Health {
         stats: &TransportStats,
         config: &HealthConfig,
     ) -> Verdict {
-        let acked_at = Timestamp::from_nanos(now.as_nanos().saturating_sub(stats.acked_ago.0));
-        // The kernel tells "acknowledged so long ago" in milliseconds: anything but a later
-        // moment is no news.
-        if acked_at > self.alive_at {
-            self.alive_at = acked_at;
+        if stats.acked != self.acked {
+            self.acked = stats.acked;
+            self.alive_at = now;
             self.quiet_since = None;
         }
         if !stats.in_flight || stats.window_closed {
@@ -142,10 +143,10 @@ impl Health {
 mod tests {
     use super::*;
 
-    fn stats(acked_ago_ms: u64) -> TransportStats {
+    fn stats(acked: u64) -> TransportStats {
         TransportStats {
             in_flight: true,
-            acked_ago: Nanos::from_millis(acked_ago_ms),
+            acked,
             rtt: Nanos::from_millis(2),
             rtt_var: Nanos::from_millis(1),
             rtt_min: Nanos::from_micros(100),
@@ -161,15 +162,13 @@ mod tests {
     fn a_black_hole_is_suspected_then_dead() {
         let config = HealthConfig::default();
         let mut health = Health::new(at(0));
-        assert_eq!(health.observe(at(1), &stats(0), &config), Verdict::Fine);
-        assert_eq!(health.observe(at(15), &stats(14), &config), Verdict::Fine);
+        assert_eq!(health.observe(at(1), &stats(7), &config), Verdict::Fine);
+        assert_eq!(health.observe(at(15), &stats(7), &config), Verdict::Fine);
+        assert_eq!(health.observe(at(30), &stats(7), &config), Verdict::Suspect);
+        assert_eq!(health.observe(at(85), &stats(7), &config), Verdict::Dead);
+        assert_eq!(health.alive_at(), at(1));
         assert_eq!(
-            health.observe(at(30), &stats(29), &config),
-            Verdict::Suspect
-        );
-        assert_eq!(health.observe(at(85), &stats(84), &config), Verdict::Dead);
-        assert_eq!(
-            health.observe(at(86), &stats(0), &config),
+            health.observe(at(86), &stats(8), &config),
             Verdict::Fine,
             "it was late, not dead"
         );
@@ -181,17 +180,17 @@ mod tests {
         let mut health = Health::new(at(0));
         let idle = TransportStats {
             in_flight: false,
-            ..stats(60_000)
+            ..stats(7)
         };
         assert_eq!(health.observe(at(60_000), &idle, &config), Verdict::Fine);
         // What is sent after a long idle time has its full time to be acknowledged.
         assert_eq!(
-            health.observe(at(60_001), &stats(60_001), &config),
+            health.observe(at(60_001), &stats(7), &config),
             Verdict::Fine
         );
         let closed = TransportStats {
             window_closed: true,
-            ..stats(70_000)
+            ..stats(7)
         };
         assert_eq!(health.observe(at(70_000), &closed, &config), Verdict::Fine);
     }
@@ -199,14 +198,14 @@ mod tests {
     #[test]
     fn a_slow_path_gets_more_time() {
         let config = HealthConfig::default();
-        let slow = |ago| TransportStats {
+        let slow = TransportStats {
             rtt: Nanos::from_millis(60),
             rtt_var: Nanos::from_millis(10),
-            ..stats(ago)
+            ..stats(7)
         };
         let mut health = Health::new(at(0));
-        health.observe(at(1), &slow(0), &config);
-        assert_eq!(health.observe(at(150), &slow(149), &config), Verdict::Fine);
-        assert_eq!(health.observe(at(700), &slow(699), &config), Verdict::Dead);
+        health.observe(at(1), &slow, &config);
+        assert_eq!(health.observe(at(150), &slow, &config), Verdict::Fine);
+        assert_eq!(health.observe(at(700), &slow, &config), Verdict::Dead);
     }
 }

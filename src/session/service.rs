@@ -1091,7 +1091,6 @@ impl Service {
             id: hello.link,
             peer: SocketAddr::new(remote.ip(), hello.port),
             paths: hello.paths,
-            health: engine.health,
             dead_peer: config.dead_peer,
         };
         let host = self
@@ -1099,7 +1098,7 @@ impl Service {
             .me
             .upgrade()
             .ok_or(io::ErrorKind::NotConnected)?;
-        let link = RxLink::new(RxEngine::new(engine), &params, host)?;
+        let link = RxLink::new(RxEngine::new(engine, Timestamp::now()), &params, host)?;
         locked(&self.shared.rx_links).insert(hello.link, Arc::clone(&link));
         self.shared.links_added.raise();
         Ok(link)

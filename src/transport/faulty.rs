@@ -234,9 +234,10 @@ pub struct Faulty<C> {
     /// Bytes that may pass now; below zero after a frame larger than what there was.
     tokens: i64,
     earned_at: Timestamp,
-    cut_at: Option<Timestamp>,
     /// Something has been sent since something last came back.
     unanswered: bool,
+    /// What the peer's host had acknowledged when the path was last whole.
+    acked: u64,
     /// Keeps the table's reference to the socket alive.
     socket: Option<Arc<TcpStream>>,
 }
@@ -252,8 +253,8 @@ impl<C: Channel> Faulty<C> {
             waiting_bytes: 0,
             tokens: 0,
             earned_at: Timestamp::now(),
-            cut_at: None,
             unanswered: false,
+            acked: 0,
             socket: None,
         }
     }
@@ -269,13 +270,8 @@ impl<C: Channel> Faulty<C> {
     }
 
     /// Since when the path has been cut, if it is.
-    fn cut(&mut self) -> Option<Timestamp> {
-        if self.faults.is_cut(self.path) {
-            Some(*self.cut_at.get_or_insert_with(Timestamp::now))
-        } else {
-            self.cut_at = None;
-            None
-        }
+    fn cut(&self) -> bool {
+        self.faults.is_cut(self.path)
     }
 
     /// Hands over what may pass now.
@@ -345,7 +341,7 @@ impl<C: Channel> Channel for Faulty<C> {
         if self.has_unsent() {
             self.unanswered = true;
         }
-        if self.cut().is_some() {
+        if self.cut() {
             return Ok(());
         }
         self.release();
@@ -369,7 +365,7 @@ impl<C: Channel> Channel for Faulty<C> {
         scratch: &mut [u8],
         receiver: &mut dyn Receiver,
     ) -> Result<usize, ChannelError> {
-        if self.cut().is_some() {
+        if self.cut() {
             return Ok(0);
         }
         let taken = self.inner.receive(scratch, receiver)?;
@@ -389,14 +385,15 @@ impl<C: Channel> Channel for Faulty<C> {
             unsent: stats.unsent + self.waiting_bytes,
             ..stats
         };
-        let Some(since) = self.cut() else {
+        if !self.cut() {
+            self.acked = stats.acked;
             return stats;
-        };
+        }
         TransportStats {
             // Our kernel and the peer's still acknowledge to each other what a black hole would
             // have swallowed; whether the peer has answered is what counts.
             in_flight: stats.in_flight || self.unanswered || self.has_unsent(),
-            acked_ago: Timestamp::now().since(since),
+            acked: self.acked,
             window_closed: false,
             ..stats
         }

@@ -328,12 +328,13 @@ impl Channel for TcpChannel {
             bytes.copy_from_slice(&info[at..at + 4]);
             u32::from_ne_bytes(bytes)
         };
-        let (mss, unacked, last_ack_ms) = (field(16), field(24), field(56));
+        let (mss, unacked) = (field(16), field(24));
+        let acked = u64::from(field(120)) | u64::from(field(124)) << 32;
         let (rtt_us, var_us, unsent, min_us) = (field(68), field(72), field(144), field(148));
         let knows_window = len >= 232;
         TransportStats {
             in_flight: unacked > 0,
-            acked_ago: Nanos::from_millis(u64::from(last_ack_ms)),
+            acked,
             window_closed: knows_window && field(228) < mss,
             rtt: Nanos::from_micros(u64::from(rtt_us)),
             rtt_var: Nanos::from_micros(u64::from(var_us)),

@@ -55,6 +55,13 @@ pub(super) struct TxConn {
     pub(super) close_sent: bool,
 }
 
+impl TxConn {
+    /// Something is expected of the peer.
+    pub(super) fn waits(&self) -> bool {
+        self.live > 0 || matches!(self.state, ConnState::Opening | ConnState::Closing)
+    }
+}
+
 impl TxEngine {
     pub(super) fn start(&mut self, key: u32, credit: Credit) {
         let len = self.messages[key as usize].source.len;

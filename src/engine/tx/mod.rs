@@ -22,7 +22,7 @@ use self::paths::TxPath;
 use self::upkeep::{DIAL_BURST, FENCE_REPEAT};
 use super::bitmap::SlidingBitmap;
 use super::wire::{self, Chunk, Frame, Header, Rkeys};
-use super::{Completions, EAGER_WINDOW, EngineConfig, MemRange, Ordinals};
+use super::{Completions, EAGER_WINDOW, EngineConfig, MemRange, Ordinals, UNHEARD};
 use crate::clock::Timestamp;
 use crate::control::{AnyController, Controller};
 use crate::path::health::Verdict;
@@ -582,7 +582,9 @@ impl TxEngine {
                     if arrived as usize > p.queue.len() {
                         return violation("an acknowledgement for more than was sent");
                     }
-                    p.health.saw_life(now);
+                    if arrived > 0 {
+                        p.health.saw_life(now);
+                    }
                     self.acknowledge(usize::from(entry.path), arrived as usize, now);
                 }
                 self.refresh_views();
@@ -675,12 +677,15 @@ impl TxEngine {
                 .values()
                 .any(|c| c.live > 0 || c.state == ConnState::Opening);
         let mut due = unfinished.then_some(soon);
+        if !unfinished && self.conns.values().any(TxConn::waits) {
+            due = Some(now + UNHEARD);
+        }
         let mut by = |at: Timestamp| due = Some(due.map_or(at, |d| d.min(at)));
         for p in &self.paths {
             if p.open_fence.is_some() {
                 by(p.fence_sent_at + FENCE_REPEAT);
             }
-            if p.verdict != Verdict::Fine {
+            if p.verdict != Verdict::Fine || p.watched {
                 by(soon);
             }
             let wanted = self.search_ended_at.is_none() || p.died_silent || !self.config.search;

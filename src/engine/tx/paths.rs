@@ -22,9 +22,6 @@ const SUSPECT_PROBE_GAP: Nanos = Nanos(15_000_000);
 /// any path, and its kernel drops what no longer fits: that silence is not the path's.
 const SIBLING_SPAN: Nanos = Nanos(60_000_000);
 const SIBLING_LATELY: Nanos = Nanos(50_000_000);
-/// What a path was given should be acknowledged by then, or a probe asks after it: a peer that
-/// has lost the channel, and whose word of that was lost too, is found out so.
-const UNANSWERED: Nanos = Nanos(250_000_000);
 /// Bytes of one path that may have reached the peer's host without having been taken in by its
 /// program: how long that program may be busy elsewhere before the path runs dry.
 pub(super) const LAG_MAX: u64 = 8 << 20;
@@ -112,6 +109,8 @@ pub(super) struct TxPath {
     /// Since when a sibling has answered while this one was suspect.
     pub(super) sibling_since: Option<Timestamp>,
     pub(super) probed_at: Timestamp,
+    /// A control frame was sent on it that may still be under way.
+    pub(super) watched: bool,
     pub(super) meter: RateMeter,
     pub(super) candidate: Candidate,
     /// The channel whose fence has not been answered: the queue holds what it carried.
@@ -145,6 +144,7 @@ impl TxPath {
             suspect_since: now,
             sibling_since: None,
             probed_at: Timestamp::ZERO,
+            watched: false,
             meter: RateMeter::default(),
             candidate: Candidate::new(paths),
             open_fence: None,
@@ -239,17 +239,13 @@ impl TxEngine {
         let was = p.verdict;
         p.stats = stats;
         p.verdict = p.health.observe(now, &stats, &config);
+        p.watched &= stats.in_flight;
         self.last_life = self.last_life.max(p.health.alive_at());
         let active = p.state == PathState::Active;
         match (was, p.verdict) {
             (_, Verdict::Fine) => {
                 if was != Verdict::Fine {
                     self.refresh_views();
-                }
-                let p = &self.paths[index];
-                let heard = p.health.heard_at().max(p.probed_at);
-                if !p.queue.is_empty() && now.since(heard) >= UNANSWERED {
-                    self.probe(index, now);
                 }
                 if active && self.acked_since_sample > 0 {
                     let acked = Bytes(std::mem::take(&mut self.acked_since_sample));
@@ -273,6 +269,7 @@ impl TxEngine {
                 self.reopen_search();
                 self.probe_all(now);
                 self.refresh_views();
+                self.resync();
             }
             (_, verdict) if self.sibling_lives(index, now) && verdict == Verdict::Dead => {
                 let quiet = now.since(self.paths[index].health.alive_at());
@@ -344,6 +341,7 @@ impl TxEngine {
             return;
         }
         let was_active = p.state == PathState::Active;
+        let outstanding = p.queue.len();
         self.actions.push_back(TxAction::Close { path, epoch });
         if self.peer_leaves {
             p.state = PathState::Vacant;
@@ -358,8 +356,7 @@ impl TxEngine {
         p.fence_sent_at = Timestamp::ZERO;
         p.dial_at = now;
         p.dial_failures = 0;
-        if was_active {
-            let outstanding = p.queue.len();
+        if was_active || outstanding > 0 {
             // Once every connection is closed, the end of the peer is no fault of a path.
             let matters = |c: &TxConn| matches!(c.state, ConnState::Opening | ConnState::Open);
             if outstanding > 0 || self.conns.values().any(matters) {
@@ -602,12 +599,9 @@ impl TxEngine {
 
     /// Whether the transport should be asked how this path does.
     #[must_use]
-    pub fn wants_stats(&self, path: u8, now: Timestamp) -> bool {
+    pub fn wants_stats(&self, path: u8) -> bool {
         let p = &self.paths[usize::from(path)];
-        p.is_up()
-            && (!p.queue.is_empty()
-                || p.verdict != Verdict::Fine
-                || now.since(p.probed_at) < Nanos::from_millis(300))
+        p.is_up() && (!p.queue.is_empty() || p.watched || p.verdict != Verdict::Fine)
     }
 
     /// Whether any path is up.

@@ -28,8 +28,9 @@ impl TxEngine {
 
     pub(super) fn poll_control(&mut self) -> Option<Transmit> {
         while let Some((path, id)) = self.probes.pop_front() {
-            let p = &self.paths[usize::from(path)];
+            let p = &mut self.paths[usize::from(path)];
             if p.is_up() {
+                p.watched = true;
                 return Some(Transmit::Probe { path, id });
             }
         }
@@ -46,6 +47,7 @@ impl TxEngine {
                 None => index_u8(self.control_path()?),
             };
             self.control.pop_front();
+            self.paths[usize::from(path)].watched = true;
             return Some(Transmit::Control { path, header });
         }
         None

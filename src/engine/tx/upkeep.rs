@@ -1,8 +1,10 @@
 //! What time makes due: fences that were not answered, dials, and the search for further ways.
 
+use super::message::TxConn;
 use super::paths::TxPath;
 use super::{PathState, Probes, TxAction, TxEngine, TxEvent, index_u8};
 use crate::clock::Timestamp;
+use crate::engine::UNHEARD;
 use crate::engine::wire::Frame;
 use crate::path::search::{self, Role, Roles, Way};
 use crate::units::Nanos;
@@ -59,9 +61,26 @@ impl TxEngine {
             ));
             return;
         }
+        self.ask_after(now);
         self.step_dials(now);
         if self.config.search {
             self.step_search(now);
+        }
+    }
+
+    /// Pings the paths that have long been silent while something is expected of the peer.
+    fn ask_after(&mut self, now: Timestamp) {
+        let unheard =
+            |p: &TxPath| p.is_up() && now.since(p.health.heard_at().max(p.probed_at)) >= UNHEARD;
+        if !self.paths.iter().any(unheard) {
+            return;
+        }
+        let waits = self.conns.values().any(TxConn::waits);
+        for index in 0..self.paths.len() {
+            let p = &self.paths[index];
+            if unheard(p) && (waits || !p.queue.is_empty()) {
+                self.probe(index, now);
+            }
         }
     }
 
