@@ -221,16 +221,18 @@ fn all_paths_cut_for_good_end_in_one_clear_error() {
         .env("PEER_BENCH_LOG", "2")
         .env("THALWEG_DEAD_PEER_MS", "1500");
     let mut server = fabric.on("b", &bench);
-    let _server = Running::start(server.arg("--server"));
+    let server = Running::start(server.arg("--server"));
     let mut client = fabric.on("a", &bench);
     let client = Running::start(client.args(["--client", "--size", "1M", "--seconds", "20"]));
     sleep_ms(2000);
     fabric.run(&["cut", "0"]);
     fabric.run(&["cut", "1"]);
-    let (status, text) = client.finish(Duration::from_secs(15));
-    assert_eq!(status.code(), Some(1), "{text}");
-    assert!(text.contains("THALWEG_DEAD_PEER_MS"), "{text}");
-    assert!(text.contains("returned 6"), "a remote error:\n{text}");
+    for end in [client, server] {
+        let (status, text) = end.finish(Duration::from_secs(15));
+        assert_eq!(status.code(), Some(1), "{text}");
+        assert!(text.contains("THALWEG_DEAD_PEER_MS"), "{text}");
+        assert!(text.contains("returned 6"), "a remote error:\n{text}");
+    }
 }
 
 #[test]
