@@ -21,15 +21,20 @@ pub const PROBE_GAP: Nanos = Nanos(2_000_000);
 pub const QUEUE_MIN: Nanos = Nanos(150_000);
 /// A queue so long on a path in use cannot be overlooked by one that shares its way.
 pub const QUEUE_CLEAR: Nanos = Nanos(600_000);
-/// Moments that must tell two paths apart: one may have met a gap in the queue.
-const CLEAR_MIN: u8 = 3;
+/// Moments that must tell two paths apart: some may have met a gap in the queue. Between paths
+/// that do share a way one moment in five does, as measured under the real NCCL, so those that say
+/// the opposite must be few.
+const CLEAR_MIN: u32 = 4;
+/// So many times fewer.
+const CLEAR_RATIO: u32 = 4;
 /// Moments in which a candidate must have met a queue to be taken for one that shares a way.
-const SHARED_MIN: u8 = 3;
+const SHARED_MIN: u32 = 3;
 /// After so many moments in which nobody showed a queue, the network makes none that could be
 /// seen, and nothing speaks against the candidate.
-const BLIND_MAX: u8 = 32;
-/// After so many, some path in use never fills its way, and need not be told apart.
-const MOMENTS_MAX: u8 = 200;
+const BLIND_MAX: u32 = 32;
+/// After so many the evidence is taken as it is: some path in use never fills its way, and need
+/// not be told apart.
+const MOMENTS_MAX: u32 = 200;
 /// Moments whose answers may be under way at once.
 const OPEN_MOMENTS: usize = 16;
 
@@ -44,17 +49,32 @@ pub enum Way {
     New,
 }
 
+/// Whether a candidate shares the way of one path in use: the moments in which that path showed
+/// a queue.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pair {
+    /// The candidate found none.
+    clear: u32,
+    /// The candidate waited too.
+    met: u32,
+}
+
+impl Pair {
+    fn is_apart(self) -> bool {
+        self.clear >= CLEAR_MIN.max(CLEAR_RATIO * self.met)
+    }
+}
+
 /// The evidence on one candidate.
 #[derive(Debug, Clone, Default)]
 pub struct Candidate {
     /// Its trial began after this moment: what was asked before does not count.
     after: u32,
-    /// In how many moments it was told apart from each path.
-    clear: Vec<u8>,
-    /// In how many it met a queue.
-    shared: u8,
+    pairs: Vec<Pair>,
+    /// In how many moments it met a queue.
+    shared: u32,
     /// In how many it was probed.
-    moments: u8,
+    moments: u32,
     /// Some path in use showed a queue.
     queue_shows: bool,
     waited_ns: u64,
@@ -67,24 +87,24 @@ impl Candidate {
     #[must_use]
     pub fn new(paths: usize) -> Self {
         Self {
-            clear: vec![0; paths],
+            pairs: vec![Pair::default(); paths],
             ..Self::default()
         }
     }
 
     /// Forgets everything: the trial begins.
     pub fn reset(&mut self, moments: &Moments) {
-        self.clear.fill(0);
+        self.pairs.fill(Pair::default());
         *self = Self {
             after: moments.last_id,
-            clear: std::mem::take(&mut self.clear),
+            pairs: std::mem::take(&mut self.pairs),
             ..Self::default()
         };
     }
 
     /// Another path has taken this slot: what was known of it is no longer true.
     pub fn forget(&mut self, path: usize) {
-        self.clear[path] = 0;
+        self.pairs[path] = Pair::default();
     }
 
     /// Whether this moment belongs to its trial.
@@ -94,10 +114,10 @@ impl Candidate {
 
     /// It was probed, and its probe waited so long.
     fn observe(&mut self, waited: Nanos) {
-        self.moments = self.moments.saturating_add(1);
+        self.moments += 1;
         self.waited_ns += waited.0;
         if waited >= QUEUE_MIN * 2 {
-            self.shared = self.shared.saturating_add(1);
+            self.shared += 1;
         }
     }
 
@@ -105,9 +125,15 @@ impl Candidate {
     fn compare(&mut self, path: usize, waited: Nanos, queue: Nanos) {
         self.queue_ns += queue.0;
         self.compared += 1;
-        self.queue_shows |= queue >= QUEUE_CLEAR;
-        if queue >= QUEUE_CLEAR && waited < QUEUE_MIN {
-            self.clear[path] = self.clear[path].saturating_add(1);
+        if queue < QUEUE_CLEAR {
+            return;
+        }
+        self.queue_shows = true;
+        let pair = &mut self.pairs[path];
+        if waited < QUEUE_MIN {
+            pair.clear += 1;
+        } else {
+            pair.met += 1;
         }
     }
 
@@ -119,11 +145,12 @@ impl Candidate {
         } else {
             BLIND_MAX
         };
+        let waits = self.shared * 4 > self.moments;
         if self.shared >= SHARED_MIN && self.shared * 2 > self.moments {
             Way::Shared
-        } else if self.shared * 4 > self.moments {
-            Way::Unknown
-        } else if self.moments >= believed || used.all(|path| self.clear[path] >= CLEAR_MIN) {
+        } else if self.moments >= believed {
+            if waits { Way::Shared } else { Way::New }
+        } else if !waits && used.all(|path| self.pairs[path].is_apart()) {
             Way::New
         } else {
             Way::Unknown
@@ -136,7 +163,7 @@ impl Candidate {
     pub fn evidence(&self) -> (Nanos, Nanos) {
         let mean = |sum: u64, count: u32| Nanos(sum.checked_div(count.into()).unwrap_or(0));
         (
-            mean(self.waited_ns, self.moments.into()),
+            mean(self.waited_ns, self.moments),
             mean(self.queue_ns, self.compared),
         )
     }
@@ -306,14 +333,17 @@ mod tests {
 
     #[test]
     fn a_queue_tells_two_paths_apart() {
-        assert_eq!(trial(&[[2000, 2000, 10]; 2]), Way::Unknown);
-        assert_eq!(trial(&[[2000, 2000, 10]; 3]), Way::New);
+        assert_eq!(trial(&[[2000, 2000, 10]; 3]), Way::Unknown);
+        assert_eq!(trial(&[[2000, 2000, 10]; 4]), Way::New);
         assert_eq!(trial(&[[2000, 10, 2000]; 3]), Way::Shared);
         // One straggler of a probe is no queue.
         assert_eq!(
-            trial(&[[2000; 3], [2000, 900, 10], [700, 900, 0], [2000, 900, 5]]),
+            trial(&[&[[2000; 3]][..], &[[2000, 900, 10]; 4]].concat()),
             Way::New
         );
+        // A gap in the queue now and then is no way of its own, however long the trial.
+        let gap = [[2000, 2000, 10], [2000, 10, 1000], [10, 2000, 10], [10; 3], [10; 3]];
+        assert_ne!(trial(&gap.repeat(30)), Way::New);
     }
 
     #[test]
@@ -325,7 +355,7 @@ mod tests {
             "nothing about path 1"
         );
         assert_eq!(
-            trial(&[bursts, bursts, bursts].concat()),
+            trial(&bursts.repeat(4)),
             Way::New,
             "each was full while the candidate found nothing"
         );
