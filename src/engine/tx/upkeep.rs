@@ -24,8 +24,9 @@ const SEARCH_MISSES: u32 = 24;
 /// An ended search is taken up again after this long.
 const SEARCH_AGAIN: Nanos = Nanos(30_000_000_000);
 /// A path is verified so soon after it joined, and after twice as long each time it has proved
-/// that its way is its own, up to the second: its share of the link is idle meanwhile.
-pub(super) const VERIFY_FIRST: Nanos = Nanos(100_000_000);
+/// that its way is its own, up to [`VERIFY_LAST`]. Its share of the link is idle meanwhile, which
+/// costs more than a path too many for a second.
+pub(super) const VERIFY_FIRST: Nanos = Nanos(1_000_000_000);
 const VERIFY_LAST: Nanos = Nanos(25_600_000_000);
 /// What has not shown its way by then goes back to work.
 const VERIFY_MAX: Nanos = Nanos(40_000_000);
