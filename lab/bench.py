@@ -496,7 +496,7 @@ def setup(bench):
     """From the start of listen and connect to a connection with its memory registered, on 4 paths."""
     first = Row("connection set-up, 4 paths", "first to a peer", "ms", higher_is_better=False, reach_at=10)
     further = Row("connection set-up, 4 paths", "each further one", "ms", higher_is_better=False, reach_at=1)
-    more = 8
+    more = 48
     args = ["--size", "4K", "--inflight", 1, "--iters", 10, "--comms"]
     with Fabric(bench, (500, 500, 500, 500)) as fabric:
         for variant in bench.rounds(bench.fabric_settings):
