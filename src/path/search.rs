@@ -342,7 +342,13 @@ mod tests {
             Way::New
         );
         // A gap in the queue now and then is no way of its own, however long the trial.
-        let gap = [[2000, 2000, 10], [2000, 10, 1000], [10, 2000, 10], [10; 3], [10; 3]];
+        let gap = [
+            [2000, 2000, 10],
+            [2000, 10, 1000],
+            [10, 2000, 10],
+            [10; 3],
+            [10; 3],
+        ];
         assert_ne!(trial(&gap.repeat(30)), Way::New);
     }
 

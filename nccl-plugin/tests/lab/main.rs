@@ -88,13 +88,15 @@ impl Running {
     fn until(&mut self, wanted: impl Fn(&str) -> bool) {
         use std::io::Read as _;
         let out = self.0.stdout.as_mut().unwrap();
-        let mut line = Vec::new();
+        let (mut line, mut byte) = (Vec::new(), [0]);
         // Byte by byte: what is buffered here would be missing at the end.
-        for byte in out.bytes() {
-            match byte.unwrap() {
-                b'\n' if wanted(&String::from_utf8_lossy(&line)) => return,
-                b'\n' => line.clear(),
-                other => line.push(other),
+        while out.read(&mut byte).unwrap() == 1 {
+            if byte != *b"\n" {
+                line.extend(byte);
+            } else if wanted(&String::from_utf8_lossy(&line)) {
+                return;
+            } else {
+                line.clear();
             }
         }
         panic!("ended before:\n{}", text_of(&mut self.0));
