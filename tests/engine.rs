@@ -110,6 +110,7 @@ enum Forward {
 
 /// One path of the simulated network.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Wire {
     epoch: u16,
     tx_up: bool,
