@@ -15,7 +15,8 @@ use thalweg::config::Config;
 use thalweg::control::{AnyController, Fixed};
 use thalweg::engine::wire::{self, Frame, Rkeys};
 use thalweg::engine::{
-    EngineConfig, MemRange, RxAction, RxEngine, Sink, Submitted, Transmit, TxAction, TxEngine,
+    Completions, EngineConfig, MemRange, RxAction, RxEngine, Sink, Submitted, Transmit, TxAction,
+    TxEngine,
 };
 use thalweg::path::health::TransportStats;
 use thalweg::path::select::{AnySelector, RoundRobin};
@@ -117,6 +118,11 @@ fn engine_config(choice: u8) -> EngineConfig {
         search: false,
         eager_bytes: [0, 1000, 8192, 65_536][usize::from(choice & 3)],
         chunk_bytes: (choice & 4 != 0).then_some(4096),
+        completions: if choice & 8 != 0 {
+            Completions::Local
+        } else {
+            Completions::Peer
+        },
         ..EngineConfig::default()
     }
 }
@@ -207,6 +213,17 @@ pub fn receiver(data: &[u8]) {
                 };
                 rx.handle_stats(path, &stats, now);
                 rx.handle_timeout(now);
+            }
+            10 => {
+                // What the adapter says of a write that the peer made by itself.
+                let imm = u32::from_le_bytes(std::array::from_fn(|_| input.byte()));
+                let bytes = [0, 1, 4096, 5000, u32::MAX][usize::from(input.byte() % 5)];
+                if rx.paths_up().any(|up| up == path)
+                    && let Err(violation) = rx.handle_immediate(path, imm, bytes)
+                {
+                    assert!(!violation.to_string().is_empty());
+                    rx.handle_path_down(path, epochs[index]);
+                }
             }
             _ => {
                 let header = input.header();

@@ -370,6 +370,16 @@ impl World {
             .post(id, token, i32::from(tag), range, Rkeys::new(&[7]).unwrap());
     }
 
+    /// Posts a receive on the first connection that is none of those that are checked.
+    fn post(&mut self, token: u64, buffer: &mut [u8]) {
+        let range = MemRange {
+            addr: buffer.as_mut_ptr() as u64,
+            len: buffer.len() as u64,
+        };
+        self.rx
+            .post(self.conns[0], token, 0, range, Rkeys::default());
+    }
+
     fn advance(&mut self, us: u32) {
         let end = self.now + Nanos::from_micros(u64::from(us));
         while self.now < end {
@@ -874,13 +884,7 @@ fn a_slow_path_gets_its_share() {
 fn a_message_that_does_not_fit_fails_at_both_ends() {
     let mut world = World::new(Shape::Stream, delay(), AnySelector::Adaptive(Adaptive));
     let mut small = vec![0u8; 1000];
-    let range = MemRange {
-        addr: small.as_mut_ptr() as u64,
-        len: 1000,
-    };
-    world
-        .rx
-        .post(world.conns[0], 900, 0, range, Rkeys::default());
+    world.post(900, &mut small);
     let large = vec![1u8; 50_000];
     let range = MemRange {
         addr: large.as_ptr() as u64,
@@ -952,13 +956,7 @@ fn a_dead_peer_ends_every_request() {
 fn a_peer_that_breaks_the_rules_gets_nowhere() {
     let mut world = World::new(Shape::Stream, delay(), AnySelector::Adaptive(Adaptive));
     let mut buffer = vec![0u8; 100_000];
-    let range = MemRange {
-        addr: buffer.as_mut_ptr() as u64,
-        len: 100_000,
-    };
-    world
-        .rx
-        .post(world.conns[0], 900, 0, range, Rkeys::default());
+    world.post(900, &mut buffer);
     let good = Chunk {
         slot: 0,
         generation: 0,
@@ -993,7 +991,7 @@ fn a_peer_that_breaks_the_rules_gets_nowhere() {
     assert_eq!(
         sink,
         Some(Sink::Place(MemRange {
-            addr: range.addr,
+            addr: buffer.as_ptr() as u64,
             len: 65_536
         }))
     );

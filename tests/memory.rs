@@ -4,13 +4,16 @@
 #![allow(unsafe_code, reason = "an allocator that counts")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use common::connect;
 use thalweg::config::Config;
-use thalweg::session::{HANDLE_BYTES, Listener, RecvConnection, SendConnection, Session};
+use thalweg::session::{RecvConnection, SendConnection, Session};
 
 struct Counting;
 
@@ -44,23 +47,6 @@ fn open(paths: &str) -> Session {
     let env = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let config = Config::from_sources(env, None).unwrap();
     Session::open_with(config, Arc::new(|_, _: &str| {})).unwrap()
-}
-
-fn connect(
-    from: &Session,
-    listener: &Listener,
-    handle: &[u8; HANDLE_BYTES],
-) -> (SendConnection, RecvConnection) {
-    let mut handle = *handle;
-    let (mut send, mut recv) = (None, None);
-    let start = Instant::now();
-    while send.is_none() || recv.is_none() {
-        send = send.or_else(|| from.connect(0, &mut handle).unwrap());
-        recv = recv.or_else(|| listener.accept().unwrap());
-        assert!(start.elapsed() < Duration::from_secs(20), "no connection");
-        std::thread::yield_now();
-    }
-    (send.unwrap(), recv.unwrap())
 }
 
 /// Sends a message each way of being sent, so that whatever is made on first use exists.

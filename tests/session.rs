@@ -10,19 +10,20 @@
     reason = "a test"
 )]
 
+mod common;
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use common::{PATIENCE, connect, until};
 use thalweg::config::Config;
 use thalweg::error::{Error, ErrorKind};
 use thalweg::session::{
     Completion, HANDLE_BYTES, Listener, LogLevel, MAX_RECVS, MAX_REQUESTS, RecvBuffer,
     RecvConnection, Request, SendConnection, Session,
 };
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Tests that count the descriptors or threads of this process run alone.
 static COUNTING: RwLock<()> = RwLock::new(());
@@ -72,20 +73,6 @@ fn warnings(lines: &Lines) -> Vec<String> {
         .collect()
 }
 
-fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(
-            start.elapsed() < PATIENCE,
-            "{what}: not within {PATIENCE:?}"
-        );
-        std::thread::yield_now();
-    }
-}
-
 fn warned(lines: &Lines, words: &[&str]) {
     until(&format!("a warning with {words:?}"), || {
         let found = warnings(lines)
@@ -93,25 +80,6 @@ fn warned(lines: &Lines, words: &[&str]) {
             .any(|line| words.iter().all(|w| line.contains(w)));
         found.then_some(())
     });
-}
-
-fn connect(
-    from: &Session,
-    listener: &Listener,
-    handle: &[u8; HANDLE_BYTES],
-) -> (SendConnection, RecvConnection) {
-    let mut handle = *handle;
-    let (mut send, mut recv) = (None, None);
-    until("a connection", || {
-        if send.is_none() {
-            send = from.connect(0, &mut handle).unwrap();
-        }
-        if recv.is_none() {
-            recv = listener.accept().unwrap();
-        }
-        (send.is_some() && recv.is_some()).then_some(())
-    });
-    (send.unwrap(), recv.unwrap())
 }
 
 fn connect_error(from: &Session, handle: &mut [u8; HANDLE_BYTES]) -> Error {

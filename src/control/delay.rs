@@ -15,8 +15,8 @@ const SAMPLES: usize = 16;
 /// What [`Delay`] aims at.
 #[derive(Debug, Clone, Copy)]
 pub struct DelayConfig {
-    /// Queueing delay to hold. Default 2 ms: on kernel TCP the queue must outlast the moments in
-    /// which the host runs something else (measured; `docs/performance.md`).
+    /// Queueing delay to hold. Default 2 ms: on kernel TCP the queue has to last while the host runs
+    /// something else.
     pub target_queue: Nanos,
     /// Never less in flight. Default 256 KiB.
     pub window_min: Bytes,
@@ -142,34 +142,14 @@ impl Controller for Delay {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const BASE: Nanos = Nanos(100_000);
-
-    /// A bottleneck of so many bytes a second that is always kept full: a sample each round trip.
-    /// The queue of every round trip, and the controller in the end.
-    fn full_bottleneck(rate: u64, trips: usize) -> (Vec<Nanos>, Delay) {
-        let mut delay = Delay::new(DelayConfig::default());
-        let mut now = Timestamp::from_nanos(1_000_000_000);
-        let queues = (0..trips).map(|_| {
-            let window = delay.window();
-            let carry = Nanos(window.0 * 1_000_000_000 / rate);
-            let rtt = carry.max(BASE);
-            now += rtt;
-            delay.on_sample(&Sample {
-                now,
-                rtt,
-                rtt_min: BASE,
-                acked: window,
-                in_flight: window,
-            });
-            Nanos(rtt.0 - BASE.0)
-        });
-        (queues.collect(), delay)
-    }
+    use crate::control::model::round_trip;
 
     #[test]
     fn the_start_ends_with_the_first_queue_too_many() {
-        let (queues, delay) = full_bottleneck(1_250_000_000, 8);
+        let mut delay = Delay::new(DelayConfig::default());
+        let mut now = Timestamp::from_nanos(1);
+        let mut trip = || round_trip(&mut delay, 1_250_000_000, Nanos::from_micros(100), &mut now);
+        let queues: Vec<_> = (0..8).map(|_| trip()).collect();
         let target = DelayConfig::default().target_queue;
         let over = queues.iter().filter(|&&queue| queue > target).count();
         assert!(over <= 1, "{queues:?}");

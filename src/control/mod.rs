@@ -171,6 +171,28 @@ mod model {
         }
     }
 
+    /// One round trip over a bottleneck of so many bytes a second that is always kept full, with
+    /// the sample that it gives: the queue it met.
+    pub(super) fn round_trip(
+        controller: &mut impl Controller,
+        rate: u64,
+        base: Nanos,
+        now: &mut Timestamp,
+    ) -> Nanos {
+        let window = controller.window();
+        let carry = u128::from(window.0) * 1_000_000_000 / u128::from(rate);
+        let rtt = Nanos(u64::try_from(carry).unwrap()).max(base);
+        *now += rtt;
+        controller.on_sample(&Sample {
+            now: *now,
+            rtt,
+            rtt_min: base,
+            acked: window,
+            in_flight: window,
+        });
+        rtt - base
+    }
+
     /// A link with one queue: the window settles where the queueing delay is near the target.
     #[test]
     fn delay_settles_at_its_target() {
@@ -181,23 +203,10 @@ mod model {
             (12_500_000_000, 20),
         ] {
             let mut controller = Delay::new(config);
-            let base = Nanos::from_micros(base);
             let mut now = Timestamp::from_nanos(1);
             let mut queue = Nanos(0);
             for _ in 0..4000 {
-                let window = controller.window().0;
-                let bdp = u128::from(rate) * u128::from(base.0) / 1_000_000_000;
-                let standing = u128::from(window).saturating_sub(bdp);
-                queue = Nanos(u64::try_from(standing * 1_000_000_000 / u128::from(rate)).unwrap());
-                let rtt = Nanos(base.0 + queue.0);
-                now += rtt;
-                controller.on_sample(&Sample {
-                    now,
-                    rtt,
-                    rtt_min: base,
-                    acked: Bytes(window),
-                    in_flight: Bytes(window),
-                });
+                queue = round_trip(&mut controller, rate, Nanos::from_micros(base), &mut now);
             }
             let target = config.target_queue.0;
             let at_floor = controller.window() == config.window_min;

@@ -11,6 +11,7 @@ mod poller;
 pub mod rx_link;
 pub mod tx_link;
 
+use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,6 +19,7 @@ pub use poller::Poller;
 pub use rx_link::RxLink;
 pub use tx_link::TxLink;
 
+use crate::clock::Timestamp;
 use crate::units::Nanos;
 
 /// What a step is for.
@@ -58,6 +60,43 @@ impl Idle {
                 std::thread::yield_now();
             }
         }
+    }
+}
+
+/// Which of a link's channels to read.
+#[derive(Debug)]
+struct Arrivals {
+    poller: Poller,
+    /// The path that something came over last.
+    hot: usize,
+    polled_at: Timestamp,
+}
+
+impl Arrivals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            poller: Poller::new()?,
+            hot: 0,
+            polled_at: Timestamp::ZERO,
+        })
+    }
+
+    /// The other paths to read after the hot one, which gave `got` bytes: one call asks about all
+    /// of them, and not at every look while the hot one has enough.
+    fn others(&mut self, got: usize, now: Timestamp) -> impl Iterator<Item = usize> + use<> {
+        let mut ready = 0u64;
+        if got == 0 || now.since(self.polled_at) >= IDLE_POLL_GAP {
+            self.polled_at = now;
+            self.poller.wait(0, |key| ready |= 1 << (key & 63));
+        }
+        if got > 0 {
+            ready &= !(1 << self.hot);
+        }
+        std::iter::from_fn(move || {
+            let path = (ready != 0).then(|| ready.trailing_zeros() as usize);
+            ready &= ready.wrapping_sub(1);
+            path
+        })
     }
 }
 

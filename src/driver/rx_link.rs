@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::conn::{Conn, LinkRef, Submission, untoken};
-use super::{IDLE_POLL_GAP, Idle, Poller, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
+use super::{Arrivals, Idle, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
 use crate::clock::Timestamp;
 use crate::engine::wire::{Frame, PathCount, Rkeys};
 use crate::engine::{MemRange, RecvError, RxAction, RxEngine, Sink, Violation};
@@ -90,10 +90,8 @@ pub struct RxInner {
     engine: RxEngine,
     paths: Vec<PathIo>,
     conns: BTreeMap<u32, (Arc<Conn>, Consumer<Submission>)>,
-    poller: Poller,
+    arrivals: Arrivals,
     scratch: Box<[u8]>,
-    hot: usize,
-    polled_at: Timestamp,
     timer_at: Timestamp,
     dead_peer: Nanos,
     /// Since when no path is up.
@@ -147,8 +145,8 @@ impl RxLink {
         params: &RxParams,
         host: Arc<dyn RxHost>,
     ) -> io::Result<Arc<Self>> {
-        let poller = Poller::new()?;
-        let poll_fd = poller.fd();
+        let arrivals = Arrivals::new()?;
+        let poll_fd = arrivals.poller.fd();
         let now = Timestamp::now();
         let path = || PathIo {
             channel: None,
@@ -158,10 +156,8 @@ impl RxLink {
             engine,
             paths: (0..params.paths).map(|_| path()).collect(),
             conns: BTreeMap::new(),
-            poller,
+            arrivals,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
-            hot: 0,
-            polled_at: Timestamp::ZERO,
             timer_at: Timestamp::ZERO,
             dead_peer: params.dead_peer,
             orphan_since: Some(now),
@@ -353,6 +349,7 @@ impl RxInner {
         let previous = self.engine.handle_path_up(new.path, new.epoch, new.fence);
         if link.host.welcome(link, &mut new, previous).is_err()
             || self
+                .arrivals
                 .poller
                 .add(new.channel.fd(), u64::from(new.path))
                 .is_err()
@@ -369,34 +366,23 @@ impl RxInner {
 
     fn drop_channel(&mut self, index: usize) {
         if let Some(channel) = self.paths[index].channel.take() {
-            self.poller.remove(channel.fd());
+            self.arrivals.poller.remove(channel.fd());
             channel.abort();
         }
     }
 
     fn receive(&mut self, link: &RxLink, now: Timestamp) -> bool {
-        let hot = self.hot;
-        let got = self.receive_path(link, hot, now);
+        let got = self.receive_path(link, self.arrivals.hot, now);
         let mut any = got > 0;
-        let others = self
-            .paths
-            .iter()
-            .enumerate()
-            .any(|(i, p)| i != hot && p.channel.is_some());
-        if others && (got == 0 || now.since(self.polled_at) >= IDLE_POLL_GAP) {
-            self.polled_at = now;
-            let mut ready = 0u64;
-            self.poller.wait(0, |key| ready |= 1 << (key & 63));
-            if got > 0 {
-                ready &= !(1 << hot);
-            }
-            while ready != 0 {
-                let path = ready.trailing_zeros() as usize;
-                ready &= ready - 1;
-                if self.receive_path(link, path, now) > 0 {
-                    self.hot = path;
-                    any = true;
-                }
+        let others =
+            |(path, io): (usize, &PathIo)| path != self.arrivals.hot && io.channel.is_some();
+        if !self.paths.iter().enumerate().any(others) {
+            return any;
+        }
+        for path in self.arrivals.others(got, now) {
+            if self.receive_path(link, path, now) > 0 {
+                self.arrivals.hot = path;
+                any = true;
             }
         }
         any

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::conn::{Conn, LinkRef, Submission, untoken};
-use super::{BACKLOG_GAP, IDLE_POLL_GAP, Idle, Poller, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
+use super::{Arrivals, BACKLOG_GAP, Idle, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
 use crate::auth::Key;
 use crate::clock::Timestamp;
 use crate::engine::wire::{Frame, PathCount};
@@ -110,10 +110,8 @@ pub struct TxInner {
     pub engine: TxEngine,
     paths: Vec<PathIo>,
     conns: BTreeMap<u32, (Arc<Conn>, Consumer<Submission>)>,
-    poller: Poller,
+    arrivals: Arrivals,
     scratch: Box<[u8]>,
-    hot: usize,
-    polled_at: Timestamp,
     timer_at: Timestamp,
     backlog_at: Timestamp,
     last_refusal: Option<String>,
@@ -155,8 +153,8 @@ impl TxLink {
     /// # Errors
     /// No descriptor is left.
     pub fn new(engine: TxEngine, params: TxParams, host: Arc<dyn TxHost>) -> io::Result<Arc<Self>> {
-        let poller = Poller::new()?;
-        let poll_fd = poller.fd();
+        let arrivals = Arrivals::new()?;
+        let poll_fd = arrivals.poller.fd();
         let paths = engine
             .path_infos()
             .map(|_| PathIo {
@@ -169,10 +167,8 @@ impl TxLink {
             engine,
             paths,
             conns: BTreeMap::new(),
-            poller,
+            arrivals,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
-            hot: 0,
-            polled_at: Timestamp::ZERO,
             timer_at: Timestamp::ZERO,
             backlog_at: Timestamp::ZERO,
             last_refusal: None,
@@ -410,10 +406,15 @@ impl TxInner {
             } => {
                 let io = &mut self.paths[usize::from(path)];
                 if let Some(old) = io.channel.take() {
-                    self.poller.remove(old.fd());
+                    self.arrivals.poller.remove(old.fd());
                     old.abort();
                 }
-                if self.poller.add(channel.fd(), u64::from(path)).is_err() {
+                if self
+                    .arrivals
+                    .poller
+                    .add(channel.fd(), u64::from(path))
+                    .is_err()
+                {
                     channel.abort();
                     self.engine.handle_dial_failed(path, epoch, now);
                     return;
@@ -446,28 +447,17 @@ impl TxInner {
     fn receive(&mut self, now: Timestamp) -> bool {
         // The path that something came over last is read at once; the others are asked about
         // by one call for all of them.
-        let hot = self.hot;
-        let got = self.receive_path(hot, now);
+        let got = self.receive_path(self.arrivals.hot, now);
         let mut any = got > 0;
-        let others = self
-            .paths
-            .iter()
-            .enumerate()
-            .any(|(i, p)| i != hot && p.channel.is_some());
-        if others && (got == 0 || now.since(self.polled_at) >= IDLE_POLL_GAP) {
-            self.polled_at = now;
-            let mut ready = 0u64;
-            self.poller.wait(0, |key| ready |= 1 << (key & 63));
-            if got > 0 {
-                ready &= !(1 << hot);
-            }
-            while ready != 0 {
-                let path = ready.trailing_zeros() as usize;
-                ready &= ready - 1;
-                if self.receive_path(path, now) > 0 {
-                    self.hot = path;
-                    any = true;
-                }
+        let others =
+            |(path, io): (usize, &PathIo)| path != self.arrivals.hot && io.channel.is_some();
+        if !self.paths.iter().enumerate().any(others) {
+            return any;
+        }
+        for path in self.arrivals.others(got, now) {
+            if self.receive_path(path, now) > 0 {
+                self.arrivals.hot = path;
+                any = true;
             }
         }
         any
@@ -568,7 +558,7 @@ impl TxInner {
                     if io.epoch == epoch
                         && let Some(channel) = io.channel.take()
                     {
-                        self.poller.remove(channel.fd());
+                        self.arrivals.poller.remove(channel.fd());
                         channel.abort();
                     }
                 }

@@ -339,8 +339,7 @@ impl RxEngine {
                 peer_closed: false,
             });
         }
-        self.control
-            .push_back((None, Frame::Opened { conn, accepted }.encode()));
+        self.say(Frame::Opened { conn, accepted });
     }
 
     /// Posts one buffer; [`RxEngine::poll_completion`] gives `token` back when its message has
@@ -392,8 +391,7 @@ impl RxEngine {
         self.pool_bytes -= consumed;
         self.consume(consumed);
         self.refill_slots();
-        self.control
-            .push_back((None, Frame::Close { conn }.encode()));
+        self.say(Frame::Close { conn });
     }
 
     /// Paths on which a payload for this connection is arriving right now.
@@ -519,8 +517,7 @@ impl RxEngine {
         p.channel = Channel::Lost;
         self.forget_arriving(path);
         self.leave_control_path(path);
-        self.control
-            .push_back((None, Frame::Lost { path, epoch }.encode()));
+        self.say(Frame::Lost { path, epoch });
     }
 
     /// The driver has made the channel silent, as [`RxAction::Silence`] asked.
@@ -533,10 +530,7 @@ impl RxEngine {
         let count = p.count;
         self.forget_arriving(path);
         self.leave_control_path(path);
-        self.control.push_back((
-            None,
-            Frame::Fenced(PathCount { path, epoch, count }).encode(),
-        ));
+        self.say(Frame::Fenced(PathCount { path, epoch, count }));
         self.resync();
     }
 
@@ -710,14 +704,10 @@ impl RxEngine {
             }
             Frame::Open { conn, listener } => {
                 if self.conns.contains_key(&conn) {
-                    self.control.push_back((
-                        None,
-                        Frame::Opened {
-                            conn,
-                            accepted: true,
-                        }
-                        .encode(),
-                    ));
+                    self.say(Frame::Opened {
+                        conn,
+                        accepted: true,
+                    });
                 } else if self.conns.len() + self.actions.len() >= CONNS_MAX {
                     return Err(Violation::Protocol("more connections than a link can have"));
                 } else {
@@ -1037,8 +1027,7 @@ impl RxEngine {
                     addr: 0,
                     rkeys: Rkeys::default(),
                 };
-                self.control
-                    .push_back((None, Frame::Credit(credit).encode()));
+                self.say(Frame::Credit(credit));
                 return Ok(());
             }
             None if c.wanted.len() < 512 => c.wanted.push((tag, ordinal)),
@@ -1070,8 +1059,7 @@ impl RxEngine {
             }
         }
         // Also for a connection that is gone: the peer repeats itself until it hears this.
-        self.control
-            .push_back((None, Frame::Close { conn }.encode()));
+        self.say(Frame::Close { conn });
         Ok(())
     }
 
@@ -1094,7 +1082,7 @@ impl RxEngine {
                 epoch,
                 count: p.count_of(epoch),
             });
-            self.control.push_back((None, answer.encode()));
+            self.say(answer);
         } else {
             return Err(Violation::Protocol("a fence for a channel that never was"));
         }
@@ -1170,8 +1158,7 @@ impl RxEngine {
         let s = &mut self.slots[usize::from(slot)];
         s.state = SlotState::Granted;
         let credit = s.credit(slot);
-        self.control
-            .push_back((None, Frame::Credit(credit).encode()));
+        self.say(Frame::Credit(credit));
     }
 
     fn finish(&mut self, slot: u16, result: Result<u64, RecvError>) {
@@ -1289,6 +1276,11 @@ impl RxEngine {
     #[must_use]
     pub fn has_output(&self) -> bool {
         self.ack_due || !self.control.is_empty()
+    }
+
+    /// Sends a control frame, on the path that is best by then.
+    fn say(&mut self, frame: Frame) {
+        self.control.push_back((None, frame.encode()));
     }
 
     /// The next control frame; acknowledgements come from [`RxEngine::poll_ack`].

@@ -48,8 +48,9 @@ pub struct TcpChannel {
     /// Bytes of the first queued frame that have been sent.
     sent: u64,
     deframer: Deframer,
-    /// The kernel stamps arrivals; until the first data frame, for the search's probes.
+    /// The peer may probe this channel, and the kernel can stamp arrivals.
     probed: bool,
+    /// It does so now.
     stamped: bool,
 }
 

@@ -31,6 +31,18 @@ pub(super) struct Message {
     pub(super) announced: bool,
 }
 
+impl Message {
+    /// Tells the receiver that it waits for a credit, and how long it is.
+    pub(super) fn announcement(&self) -> Frame {
+        Frame::Announce {
+            conn: self.conn,
+            tag: self.tag,
+            ordinal: self.ordinal,
+            size: self.source.len,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ConnState {
     Opening,
@@ -68,7 +80,7 @@ impl TxEngine {
         if len > credit.capacity {
             // Our own send fails here; the receiver's receive fails when it hears the size.
             let m = &mut self.messages[key as usize];
-            let (conn, tag, ordinal) = (m.conn, m.tag, m.ordinal);
+            let (conn, announcement) = (m.conn, m.announcement());
             if let Some(token) = m.token.take() {
                 let error = SendError::TooLong {
                     size: len,
@@ -79,16 +91,7 @@ impl TxEngine {
                     result: Err(error),
                 });
             }
-            self.control.push_back((
-                None,
-                Frame::Announce {
-                    conn,
-                    tag,
-                    ordinal,
-                    size: len,
-                }
-                .encode(),
-            ));
+            self.say(announcement);
             self.free_messages.push(key);
             self.connection_drains(conn);
             return;
@@ -158,8 +161,7 @@ impl TxEngine {
         };
         if c.state == ConnState::Closing && c.live == 0 && !c.close_sent {
             c.close_sent = true;
-            self.control
-                .push_back((None, Frame::Close { conn }.encode()));
+            self.say(Frame::Close { conn });
         }
     }
 

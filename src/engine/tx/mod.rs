@@ -347,8 +347,7 @@ impl TxEngine {
                 close_sent: false,
             },
         );
-        self.control
-            .push_back((None, Frame::Open { conn, listener }.encode()));
+        self.say(Frame::Open { conn, listener });
         conn
     }
 
@@ -423,18 +422,10 @@ impl TxEngine {
             self.start(key, credit);
         } else {
             c.waiting.push_back(key);
-            self.messages[key as usize].announced = true;
-            let size = source.len;
-            self.control.push_back((
-                None,
-                Frame::Announce {
-                    conn,
-                    tag,
-                    ordinal,
-                    size,
-                }
-                .encode(),
-            ));
+            let m = &mut self.messages[key as usize];
+            m.announced = true;
+            let announcement = m.announcement();
+            self.say(announcement);
         }
         Submitted::Queued
     }

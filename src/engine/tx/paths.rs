@@ -433,30 +433,18 @@ impl TxEngine {
 
     /// Says again what a lost path may have swallowed.
     pub(super) fn resync(&mut self) {
+        let mut say = |frame: Frame| self.control.push_back((None, frame.encode()));
         for (&conn, c) in &self.conns {
             match c.state {
-                ConnState::Opening => {
-                    let open = Frame::Open {
-                        conn,
-                        listener: c.listener,
-                    };
-                    self.control.push_back((None, open.encode()));
-                }
-                ConnState::Closing if c.close_sent => {
-                    self.control
-                        .push_back((None, Frame::Close { conn }.encode()));
-                }
+                ConnState::Opening => say(Frame::Open {
+                    conn,
+                    listener: c.listener,
+                }),
+                ConnState::Closing if c.close_sent => say(Frame::Close { conn }),
                 _ => {}
             }
             for &key in &c.waiting {
-                let m = &self.messages[key as usize];
-                let announce = Frame::Announce {
-                    conn,
-                    tag: m.tag,
-                    ordinal: m.ordinal,
-                    size: m.source.len,
-                };
-                self.control.push_back((None, announce.encode()));
+                say(self.messages[key as usize].announcement());
             }
         }
         for p in &mut self.paths {

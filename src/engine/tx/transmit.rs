@@ -26,6 +26,11 @@ impl TxEngine {
         transmit
     }
 
+    /// Sends a control frame, on the path that is best by then.
+    pub(super) fn say(&mut self, frame: Frame) {
+        self.control.push_back((None, frame.encode()));
+    }
+
     pub(super) fn poll_control(&mut self) -> Option<Transmit> {
         while let Some((path, id)) = self.probes.pop_front() {
             let p = &mut self.paths[usize::from(path)];

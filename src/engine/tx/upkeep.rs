@@ -49,7 +49,7 @@ impl TxEngine {
                     path: index_u8(index),
                     epoch,
                 };
-                self.control.push_back((None, fence.encode()));
+                self.say(fence);
             }
         }
         let alive = self.paths.iter().any(TxPath::is_well);
