@@ -7,8 +7,6 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 PREFIX ?= /usr/local
-PACKAGES := gcc make iproute2 python3 python3-pip gdb valgrind
-PROGRAMS := gcc make ip python3 gdb valgrind
 PLUGIN := target/release/libnccl_net_thalweg.so
 
 .PHONY: demo test check bench install build setup lab-tools lint unit loom lab-tests deny names clean
@@ -30,16 +28,7 @@ demo: setup
 
 # Installs what is missing; without root it says what to install.
 setup:
-	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: install it from your distribution (rustc and cargo, 1.88 or later) or by rustup"; exit 1; }
-	@missing=""; for p in $(PROGRAMS); do command -v $$p >/dev/null || missing=1; done; \
-	python3 -m pip --version >/dev/null 2>&1 || missing=1; \
-	if [ -n "$$missing" ]; then \
-	  if [ "$$(id -u)" = 0 ]; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null; \
-	  else \
-	    echo "some programs are missing: run 'sudo apt-get install -y $(PACKAGES)'"; exit 1; \
-	  fi; \
-	fi
+	@CARGO=$(CARGO) lab/setup.sh
 
 lab-tools: setup
 	@$(MAKE) --no-print-directory -C lab

@@ -1055,3 +1055,45 @@ fn a_suspect_path_still_carries_control_frames_if_it_is_the_only_one() {
         "no credit goes out: {frames:?}"
     );
 }
+
+/// Nothing of its own is under way when the network dies: only by asking can a receiver find out
+/// that nobody is there.
+#[test]
+fn a_receiver_asks_after_a_silent_peer_and_knows_how_long_it_has_been_alone() {
+    let start = Timestamp::from_nanos(1_000_000_000);
+    let mut rx = RxEngine::new(EngineConfig::default(), start);
+    rx.handle_path_up(0, 1, None);
+    rx.handle_path_up(1, 1, None);
+    rx.answer_open(1, true);
+    let mut buffer = vec![0u8; 100_000];
+    let range = MemRange {
+        addr: buffer.as_mut_ptr() as u64,
+        len: 100_000,
+    };
+    rx.post(1, 1, 0, range, Rkeys::default());
+    let mut pings = 0;
+    for ms in 0..1000 {
+        let now = start + Nanos::from_millis(ms);
+        let dead = ms >= 100;
+        for path in 0..2 {
+            if rx.wants_stats(path) {
+                rx.handle_stats(
+                    path,
+                    &stats(dead, start + Nanos(u64::from(!dead) * ms)),
+                    now,
+                );
+            }
+        }
+        rx.handle_timeout(now);
+        while let Some(t) = rx.poll_ack(true).or_else(|| rx.poll_transmit()) {
+            let frame = Frame::decode(t.header.as_bytes()).unwrap();
+            pings += usize::from(matches!(frame, Frame::Ping { .. }));
+        }
+    }
+    assert!((4..=8).contains(&pings), "{pings} pings on two paths");
+    let alone = (start + Nanos::from_millis(999)).since(rx.last_life());
+    assert!(
+        (600..=800).contains(&alone.as_millis()),
+        "asked at 250 ms, suspect 20 ms later: {alone:?}"
+    );
+}

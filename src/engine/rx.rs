@@ -546,7 +546,7 @@ impl RxEngine {
     /// [`RxEngine::wants_stats`] names: data that still comes over a path does not tell whether
     /// anything gets back.
     ///
-    /// What went out on a silent path is said again on another one. Where it is the only one,
+    /// What went out on a silent path is said again on one that is not. Where it is the only one,
     /// control frames stay on it: a late frame is better than none, and a path that nothing comes
     /// over would never be chosen again.
     pub fn handle_stats(&mut self, path: u8, stats: &TransportStats, now: Timestamp) {
@@ -560,11 +560,13 @@ impl RxEngine {
         if suspect == std::mem::replace(&mut p.suspect, suspect) {
             return;
         }
-        let well = self.paths_up().find(|&p| !self.is_suspect(p));
-        if self.control_path.is_none_or(|p| self.is_suspect(p)) && well.is_some() {
-            self.control_path = well;
+        let Some(well) = self.paths_up().find(|&p| !self.is_suspect(p)) else {
+            return;
+        };
+        if self.control_path.is_none_or(|p| self.is_suspect(p)) {
+            self.control_path = Some(well);
         }
-        if suspect && well.is_some() {
+        if self.paths_up().any(|p| self.is_suspect(p)) {
             self.resync();
         }
     }

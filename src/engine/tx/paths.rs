@@ -42,14 +42,26 @@ pub(super) struct Outstanding {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct RateMeter {
     pub(super) rate: u64,
+    /// What [`byte_time`] says of it.
+    pub(super) byte_time: u64,
     pub(super) busy_since: Option<Timestamp>,
     pub(super) bytes: u64,
     /// Nothing was outstanding when it began.
     pub(super) from_empty: bool,
 }
 
+/// Time to move a byte at a rate in bytes a second, in units of 2^-16 ns.
+fn byte_time(rate: u64) -> u64 {
+    (1_000_000_000 << 16) / rate.max(1)
+}
+
 impl RateMeter {
     const SPAN: Nanos = Nanos(4_000_000);
+
+    fn set(&mut self, rate: u64) {
+        self.rate = rate;
+        self.byte_time = byte_time(rate);
+    }
 
     pub(super) fn on_sent(&mut self, now: Timestamp) {
         if self.busy_since.is_none() {
@@ -66,12 +78,11 @@ impl RateMeter {
         if span >= Self::SPAN {
             // A path that ran dry may have been done before its span was: it counts less.
             let weight = if still_busy { 4 } else { 16 };
-            let sample = u64::try_from(u128::from(self.bytes) * 1_000_000_000 / u128::from(span.0))
-                .unwrap_or(u64::MAX);
-            self.rate = match self.rate {
+            let sample = self.bytes.saturating_mul(1_000_000_000) / span.0;
+            self.set(match self.rate {
                 0 => sample,
                 rate => rate - rate / weight + sample / weight,
-            };
+            });
             self.busy_since = Some(now);
             self.bytes = 0;
             self.from_empty = false;
@@ -80,10 +91,9 @@ impl RateMeter {
             // Too short a time to measure by; but if all of it was sent since, the path is no
             // slower than this.
             if self.from_empty && span.0 > 0 && span < Self::SPAN {
-                let least = u128::from(self.bytes) * 1_000_000_000 / u128::from(span.0);
-                let least = u64::try_from(least).unwrap_or(u64::MAX);
-                if self.rate > 0 {
-                    self.rate += least.saturating_sub(self.rate) / 4;
+                let least = self.bytes.saturating_mul(1_000_000_000) / span.0;
+                if self.rate > 0 && least > self.rate {
+                    self.set(self.rate + (least - self.rate) / 4);
                 }
             }
             self.busy_since = None;
@@ -541,31 +551,29 @@ impl TxEngine {
     /// Shares the link's window out among its paths, by their measured rates.
     pub(super) fn refresh_views(&mut self) {
         self.refresh_usable();
-        let measured =
-            |p: &TxPath| (p.state == PathState::Active && p.meter.rate > 0).then_some(p.meter.rate);
-        let (sum, count) = self
-            .paths
-            .iter()
-            .filter_map(measured)
-            .fold((0u64, 0u64), |(sum, n), rate| (sum + rate, n + 1));
+        let (mut sum, mut count, mut active) = (0u64, 0u64, 0u64);
+        for p in self.paths.iter().filter(|p| p.is_active()) {
+            sum += p.meter.rate;
+            count += u64::from(p.meter.rate > 0);
+            active += 1;
+        }
         // A path that has not shown its rate yet is taken for an average one.
         let assumed = sum.checked_div(count).unwrap_or(1_000_000_000).max(1);
-        let active = self.paths.iter().filter(|p| p.is_active()).count() as u64;
-        let total = sum + assumed * active.saturating_sub(count);
-        let window = self.controller.window().0;
+        let total = sum + assumed * (active - count);
+        let window = u128::from(self.controller.window().0);
+        let per_rate = (window << 32) / u128::from(total.max(1));
         let chunk = u64::from(self.chunk_bytes_for(u64::MAX >> 1));
         for (p, view) in self.paths.iter().zip(&mut self.views) {
-            if p.state != PathState::Active {
+            if !p.is_active() {
                 continue;
             }
-            let rate = if p.meter.rate > 0 {
-                p.meter.rate
-            } else {
-                assumed
+            let (rate, byte_time) = match p.meter.rate {
+                0 => (assumed, byte_time(assumed)),
+                rate => (rate, p.meter.byte_time),
             };
-            let share = u128::from(window) * u128::from(rate) / u128::from(total.max(1));
+            let share = per_rate * u128::from(rate) >> 32;
             view.cap = Bytes(u64::try_from(share).unwrap_or(u64::MAX).max(2 * chunk));
-            view.byte_time = (1_000_000_000 << 16) / rate;
+            view.byte_time = byte_time;
             view.delay_ns = p.stats.rtt_min.0;
         }
     }
