@@ -571,7 +571,7 @@ impl TxEngine {
                 0 => (assumed, byte_time(assumed)),
                 rate => (rate, p.meter.byte_time),
             };
-            let share = per_rate * u128::from(rate) >> 32;
+            let share = (per_rate * u128::from(rate)) >> 32;
             view.cap = Bytes(u64::try_from(share).unwrap_or(u64::MAX).max(2 * chunk));
             view.byte_time = byte_time;
             view.delay_ns = p.stats.rtt_min.0;
