@@ -57,6 +57,8 @@ impl Stage {
         match tried {
             Ok(fabric) => Ok(Self::Fabric(fabric)),
             Err(why) => {
+                // What there was of a fabric took the directory away with it.
+                fs::create_dir_all(work_dir).map_err(|e| format!("{}: {e}", work_dir.display()))?;
                 let stage = Loopback {
                     faults: work_dir.join("faults"),
                     why,
@@ -292,5 +294,24 @@ pub fn sample_ways() {
             return;
         }
         thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_no_fabric_can_be_made_it_is_loopback() {
+        let dir = std::env::temp_dir().join(format!("thalweg-stage-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory");
+        let stage = Stage::make(Some(Path::new("/bin/false")), &dir);
+        let Ok(Stage::Loopback(loopback)) = stage else {
+            panic!("a fabric, or none of either");
+        };
+        assert!(loopback.why.contains("failed"), "{}", loopback.why);
+        let faults = fs::read_to_string(&loopback.faults).expect("the fault file");
+        assert!(faults.starts_with("rate "), "{faults}");
+        fs::remove_dir_all(&dir).expect("the directory");
     }
 }
