@@ -13,6 +13,7 @@ pub mod engine;
 pub mod error;
 pub mod path;
 pub mod session;
+pub mod sim;
 pub mod sync;
 pub mod transport;
 pub mod units;

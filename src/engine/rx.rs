@@ -926,7 +926,8 @@ impl RxEngine {
         p.count = p.count.wrapping_add(1);
         p.unacked = true;
         self.ack_due = true;
-        self.ack_urgent = true;
+        // The sender's adapter tells it; only what it needs to know of posted receives is urgent.
+        self.ack_urgent |= self.config.receive_depth.is_some();
         self.heard = true;
         self.lead_control_to(path);
         let slot = self

@@ -40,6 +40,16 @@ pub struct HealthConfig {
     pub dead_min: Nanos,
     /// Dead at the latest. Default 2 s.
     pub dead_max: Nanos,
+    /// Probes of a suspect path and its siblings are this far apart. Default 15 ms.
+    pub probe_gap: Nanos,
+    /// A silent path is given up only when the peer's program has answered on a sibling for this
+    /// long. A program that is stopped, or has just woken up, takes nothing from any path, and its
+    /// kernel drops what no longer fits: that silence is not the path's. Default 60 ms.
+    pub sibling_span: Nanos,
+    /// And did so no longer ago than this. Default 50 ms.
+    pub sibling_lately: Nanos,
+    /// A fence that is not answered is repeated, over whatever path is best by then. Default 20 ms.
+    pub fence_repeat: Nanos,
 }
 
 impl Default for HealthConfig {
@@ -48,6 +58,10 @@ impl Default for HealthConfig {
             suspect_min: Nanos::from_millis(20),
             dead_min: Nanos::from_millis(80),
             dead_max: Nanos::from_secs(2),
+            probe_gap: Nanos::from_millis(15),
+            sibling_span: Nanos::from_millis(60),
+            sibling_lately: Nanos::from_millis(50),
+            fence_repeat: Nanos::from_millis(20),
         }
     }
 }
@@ -101,6 +115,12 @@ impl Health {
     pub fn saw_life(&mut self, now: Timestamp) {
         self.alive_at = now;
         self.heard_at = now;
+        self.quiet_since = None;
+    }
+
+    /// The adapter has told that something has arrived: its peer's adapter lives.
+    pub fn saw_acknowledgement(&mut self, now: Timestamp) {
+        self.alive_at = now;
         self.quiet_since = None;
     }
 

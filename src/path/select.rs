@@ -1,6 +1,7 @@
 //! The choice of the path for the next chunk.
 
-use crate::units::Bytes;
+use crate::clock::Timestamp;
+use crate::units::{Bytes, Nanos};
 
 /// What a selector sees of a path.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +16,11 @@ pub struct View {
     pub byte_time: u64,
     /// Smallest delay it has shown, ns.
     pub delay_ns: u64,
+    /// The queue that the last chunk on it met in the network, where completions tell, and when
+    /// that was known.
+    pub queue: Nanos,
+    /// See `queue`.
+    pub seen_at: Timestamp,
 }
 
 impl View {
@@ -112,9 +118,33 @@ impl Selector for StaticHash {
     }
 }
 
+/// The path with the least bytes outstanding; the next in turn among equals.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LeastOutstanding {
+    next: usize,
+}
+
+impl Selector for LeastOutstanding {
+    fn name(&self) -> &'static str {
+        "least-outstanding"
+    }
+
+    fn choose(&mut self, _conn: u32, bytes: u64, paths: &[View]) -> Option<usize> {
+        let count = paths.len();
+        let found = (0..count)
+            .map(|k| (self.next + k) % count)
+            .filter(|&i| paths[i].has_room(bytes))
+            .min_by_key(|&i| paths[i].outstanding)?;
+        self.next = found + 1;
+        Some(found)
+    }
+}
+
 /// The selectors, dispatched without a virtual call.
 #[derive(Debug, Clone)]
 pub enum AnySelector {
+    /// Least outstanding.
+    LeastOutstanding(LeastOutstanding),
     /// Least expected completion.
     Adaptive(Adaptive),
     /// In turn.
@@ -126,6 +156,7 @@ pub enum AnySelector {
 impl Selector for AnySelector {
     fn name(&self) -> &'static str {
         match self {
+            Self::LeastOutstanding(s) => s.name(),
             Self::Adaptive(s) => s.name(),
             Self::RoundRobin(s) => s.name(),
             Self::Hash(s) => s.name(),
@@ -134,6 +165,7 @@ impl Selector for AnySelector {
 
     fn choose(&mut self, conn: u32, bytes: u64, paths: &[View]) -> Option<usize> {
         match self {
+            Self::LeastOutstanding(s) => s.choose(conn, bytes, paths),
             Self::Adaptive(s) => s.choose(conn, bytes, paths),
             Self::RoundRobin(s) => s.choose(conn, bytes, paths),
             Self::Hash(s) => s.choose(conn, bytes, paths),
@@ -152,6 +184,8 @@ mod tests {
             cap: Bytes(1 << 20),
             byte_time: (8000 << 16) / rate_mbps,
             delay_ns: 100_000,
+            queue: Nanos(0),
+            seen_at: Timestamp::ZERO,
         }
     }
 

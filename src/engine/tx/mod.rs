@@ -19,7 +19,7 @@ use thiserror::Error;
 use self::eager::EagerEntry;
 use self::message::{ConnState, Message, TxConn};
 use self::paths::TxPath;
-use self::upkeep::{DIAL_BURST, FENCE_REPEAT};
+use self::upkeep::DIAL_BURST;
 use super::bitmap::SlidingBitmap;
 use super::wire::{self, Chunk, Frame, Header, Rkeys};
 use super::{Completions, EAGER_WINDOW, EngineConfig, MemRange, Ordinals, UNHEARD};
@@ -258,6 +258,8 @@ pub struct TxEngine {
     done: VecDeque<SendDone>,
     events: VecDeque<TxEvent>,
     base: Base,
+    /// The least time from a chunk's departure to its completion.
+    base_rtt: Base,
     /// Since when there has been more to send than the paths take.
     backlog_since: Option<Timestamp>,
     moments: Moments,
@@ -286,6 +288,8 @@ impl TxEngine {
             cap: Bytes(0),
             byte_time: 0,
             delay_ns: 0,
+            queue: Nanos::ZERO,
+            seen_at: Timestamp::ZERO,
         };
         Self {
             config,
@@ -318,6 +322,7 @@ impl TxEngine {
             done: VecDeque::new(),
             events: VecDeque::new(),
             base: Base::default(),
+            base_rtt: Base::default(),
             backlog_since: None,
             moments: Moments::new(config.paths_max.into()),
             misses: 0,
@@ -674,7 +679,7 @@ impl TxEngine {
         let mut by = |at: Timestamp| due = Some(due.map_or(at, |d| d.min(at)));
         for p in &self.paths {
             if p.open_fence.is_some() {
-                by(p.fence_sent_at + FENCE_REPEAT);
+                by(p.fence_sent_at + self.config.health.fence_repeat);
             }
             if p.verdict != Verdict::Fine || p.watched {
                 by(soon);

@@ -10,18 +10,12 @@ use super::upkeep::VERIFY_FIRST;
 use super::{FenceReason, PathInfo, PathState, Probes, TxAction, TxEngine, TxEvent, index_u8};
 use crate::clock::Timestamp;
 use crate::control::{Controller, Sample};
+use crate::engine::Completions;
 use crate::engine::wire::{Frame, PathCount};
 use crate::path::health::{Health, TransportStats, Verdict};
 use crate::path::search::Candidate;
 use crate::units::{Bytes, Nanos};
 
-/// Probes of a suspect path and its siblings are this far apart.
-const SUSPECT_PROBE_GAP: Nanos = Nanos(15_000_000);
-/// A silent path is given up only when the peer's program has answered on a sibling for this
-/// long, and did so lately. A program that is stopped, or has just woken up, takes nothing from
-/// any path, and its kernel drops what no longer fits: that silence is not the path's.
-const SIBLING_SPAN: Nanos = Nanos(60_000_000);
-const SIBLING_LATELY: Nanos = Nanos(50_000_000);
 /// Bytes of one path that may have reached the peer's host without having been taken in by its
 /// program: how long that program may be busy elsewhere before the path runs dry.
 pub(super) const LAG_MAX: u64 = 8 << 20;
@@ -36,6 +30,9 @@ pub(super) enum Cargo {
 pub(super) struct Outstanding {
     pub(super) cargo: Cargo,
     pub(super) bytes: u32,
+    /// When the adapter will have sent it, where it tells: what our own bytes ahead of it cost is
+    /// no delay of the network.
+    pub(super) departs: Timestamp,
 }
 
 /// Delivery rate of a path, measured only while it always had something to deliver.
@@ -101,6 +98,33 @@ impl RateMeter {
     }
 }
 
+/// What completions have shown of a path's delay.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct PathDelay {
+    /// Smoothed round trip, and its mean deviation.
+    rtt: Nanos,
+    rtt_var: Nanos,
+    /// The queue that the last chunk met, and when it was seen.
+    pub(super) queue: Nanos,
+    pub(super) seen_at: Timestamp,
+}
+
+impl PathDelay {
+    fn observe(&mut self, rtt: Nanos, queue: Nanos, now: Timestamp) {
+        if self.rtt.is_zero() {
+            self.rtt = rtt;
+            self.rtt_var = rtt / 2;
+        } else {
+            // Gains of RFC 6298.
+            let deviation = Nanos(rtt.0.abs_diff(self.rtt.0));
+            self.rtt_var = self.rtt_var - self.rtt_var / 4 + deviation / 4;
+            self.rtt = self.rtt - self.rtt / 8 + rtt / 8;
+        }
+        self.queue = queue;
+        self.seen_at = now;
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct TxPath {
     pub(super) state: PathState,
@@ -122,6 +146,7 @@ pub(super) struct TxPath {
     /// A control frame was sent on it that may still be under way.
     pub(super) watched: bool,
     pub(super) meter: RateMeter,
+    pub(super) delay: PathDelay,
     pub(super) candidate: Candidate,
     /// The channel whose fence has not been answered: the queue holds what it carried.
     pub(super) open_fence: Option<u16>,
@@ -156,6 +181,7 @@ impl TxPath {
             probed_at: Timestamp::ZERO,
             watched: false,
             meter: RateMeter::default(),
+            delay: PathDelay::default(),
             candidate: Candidate::new(paths),
             open_fence: None,
             fence_sent_at: Timestamp::ZERO,
@@ -218,6 +244,7 @@ impl TxEngine {
         p.stats = TransportStats::default();
         p.verdict = Verdict::Fine;
         p.meter = RateMeter::default();
+        p.delay = PathDelay::default();
         p.candidate.reset(&self.moments);
         p.verify_at = now + VERIFY_FIRST;
         p.verify_gap = VERIFY_FIRST;
@@ -248,7 +275,10 @@ impl TxEngine {
         }
         let was = p.verdict;
         p.stats = stats;
-        p.verdict = p.health.observe(now, &stats, &config);
+        if self.config.completions == Completions::Local {
+            (p.stats.rtt, p.stats.rtt_var) = (p.delay.rtt, p.delay.rtt_var);
+        }
+        p.verdict = p.health.observe(now, &p.stats, &config);
         p.watched &= stats.in_flight;
         self.last_life = self.last_life.max(p.health.alive_at());
         let active = p.state == PathState::Active;
@@ -257,7 +287,8 @@ impl TxEngine {
                 if was != Verdict::Fine {
                     self.refresh_views();
                 }
-                if active && self.acked_since_sample > 0 {
+                let by_peer = self.config.completions == Completions::Peer;
+                if by_peer && active && self.acked_since_sample > 0 {
                     let acked = Bytes(std::mem::take(&mut self.acked_since_sample));
                     let in_flight = self.views.iter().map(|v| v.outstanding).sum();
                     // What the transport itself holds back waits as well, unseen by its round
@@ -288,7 +319,7 @@ impl TxEngine {
                 self.fence(index, epoch, FenceReason::Silent(quiet), now);
             }
             _ => {
-                if now.since(self.paths[index].probed_at) >= SUSPECT_PROBE_GAP {
+                if now.since(self.paths[index].probed_at) >= config.probe_gap {
                     self.probe_all(now);
                 }
             }
@@ -309,7 +340,8 @@ impl TxEngine {
             return false;
         };
         let since = *p.sibling_since.get_or_insert(now);
-        now.since(since) >= SIBLING_SPAN && now.since(heard) <= SIBLING_LATELY
+        let config = &self.config.health;
+        now.since(since) >= config.sibling_span && now.since(heard) <= config.sibling_lately
     }
 
     pub(super) fn activate(&mut self, index: usize, probes: Option<Probes>) {
@@ -336,9 +368,10 @@ impl TxEngine {
     }
 
     pub(super) fn probe_all(&mut self, now: Timestamp) {
+        let gap = self.config.health.probe_gap;
         for index in 0..self.paths.len() {
             let p = &self.paths[index];
-            if p.is_up() && now.since(p.probed_at) >= SUSPECT_PROBE_GAP {
+            if p.is_up() && now.since(p.probed_at) >= gap {
                 self.probe(index, now);
             }
         }
@@ -523,12 +556,46 @@ impl TxEngine {
         }
     }
 
+    /// The adapter will have sent the data frame that was last given to this path by `at`, as far
+    /// as its rate and what it was given before tell.
+    pub fn handle_departure(&mut self, path: u8, at: Timestamp) {
+        if let Some(last) = self.paths[usize::from(path)].queue.back_mut() {
+            last.departs = at;
+        }
+    }
+
     /// A verbs transport's own completions: `count` more data frames of this channel are done.
     pub fn handle_completions(&mut self, path: u8, epoch: u16, count: u32, now: Timestamp) {
         let index = usize::from(path);
-        if self.paths[index].epoch == epoch {
-            self.acknowledge(index, count as usize, now);
-            self.refresh_views();
+        let p = &mut self.paths[index];
+        if p.epoch != epoch {
+            return;
+        }
+        let last = (count as usize).min(p.queue.len()).checked_sub(1);
+        let departed = last.map(|last| p.queue[last].departs);
+        let in_flight = Bytes(self.in_flight);
+        self.acknowledge(index, count as usize, now);
+        if let Some(departed) = departed {
+            self.sample(index, now.since(departed), in_flight, now);
+        }
+        self.refresh_views();
+    }
+
+    /// A chunk took so long from its departure until its completion.
+    fn sample(&mut self, index: usize, rtt: Nanos, in_flight: Bytes, now: Timestamp) {
+        let queue = self.base_rtt.observe(now, rtt.0.cast_signed());
+        let p = &mut self.paths[index];
+        p.health.saw_acknowledgement(now);
+        p.delay.observe(rtt, queue, now);
+        self.last_life = now;
+        if p.verdict == Verdict::Fine {
+            self.controller.on_sample(&Sample {
+                now,
+                rtt,
+                rtt_min: rtt - queue,
+                acked: Bytes(std::mem::take(&mut self.acked_since_sample)),
+                in_flight,
+            });
         }
     }
 
@@ -575,6 +642,8 @@ impl TxEngine {
             view.cap = Bytes(u64::try_from(share).unwrap_or(u64::MAX).max(2 * chunk));
             view.byte_time = byte_time;
             view.delay_ns = p.stats.rtt_min.0;
+            view.queue = p.delay.queue;
+            view.seen_at = p.delay.seen_at;
         }
     }
 

@@ -3,8 +3,9 @@
 use super::paths::{Cargo, LAG_MAX, Outstanding};
 use super::{Transmit, TxEngine, index_u8};
 use crate::clock::Timestamp;
-use crate::engine::MemRange;
+use crate::control::Controller;
 use crate::engine::wire::{Chunk, Frame};
+use crate::engine::{Completions, MemRange};
 use crate::path::select::Selector;
 
 impl TxEngine {
@@ -68,6 +69,13 @@ impl TxEngine {
         let offset = u64::from(chunk) * u64::from(m.chunk_bytes);
         let len = (m.source.len - offset).min(u64::from(m.chunk_bytes));
         let conn = m.conn;
+        // Where the host alone decides what is in the network, the window is kept to the byte.
+        if self.config.completions == Completions::Local
+            && self.in_flight > 0
+            && self.in_flight + len > self.controller.window().0
+        {
+            return None;
+        }
         let index = if self.config.receive_depth.is_some() {
             let mut views = std::mem::take(&mut self.views);
             for (i, view) in views.iter_mut().enumerate() {
@@ -153,7 +161,11 @@ impl TxEngine {
 
     pub(super) fn give(&mut self, index: usize, cargo: Cargo, bytes: u32, now: Timestamp) {
         let p = &mut self.paths[index];
-        p.queue.push_back(Outstanding { cargo, bytes });
+        p.queue.push_back(Outstanding {
+            cargo,
+            bytes,
+            departs: now,
+        });
         p.sent = p.sent.wrapping_add(1);
         p.bytes_total += u64::from(bytes);
         p.queued_bytes += u64::from(bytes);

@@ -9,8 +9,6 @@ use crate::engine::wire::Frame;
 use crate::path::search::{self, Role, Roles, Way};
 use crate::units::Nanos;
 
-/// A fence that is not answered is repeated, over whatever path is best by then.
-pub(super) const FENCE_REPEAT: Nanos = Nanos(20_000_000);
 /// A dial that has got nowhere for so long is given up: far below TCP's first retry (1 s).
 const REDIAL_MIN: Nanos = Nanos(20_000_000);
 /// Back-off between dials of one path never grows beyond this.
@@ -43,7 +41,7 @@ impl TxEngine {
         for index in 0..self.paths.len() {
             let p = &mut self.paths[index];
             let Some(epoch) = p.open_fence else { continue };
-            if now.since(p.fence_sent_at) >= FENCE_REPEAT {
+            if now.since(p.fence_sent_at) >= self.config.health.fence_repeat {
                 p.fence_sent_at = now;
                 let fence = Frame::Fence {
                     path: index_u8(index),

@@ -1,0 +1,772 @@
+//! Hosts that run the engine: the same code as on a real host, over simulated adapters.
+//!
+//! A host has two processors, one that sends and one that receives, and each does one thing at a
+//! time: takes in a completion or a frame, or gives the next chunk to a path. What that takes is
+//! the price of a chunk, and it bounds how small chunks can be. Connections are established and
+//! the first credits given before the run begins, as they are in a running job.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use super::fabric::{Fabric, Hosts, Net};
+use super::nic::{Completion, NicConfig, NicStats, Nics, Work};
+use super::packet::Packet;
+use super::random::{Purpose, Stream, mix};
+use super::time::{ByteTime, Picos};
+use super::topology::Topology;
+use super::workload::{Flow, Progress, Workload};
+use super::world::Endpoints;
+use crate::control::AnyController;
+use crate::engine::wire::{Frame, Header, Immediate, PathCount, Rkeys};
+use crate::engine::{
+    EngineConfig, MemRange, RxAction, RxEngine, Transmit, TxAction, TxEngine, TxEvent,
+};
+use crate::path::health::TransportStats;
+use crate::path::select::AnySelector;
+
+/// What a host is like.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// Its links' engines; `chunk_bytes` is set, completions are local.
+    pub engine: EngineConfig,
+    /// What decides how much is in flight on a link, at its start.
+    pub controller: AnyController,
+    /// What chooses paths, at its start.
+    pub selector: AnySelector,
+    /// Time of the sending processor for a chunk.
+    pub chunk_time: Picos,
+    /// Time of either processor for a completion or a control frame.
+    pub input_time: Picos,
+    /// Links are looked after (silence, timers) so often while something is in flight.
+    pub tick: Picos,
+    /// From the wish for a path until it is there: handshake and the states of two queue pairs.
+    pub dial_time: Picos,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Input {
+    Sent {
+        work: Work,
+    },
+    Written {
+        imm: u32,
+        bytes: u32,
+    },
+    Frame {
+        frame: Header,
+    },
+    /// The queue pair has been put into the error state and its completions taken out.
+    Silenced,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Job {
+    link: u32,
+    path: u8,
+    epoch: u16,
+    input: Input,
+}
+
+#[derive(Debug, Default)]
+struct Processor {
+    inbox: VecDeque<Job>,
+    free_at: Picos,
+    woken_at: Option<Picos>,
+}
+
+#[derive(Debug)]
+struct Host {
+    sender: Processor,
+    receiver: Processor,
+    /// Links that may have something to send, in turn.
+    ready: VecDeque<u32>,
+    /// Links that it sends on and that have something in flight.
+    busy: Vec<u32>,
+    /// Links that it receives on and has said something on.
+    spoken: Vec<u32>,
+    tick_at: Option<Picos>,
+    dials: Vec<Dial>,
+}
+
+/// A path on its way up: first the receiver takes it, then the sender.
+#[derive(Debug, Clone, Copy)]
+struct Dial {
+    at: Picos,
+    link: u32,
+    path: u8,
+    epoch: u16,
+    step: DialStep,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum DialStep {
+    Accept { fence: Option<u16> },
+    Up { previous: Option<PathCount> },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Owner {
+    link: u32,
+    path: u8,
+    epoch: u16,
+}
+
+#[derive(Debug)]
+struct Link {
+    from: u32,
+    to: u32,
+    class: u8,
+    tx: TxEngine,
+    rx: RxEngine,
+    conn: u32,
+    /// The sender's end of each path's queue pair.
+    qps: Vec<Option<u32>>,
+    completed: Vec<u64>,
+    ports: Stream,
+    is_ready: bool,
+    is_busy: bool,
+    has_spoken: bool,
+    /// Host ports at its two ends.
+    host_ports: [Range<u32>; 2],
+}
+
+/// A fence, for the report: false alarms count.
+#[derive(Debug, Clone)]
+pub struct HostEvent {
+    /// When.
+    pub at: Picos,
+    /// Sending and receiving host.
+    pub link: (u32, u32),
+    /// What the engine told.
+    pub event: TxEvent,
+}
+
+/// All hosts of a run that run the engine.
+#[derive(Debug)]
+pub struct EngineHosts {
+    config: HostConfig,
+    nics: Nics,
+    hosts: Vec<Host>,
+    links: Vec<Link>,
+    owners: Vec<Owner>,
+    /// When each host port will have sent all that it was given.
+    departures: Vec<(Picos, ByteTime)>,
+    host_ports: Vec<Range<u32>>,
+    link_of_flow: Vec<u32>,
+    progress: Progress,
+    events: Vec<HostEvent>,
+}
+
+impl EngineHosts {
+    /// Hosts with established links for all flows of a workload.
+    #[must_use]
+    pub fn new(
+        fabric: &Fabric,
+        workload: &Workload,
+        config: HostConfig,
+        nic: NicConfig,
+        seed: u64,
+    ) -> Self {
+        let topology = fabric.topology();
+        let host_ports = || (0..topology.hosts()).flat_map(|host| topology.host_ports_of(host));
+        let byte_time = |port: u32| {
+            ByteTime::of(topology.ports()[topology.port_of_host_port(port) as usize].rate)
+        };
+        let mut hosts = Self {
+            nics: Nics::new(
+                nic,
+                host_ports().map(|port| (topology.host_of(port), byte_time(port))),
+            ),
+            hosts: (0..topology.hosts())
+                .map(|_| Host {
+                    sender: Processor::default(),
+                    receiver: Processor::default(),
+                    ready: VecDeque::new(),
+                    busy: Vec::new(),
+                    spoken: Vec::new(),
+                    tick_at: None,
+                    dials: Vec::new(),
+                })
+                .collect(),
+            links: Vec::new(),
+            owners: Vec::new(),
+            departures: host_ports()
+                .map(|port| (Picos::ZERO, byte_time(port)))
+                .collect(),
+            host_ports: (0..topology.hosts())
+                .map(|host| topology.host_ports_of(host))
+                .collect(),
+            link_of_flow: Vec::new(),
+            progress: Progress::new(workload),
+            events: Vec::new(),
+            config,
+        };
+        let mut known = BTreeMap::new();
+        for (index, flow) in (0u64..).zip(workload.flows()) {
+            let link = *known
+                .entry((flow.from, flow.to, flow.class))
+                .or_insert_with(|| hosts.add_link(topology, flow.from, flow.to, flow.class, seed));
+            hosts.link_of_flow.push(link);
+            let link = &mut hosts.links[link as usize];
+            let buffer = MemRange {
+                addr: (index + 1) << 32,
+                len: flow.bytes,
+            };
+            link.rx.post(link.conn, index, 0, buffer, Rkeys::default());
+        }
+        for link in &mut hosts.links {
+            link.shake_hands();
+        }
+        hosts
+    }
+
+    fn add_link(&mut self, topology: &Topology, from: u32, to: u32, class: u8, seed: u64) -> u32 {
+        let now = Picos::ZERO.clock();
+        let index = self.links.len() as u32;
+        let paths = usize::from(self.config.engine.paths_max);
+        let mut link = Link {
+            from,
+            to,
+            class,
+            tx: TxEngine::new(
+                self.config.engine,
+                self.config.controller.clone(),
+                self.config.selector.clone(),
+                now,
+            ),
+            rx: RxEngine::new(self.config.engine, now),
+            conn: 0,
+            qps: vec![None; paths],
+            completed: vec![0; paths],
+            ports: Stream::new(seed, Purpose::Host, u64::from(index)),
+            is_ready: false,
+            is_busy: false,
+            has_spoken: false,
+            host_ports: [from, to].map(|host| topology.host_ports_of(host)),
+        };
+        link.conn = link.tx.open(0);
+        // The first path is dialled alone, the others once it is there.
+        for _ in 0..2 {
+            link.tx.handle_timeout(now);
+            while let Some(action) = link.tx.poll_action() {
+                if let TxAction::Dial { path, epoch, .. } = action {
+                    let qp = connect(&mut self.nics, &mut link, path);
+                    self.own(qp, index, path, epoch);
+                    link.rx.handle_path_up(path, epoch, None);
+                    link.tx.handle_path_up(path, epoch, None, now);
+                }
+            }
+        }
+        link.shake_hands();
+        self.links.push(link);
+        index
+    }
+
+    fn own(&mut self, qp: u32, link: u32, path: u8, epoch: u16) {
+        self.owners
+            .resize(qp as usize + 2, Owner { link, path, epoch });
+    }
+
+    /// What the adapters have done.
+    #[must_use]
+    pub fn nic_stats(&self) -> NicStats {
+        self.nics.stats()
+    }
+
+    /// What the engines told.
+    #[must_use]
+    pub fn events(&self) -> &[HostEvent] {
+        &self.events
+    }
+
+    fn make_ready(&mut self, index: u32) {
+        let link = &mut self.links[index as usize];
+        if !link.is_ready {
+            link.is_ready = true;
+            self.hosts[link.from as usize].ready.push_back(index);
+        }
+    }
+
+    /// Sorts what the adapters report into the inboxes of the processors.
+    fn collect(&mut self) {
+        while let Some((host, completion)) = self.nics.poll_completion() {
+            let (qp, input) = match completion {
+                Completion::Sent { qp, work } => (qp, Input::Sent { work }),
+                Completion::Written { qp, imm, bytes } => (qp, Input::Written { imm, bytes }),
+                Completion::Received { qp, frame } => (qp, Input::Frame { frame }),
+            };
+            let Owner { link, path, epoch } = self.owners[qp as usize];
+            let job = Job {
+                link,
+                path,
+                epoch,
+                input,
+            };
+            // The even end of a queue pair is the sender's.
+            let host = &mut self.hosts[host as usize];
+            if qp % 2 == 0 {
+                host.sender.inbox.push_back(job);
+            } else if !matches!(input, Input::Sent { .. }) {
+                host.receiver.inbox.push_back(job);
+            }
+        }
+    }
+
+    // ---- the sending processor ----
+
+    fn run_sender(&mut self, host: u32, now: Picos, net: &mut Net) {
+        while self.hosts[host as usize].sender.free_at <= now {
+            let cost = if let Some(job) = self.hosts[host as usize].sender.inbox.pop_front() {
+                self.sender_input(job, now, net);
+                self.config.input_time
+            } else if let Some(index) = self.hosts[host as usize].ready.front().copied() {
+                match self.send_next(index, now, net) {
+                    Some(cost) => {
+                        self.hosts[host as usize].ready.rotate_left(1);
+                        cost
+                    }
+                    None => {
+                        self.hosts[host as usize].ready.pop_front();
+                        self.links[index as usize].is_ready = false;
+                        continue;
+                    }
+                }
+            } else {
+                return;
+            };
+            self.hosts[host as usize].sender.free_at = now + cost;
+        }
+        wake(host, &mut self.hosts[host as usize].sender, net);
+    }
+
+    fn sender_input(&mut self, job: Job, now: Picos, net: &mut Net) {
+        let link = &mut self.links[job.link as usize];
+        let clock = now.clock();
+        match job.input {
+            Input::Sent { work } => {
+                let (is_data, bytes) = match work {
+                    Work::Write { bytes, .. } => (true, bytes),
+                    Work::Send {
+                        is_data, payload, ..
+                    } => (is_data, payload),
+                };
+                link.completed[usize::from(job.path)] += u64::from(bytes) + 1;
+                if is_data {
+                    link.tx.handle_completions(job.path, job.epoch, 1, clock);
+                }
+            }
+            Input::Frame { frame } => {
+                let header = frame.as_bytes();
+                let decoded = Frame::decode(header).expect("our own encoding");
+                link.tx
+                    .handle_frame(job.path, decoded, header, clock)
+                    .expect("our own peer");
+            }
+            Input::Written { .. } | Input::Silenced => {}
+        }
+        while let Some(done) = link.tx.poll_completion() {
+            assert!(done.result.is_ok(), "{done:?}");
+            self.progress.acknowledge(done.token as u32, now);
+        }
+        self.after_tx(job.link, now, net);
+    }
+
+    /// Carries out what the sending engine asks for.
+    fn after_tx(&mut self, index: u32, now: Picos, net: &mut Net) {
+        let link = &mut self.links[index as usize];
+        while let Some(action) = link.tx.poll_action() {
+            match action {
+                TxAction::Dial {
+                    path, epoch, fence, ..
+                } => {
+                    let at = now + self.config.dial_time / 2;
+                    self.hosts[link.to as usize].dials.push(Dial {
+                        at,
+                        link: index,
+                        path,
+                        epoch,
+                        step: DialStep::Accept { fence },
+                    });
+                    net.wake_at(link.to, at);
+                }
+                TxAction::Close { path, .. } => {
+                    if let Some(qp) = link.qps[usize::from(path)].take() {
+                        self.nics.kill(qp);
+                    }
+                }
+            }
+        }
+        while let Some(event) = link.tx.poll_event() {
+            self.events.push(HostEvent {
+                at: now,
+                link: (link.from, link.to),
+                event,
+            });
+        }
+        self.make_ready(index);
+    }
+
+    /// Gives the next frame of a link to its path; says what that took.
+    fn send_next(&mut self, index: u32, now: Picos, net: &mut Net) -> Option<Picos> {
+        let link = &mut self.links[index as usize];
+        let (path, work, cost) = match link.tx.poll_transmit(now.clock())? {
+            Transmit::Control { path, header } => {
+                let work = Work::Send {
+                    frame: header,
+                    payload: 0,
+                    is_data: false,
+                };
+                (path, work, self.config.input_time)
+            }
+            Transmit::Probe { path, id } => {
+                let sent_ns = now.clock().as_nanos();
+                let work = Work::Send {
+                    frame: Frame::Ping { id, sent_ns }.encode(),
+                    payload: 0,
+                    is_data: false,
+                };
+                (path, work, self.config.input_time)
+            }
+            Transmit::Data {
+                path,
+                chunk: Some((chunk, ..)),
+                ..
+            } => {
+                let immediate = Immediate {
+                    slot: chunk.slot,
+                    generation: (chunk.generation & 3) as u8,
+                    index: chunk.index,
+                    last: chunk.last,
+                };
+                let work = Work::Write {
+                    imm: immediate.pack().expect("scenarios are checked to fit"),
+                    bytes: chunk.payload,
+                };
+                (path, work, self.config.chunk_time)
+            }
+            Transmit::Data {
+                path,
+                header,
+                source,
+                ..
+            } => {
+                let work = Work::Send {
+                    frame: header,
+                    payload: source.len as u32,
+                    is_data: true,
+                };
+                (path, work, self.config.chunk_time)
+            }
+        };
+        let qp = link.qps[usize::from(path)]?;
+        let bytes = match work {
+            Work::Write { bytes, .. } => bytes,
+            Work::Send { payload, .. } => payload,
+        };
+        let (free_at, byte_time) = &mut self.departures[self.nics.host_port(qp) as usize];
+        *free_at = (*free_at).max(now) + byte_time.time(u64::from(bytes));
+        link.tx.handle_departure(path, free_at.clock());
+        if !link.is_busy {
+            link.is_busy = true;
+            let host = &mut self.hosts[link.from as usize];
+            host.busy.push(index);
+            if host.tick_at.is_none() {
+                host.tick_at = Some(now + self.config.tick);
+                net.wake_at(link.from, now + self.config.tick);
+            }
+        }
+        self.nics.post(qp, work, now, net);
+        Some(cost)
+    }
+
+    /// Looks after the links that have something in flight.
+    fn tick(&mut self, host: u32, now: Picos, net: &mut Net) {
+        let clock = now.clock();
+        let busy = std::mem::take(&mut self.hosts[host as usize].busy);
+        let mut still = Vec::with_capacity(busy.len());
+        for index in busy {
+            let link = &mut self.links[index as usize];
+            let mut in_flight = false;
+            for path in 0..link.qps.len() as u8 {
+                if !link.tx.wants_stats(path) {
+                    continue;
+                }
+                let qp = link.qps[usize::from(path)];
+                let unacked = qp.is_some_and(|qp| self.nics.is_busy(qp));
+                let stats = TransportStats {
+                    in_flight: unacked,
+                    acked: link.completed[usize::from(path)],
+                    ..TransportStats::default()
+                };
+                in_flight |= unacked;
+                link.tx.handle_stats(path, stats, clock);
+            }
+            link.tx.handle_timeout(clock);
+            let waits = link.tx.poll_timeout(clock).is_some();
+            if in_flight || waits {
+                still.push(index);
+            } else {
+                link.is_busy = false;
+            }
+            self.after_tx(index, now, net);
+        }
+        for index in std::mem::take(&mut self.hosts[host as usize].spoken) {
+            let link = &mut self.links[index as usize];
+            link.has_spoken = false;
+            for path in 0..link.qps.len() as u8 {
+                if !link.rx.wants_stats(path) {
+                    continue;
+                }
+                let qp = link.qps[usize::from(path)];
+                let stats = TransportStats {
+                    in_flight: qp.is_some_and(|qp| self.nics.is_busy(qp + 1)),
+                    acked: qp.map_or(0, |qp| self.nics.completed(qp + 1)),
+                    ..TransportStats::default()
+                };
+                link.rx.handle_stats(path, &stats, clock);
+            }
+            let watches = link.rx.poll_timeout(clock).is_some();
+            self.after_rx(index, now, net);
+            let link = &mut self.links[index as usize];
+            if watches && !link.has_spoken {
+                link.has_spoken = true;
+                self.hosts[host as usize].spoken.push(index);
+            }
+        }
+        let host_state = &mut self.hosts[host as usize];
+        host_state.busy.append(&mut still);
+        let any = !(host_state.busy.is_empty() && host_state.spoken.is_empty());
+        host_state.tick_at = any.then(|| now + self.config.tick);
+        if let Some(at) = host_state.tick_at {
+            net.wake_at(host, at);
+        }
+    }
+
+    // ---- the receiving processor ----
+
+    fn run_receiver(&mut self, host: u32, now: Picos, net: &mut Net) {
+        while self.hosts[host as usize].receiver.free_at <= now {
+            let Some(job) = self.hosts[host as usize].receiver.inbox.pop_front() else {
+                return;
+            };
+            self.receiver_input(job, now, net);
+            self.hosts[host as usize].receiver.free_at = now + self.config.input_time;
+        }
+        wake(host, &mut self.hosts[host as usize].receiver, net);
+    }
+
+    fn receiver_input(&mut self, job: Job, now: Picos, net: &mut Net) {
+        let link = &mut self.links[job.link as usize];
+        match job.input {
+            Input::Written { imm, bytes } => link
+                .rx
+                .handle_immediate(job.path, imm, bytes)
+                .expect("our own peer"),
+            Input::Frame { frame } => {
+                let decoded = Frame::decode(frame.as_bytes()).expect("our own encoding");
+                let received_ns = now.clock().as_nanos();
+                let sink = link
+                    .rx
+                    .handle_frame(job.path, decoded, received_ns)
+                    .expect("our own peer");
+                if sink.is_some() {
+                    link.rx.handle_payload_done(job.path);
+                }
+            }
+            Input::Silenced => link.rx.handle_silenced(job.path, job.epoch),
+            Input::Sent { .. } => {}
+        }
+        while let Some(done) = link.rx.poll_completion() {
+            assert!(done.result.is_ok(), "{done:?}");
+            self.progress.receive(done.token as u32, now);
+        }
+        self.after_rx(job.link, now, net);
+    }
+
+    fn after_rx(&mut self, index: u32, now: Picos, net: &mut Net) {
+        let link = &mut self.links[index as usize];
+        while let Some(action) = link.rx.poll_action() {
+            if let RxAction::Silence { path, epoch } = action {
+                if let Some(qp) = find_qp(&self.owners, index, path, epoch) {
+                    self.nics.kill(qp + 1);
+                }
+                let host = &mut self.hosts[link.to as usize].receiver;
+                host.inbox.push_back(Job {
+                    link: index,
+                    path,
+                    epoch,
+                    input: Input::Silenced,
+                });
+            }
+        }
+        while let Some(frame) = link.rx.poll_ack(false).or_else(|| link.rx.poll_transmit()) {
+            let Some(qp) = link.qps[usize::from(frame.path)] else {
+                continue;
+            };
+            let work = Work::Send {
+                frame: frame.header,
+                payload: 0,
+                is_data: false,
+            };
+            self.nics.post(qp + 1, work, now, net);
+            if !link.has_spoken {
+                link.has_spoken = true;
+                let host = &mut self.hosts[link.to as usize];
+                host.spoken.push(index);
+                if host.tick_at.is_none() {
+                    host.tick_at = Some(now + self.config.tick);
+                    net.wake_at(link.to, now + self.config.tick);
+                }
+            }
+        }
+    }
+
+    // ---- dials ----
+
+    fn finish_dials(&mut self, host: u32, now: Picos, net: &mut Net) {
+        let dials = std::mem::take(&mut self.hosts[host as usize].dials);
+        for dial in dials {
+            let Dial {
+                link: index,
+                path,
+                epoch,
+                ..
+            } = dial;
+            if dial.at > now {
+                self.hosts[host as usize].dials.push(dial);
+                continue;
+            }
+            let link = &mut self.links[index as usize];
+            match dial.step {
+                DialStep::Accept { fence } => {
+                    let qp = connect(&mut self.nics, link, path);
+                    let previous = link.rx.handle_path_up(path, epoch, fence);
+                    let at = now + self.config.dial_time / 2;
+                    self.hosts[link.from as usize].dials.push(Dial {
+                        at,
+                        step: DialStep::Up { previous },
+                        ..dial
+                    });
+                    net.wake_at(link.from, at);
+                    self.own(qp, index, path, epoch);
+                    self.after_rx(index, now, net);
+                }
+                DialStep::Up { previous } => {
+                    link.tx.handle_path_up(path, epoch, previous, now.clock());
+                    self.after_tx(index, now, net);
+                }
+            }
+        }
+    }
+}
+
+fn find_qp(owners: &[Owner], link: u32, path: u8, epoch: u16) -> Option<u32> {
+    owners
+        .iter()
+        .position(|o| (o.link, o.path, o.epoch) == (link, path, epoch))
+        .map(|at| at as u32)
+}
+
+fn wake(host: u32, processor: &mut Processor, net: &mut Net) {
+    if processor.woken_at != Some(processor.free_at) {
+        processor.woken_at = Some(processor.free_at);
+        net.wake_at(host, processor.free_at);
+    }
+}
+
+/// A queue pair with a source port of its own for a path.
+fn connect(nics: &mut Nics, link: &mut Link, path: u8) -> u32 {
+    let [from, to] = link.host_ports.clone();
+    let pick = |range: Range<u32>| range.start + u32::from(path) % (range.end - range.start);
+    let entropies = [link.ports.next(), link.ports.next()].map(|port| (mix(port) >> 32) as u32);
+    let qp = nics.connect(pick(from), pick(to), entropies, link.class);
+    link.qps[usize::from(path)] = Some(qp);
+    qp
+}
+
+impl Link {
+    /// Passes frames to and fro until nobody has anything to say: what was said before the run.
+    fn shake_hands(&mut self) {
+        let now = Picos::ZERO.clock();
+        loop {
+            let mut quiet = true;
+            while let Some(transmit) = self.tx.poll_transmit(now) {
+                quiet = false;
+                match transmit {
+                    Transmit::Control { path, header } => {
+                        let frame = Frame::decode(header.as_bytes()).expect("our own encoding");
+                        self.rx.handle_frame(path, frame, 0).expect("our own peer");
+                    }
+                    Transmit::Probe { .. } => {}
+                    Transmit::Data { .. } => unreachable!("nothing has been submitted"),
+                }
+            }
+            while let Some(action) = self.rx.poll_action() {
+                if let RxAction::Opened { conn, .. } = action {
+                    self.rx.answer_open(conn, true);
+                }
+            }
+            while let Some(frame) = self.rx.poll_ack(true).or_else(|| self.rx.poll_transmit()) {
+                quiet = false;
+                let header = frame.header.as_bytes();
+                let decoded = Frame::decode(header).expect("our own encoding");
+                self.tx
+                    .handle_frame(frame.path, decoded, header, now)
+                    .expect("our own peer");
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+}
+
+impl Endpoints for EngineHosts {
+    fn progress(&mut self) -> &mut Progress {
+        &mut self.progress
+    }
+
+    fn start(&mut self, flow: u32, spec: &Flow, now: Picos, net: &mut Net) {
+        let index = self.link_of_flow[flow as usize];
+        let link = &mut self.links[index as usize];
+        let source = MemRange {
+            addr: u64::from(flow + 1) << 32,
+            len: spec.bytes,
+        };
+        link.tx.submit(link.conn, u64::from(flow), 0, source);
+        self.make_ready(index);
+        self.run_sender(spec.from, now, net);
+    }
+}
+
+impl Hosts for EngineHosts {
+    fn receive(&mut self, _port: u32, packet: &Packet, now: Picos, net: &mut Net) {
+        self.nics.receive(packet, now, net);
+        self.collect();
+        let host = self.nics.host_of(packet.to);
+        self.run_receiver(host, now, net);
+        self.run_sender(host, now, net);
+    }
+
+    fn pull(&mut self, port: u32, paused: u8, now: Picos, net: &mut Net) -> Option<Packet> {
+        self.nics.pull(port, paused, now, net)
+    }
+
+    fn wake(&mut self, host: u32, now: Picos, net: &mut Net) {
+        for host_port in self.host_ports[host as usize].clone() {
+            self.nics.wake(host_port, now, net);
+        }
+        self.finish_dials(host, now, net);
+        let state = &mut self.hosts[host as usize];
+        for processor in [&mut state.sender, &mut state.receiver] {
+            if processor.woken_at.is_some_and(|at| at <= now) {
+                processor.woken_at = None;
+            }
+        }
+        if state.tick_at.is_some_and(|at| at <= now) {
+            self.tick(host, now, net);
+        }
+        self.run_receiver(host, now, net);
+        self.run_sender(host, now, net);
+    }
+}

@@ -1,0 +1,477 @@
+//! Who is connected to whom: hosts with one or more ports, switches, and the links between them;
+//! and which ports of a switch lead towards a host on a shortest way.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use thiserror::Error;
+
+use super::packet::NONE;
+use super::time::{ByteTime, Picos};
+use crate::units::Rate;
+
+/// One end of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// A port of a host, by its number among all hosts' ports.
+    HostPort(u32),
+    /// A switch.
+    Switch(u32),
+}
+
+impl End {
+    /// The number of the host port or of the switch.
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        match self {
+            Self::HostPort(index) | Self::Switch(index) => index,
+        }
+    }
+
+    /// Whether it belongs to a host.
+    #[must_use]
+    pub const fn is_host(self) -> bool {
+        matches!(self, Self::HostPort(_))
+    }
+}
+
+/// One direction of a link.
+#[derive(Debug, Clone, Copy)]
+pub struct PortSpec {
+    /// Where its queue is.
+    pub from: End,
+    /// Where it leads.
+    pub to: End,
+    /// Of the transmitter.
+    pub rate: Rate,
+    /// Of the wire.
+    pub delay: Picos,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct HostPort {
+    host: u32,
+    /// Its own transmitter.
+    port: u32,
+    /// The switch that it hangs on, and that switch's port to it.
+    edge: u32,
+    down: u32,
+}
+
+/// Rate and delay of links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkSpec {
+    /// Of the transmitters.
+    pub rate: Rate,
+    /// Of the wire.
+    pub delay: Picos,
+}
+
+/// Why no fabric can be built so.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum TopologyError {
+    /// A number is not what it has to be.
+    #[error("{what} must be {must}, not {value}")]
+    Number {
+        /// Which.
+        what: &'static str,
+        /// What it is.
+        value: u64,
+        /// What it has to be.
+        must: &'static str,
+    },
+    /// Too many for the numbers that name them.
+    #[error("a fabric of {0} ports; this simulator counts up to 2^24")]
+    TooLarge(u64),
+}
+
+/// A network.
+#[derive(Debug, Clone, Default)]
+pub struct Topology {
+    ports: Vec<PortSpec>,
+    host_ports: Vec<HostPort>,
+    /// First port of each host, and one more.
+    hosts: Vec<u32>,
+    /// Name of each switch.
+    switches: Vec<String>,
+    /// Switches with hosts, and the place of each switch among them.
+    edges: Vec<u32>,
+    edge_of: Vec<u32>,
+}
+
+impl Topology {
+    // ---- building ----
+
+    /// Nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            hosts: vec![0],
+            ..Self::default()
+        }
+    }
+
+    /// Adds a switch and numbers it.
+    pub fn add_switch(&mut self, name: String) -> u32 {
+        self.switches.push(name);
+        self.edge_of.push(NONE);
+        self.switches.len() as u32 - 1
+    }
+
+    /// Adds a host with a port on each of these switches, and numbers it.
+    pub fn add_host(&mut self, links: &[(u32, LinkSpec)]) -> u32 {
+        let host = self.hosts.len() as u32 - 1;
+        for &(switch, link) in links {
+            let host_port = self.host_ports.len() as u32;
+            let port = self.add_link(End::HostPort(host_port), End::Switch(switch), link);
+            self.host_ports.push(HostPort {
+                host,
+                port,
+                edge: switch,
+                down: port + 1,
+            });
+            if self.edge_of[switch as usize] == NONE {
+                self.edge_of[switch as usize] = self.edges.len() as u32;
+                self.edges.push(switch);
+            }
+        }
+        self.hosts.push(self.host_ports.len() as u32);
+        host
+    }
+
+    /// Connects two switches, both ways; the answer is the port from `a`, that from `b` is the next.
+    pub fn connect(&mut self, a: u32, b: u32, link: LinkSpec) -> u32 {
+        self.add_link(End::Switch(a), End::Switch(b), link)
+    }
+
+    fn add_link(&mut self, a: End, b: End, link: LinkSpec) -> u32 {
+        let port = self.ports.len() as u32;
+        for (from, to) in [(a, b), (b, a)] {
+            self.ports.push(PortSpec {
+                from,
+                to,
+                rate: link.rate,
+                delay: link.delay,
+            });
+        }
+        port
+    }
+
+    /// Leaves with hosts, each leaf connected to each spine.
+    ///
+    /// # Errors
+    /// A number of none.
+    pub fn leaf_spine(
+        leaves: u32,
+        hosts_per_leaf: u32,
+        spines: u32,
+        host_link: LinkSpec,
+        spine_link: LinkSpec,
+    ) -> Result<Self, TopologyError> {
+        at_least_one("leaves", leaves)?;
+        at_least_one("hosts_per_leaf", hosts_per_leaf)?;
+        at_least_one("spines", spines)?;
+        fits(u64::from(leaves) * (u64::from(hosts_per_leaf) + u64::from(spines)) * 2)?;
+        let mut topology = Self::new();
+        let first: Vec<u32> = (0..leaves)
+            .map(|leaf| topology.add_switch(format!("leaf {leaf}")))
+            .collect();
+        for spine in 0..spines {
+            topology.add_switch(format!("spine {spine}"));
+        }
+        for &leaf in &first {
+            for _ in 0..hosts_per_leaf {
+                topology.add_host(&[(leaf, host_link)]);
+            }
+        }
+        for &leaf in &first {
+            for spine in 0..spines {
+                topology.connect(leaf, leaves + spine, spine_link);
+            }
+        }
+        Ok(topology)
+    }
+
+    /// A fat tree of three tiers of switches with `k` ports each: k³/4 hosts.
+    ///
+    /// # Errors
+    /// `k` is odd or 0.
+    pub fn fat_tree(k: u32, link: LinkSpec) -> Result<Self, TopologyError> {
+        if k == 0 || k % 2 == 1 {
+            return Err(TopologyError::Number {
+                what: "k",
+                value: u64::from(k),
+                must: "even and at least 2",
+            });
+        }
+        fits(u64::from(k).pow(3) * 3 / 2)?;
+        let half = k / 2;
+        let mut topology = Self::new();
+        for edge in 0..k * half {
+            topology.add_switch(format!("edge {edge}"));
+        }
+        for aggregation in 0..k * half {
+            topology.add_switch(format!("aggregation {aggregation}"));
+        }
+        for core in 0..half * half {
+            topology.add_switch(format!("core {core}"));
+        }
+        for host in 0..k * half * half {
+            topology.add_host(&[(host / half, link)]);
+        }
+        for pod in 0..k {
+            for edge in 0..half {
+                for aggregation in 0..half {
+                    topology.connect(pod * half + edge, k * half + pod * half + aggregation, link);
+                }
+            }
+            for aggregation in 0..half {
+                for core in 0..half {
+                    topology.connect(
+                        k * half + pod * half + aggregation,
+                        2 * k * half + aggregation * half + core,
+                        link,
+                    );
+                }
+            }
+        }
+        Ok(topology)
+    }
+
+    // ---- reading ----
+
+    /// All ports: both directions of a link are neighbours.
+    #[must_use]
+    pub fn ports(&self) -> &[PortSpec] {
+        &self.ports
+    }
+
+    /// The port of the other direction of its link.
+    #[must_use]
+    pub const fn reverse(port: u32) -> u32 {
+        port ^ 1
+    }
+
+    /// Number of switches.
+    #[must_use]
+    pub fn switches(&self) -> u32 {
+        self.switches.len() as u32
+    }
+
+    /// Name of a switch.
+    #[must_use]
+    pub fn switch_name(&self, switch: u32) -> &str {
+        &self.switches[switch as usize]
+    }
+
+    /// Number of hosts.
+    #[must_use]
+    pub fn hosts(&self) -> u32 {
+        self.hosts.len() as u32 - 1
+    }
+
+    /// The ports of a host.
+    #[must_use]
+    pub fn host_ports_of(&self, host: u32) -> Range<u32> {
+        self.hosts[host as usize]..self.hosts[host as usize + 1]
+    }
+
+    /// The host that a host port belongs to.
+    #[must_use]
+    pub fn host_of(&self, host_port: u32) -> u32 {
+        self.host_ports[host_port as usize].host
+    }
+
+    /// The transmitter of a host port.
+    #[must_use]
+    pub fn port_of_host_port(&self, host_port: u32) -> u32 {
+        self.host_ports[host_port as usize].port
+    }
+
+    /// The switch's port that leads to a host port.
+    #[must_use]
+    pub fn last_port_to(&self, host_port: u32) -> u32 {
+        self.host_ports[host_port as usize].down
+    }
+
+    /// The ports that a packet passes from one host port to another, on one of its shortest ways;
+    /// `None` if there is none.
+    #[must_use]
+    pub fn way(&self, groups: &Groups, from: u32, to: u32) -> Option<Vec<u32>> {
+        let mut ports = vec![self.port_of_host_port(from)];
+        loop {
+            let last = *ports.last()?;
+            match self.ports[last as usize].to {
+                End::HostPort(_) => return Some(ports),
+                End::Switch(switch) => ports.push(*groups.towards(self, switch, to).first()?),
+            }
+        }
+    }
+
+    /// How long a packet of so many bytes takes from one host port to another in an idle network.
+    #[must_use]
+    pub fn idle_delay(&self, groups: &Groups, from: u32, to: u32, bytes: u64) -> Option<Picos> {
+        let way = self.way(groups, from, to)?;
+        Some(way.iter().fold(Picos::ZERO, |sum, &port| {
+            let port = &self.ports[port as usize];
+            sum + ByteTime::of(port.rate).time(bytes) + port.delay
+        }))
+    }
+}
+
+fn at_least_one(what: &'static str, value: u32) -> Result<(), TopologyError> {
+    if value > 0 {
+        return Ok(());
+    }
+    Err(TopologyError::Number {
+        what,
+        value: 0,
+        must: "at least 1",
+    })
+}
+
+fn fits(ports: u64) -> Result<(), TopologyError> {
+    if ports > 1 << 24 {
+        return Err(TopologyError::TooLarge(ports));
+    }
+    Ok(())
+}
+
+/// For each switch and each switch with hosts: the ports on a shortest way from one to the other.
+#[derive(Debug, Clone)]
+pub struct Groups {
+    /// Where a group begins and ends in `ports`, by switch and edge.
+    group: Vec<(u32, u32)>,
+    ports: Vec<u32>,
+    edges: usize,
+    /// The last port to each host port.
+    down: Vec<u32>,
+}
+
+impl Groups {
+    /// The shortest ways over the ports that `usable` admits.
+    #[must_use]
+    pub fn shortest(topology: &Topology, usable: impl Fn(u32) -> bool) -> Self {
+        let edges = topology.edges.len();
+        let switches = topology.switches.len();
+        // Ports between switches, by the switch that they lead to and by the one they leave.
+        let mut into = vec![Vec::new(); switches];
+        let mut out = vec![Vec::new(); switches];
+        for (port, spec) in (0u32..).zip(&topology.ports) {
+            if let (End::Switch(from), End::Switch(to)) = (spec.from, spec.to)
+                && usable(port)
+            {
+                into[to as usize].push(from);
+                out[from as usize].push((port, to));
+            }
+        }
+        let mut known: BTreeMap<Vec<u32>, (u32, u32)> = BTreeMap::new();
+        let mut group = vec![(0, 0); switches * edges];
+        let mut ports = Vec::new();
+        let mut distance = vec![u32::MAX; switches];
+        let mut ring = Vec::with_capacity(switches);
+        for (column, &edge) in topology.edges.iter().enumerate() {
+            distance.fill(u32::MAX);
+            distance[edge as usize] = 0;
+            ring.clear();
+            ring.push(edge);
+            let mut at = 0;
+            while let Some(&switch) = ring.get(at) {
+                at += 1;
+                for &from in &into[switch as usize] {
+                    if distance[from as usize] == u32::MAX {
+                        distance[from as usize] = distance[switch as usize] + 1;
+                        ring.push(from);
+                    }
+                }
+            }
+            for &switch in &ring[1..] {
+                let nearer = distance[switch as usize] - 1;
+                let members: Vec<u32> = out[switch as usize]
+                    .iter()
+                    .filter(|&&(_, to)| distance[to as usize] == nearer)
+                    .map(|&(port, _)| port)
+                    .collect();
+                let range = *known.entry(members).or_insert_with_key(|members| {
+                    let start = ports.len() as u32;
+                    ports.extend_from_slice(members);
+                    (start, ports.len() as u32)
+                });
+                group[switch as usize * edges + column] = range;
+            }
+        }
+        Self {
+            group,
+            ports,
+            edges,
+            down: topology.host_ports.iter().map(|p| p.down).collect(),
+        }
+    }
+
+    /// The ports of `switch` that lead to this host port.
+    #[must_use]
+    pub fn towards(&self, topology: &Topology, switch: u32, to: u32) -> &[u32] {
+        let edge = topology.host_ports[to as usize].edge;
+        if edge == switch {
+            return std::slice::from_ref(&self.down[to as usize]);
+        }
+        let column = topology.edge_of[edge as usize] as usize;
+        let (start, end) = self.group[switch as usize * self.edges + column];
+        &self.ports[start as usize..end as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINK: LinkSpec = LinkSpec {
+        rate: Rate::from_mbps(100_000),
+        delay: Picos::from_micros(1),
+    };
+
+    #[test]
+    fn a_fat_tree_has_all_its_ways() {
+        let topology = Topology::fat_tree(8, LINK).unwrap();
+        assert_eq!((topology.hosts(), topology.switches()), (128, 80));
+        assert_eq!(topology.ports().len(), 3 * 128 * 2);
+        let groups = Groups::shortest(&topology, |_| true);
+        // To another pod: four ways up from the edge, four from there on, one way down.
+        let way = topology.way(&groups, 0, 127).unwrap();
+        assert_eq!(way.len(), 6);
+        assert_eq!(groups.towards(&topology, 0, 127).len(), 4);
+        assert_eq!(groups.towards(&topology, 32, 127).len(), 4);
+        assert_eq!(groups.towards(&topology, 64, 127).len(), 1);
+        assert_eq!(topology.way(&groups, 0, 3).unwrap().len(), 2);
+        assert_eq!(topology.way(&groups, 0, 7).unwrap().len(), 4);
+        let there = topology.idle_delay(&groups, 0, 127, 4150).unwrap();
+        assert_eq!(there, Picos(6_000_000 + 6 * 332_000));
+    }
+
+    #[test]
+    fn ways_lead_round_what_is_down() {
+        let topology = Topology::leaf_spine(2, 2, 3, LINK, LINK).unwrap();
+        let all = Groups::shortest(&topology, |_| true);
+        assert_eq!(all.towards(&topology, 0, 3).len(), 3);
+        let dead = all.towards(&topology, 0, 3)[1];
+        let rest = Groups::shortest(&topology, |port| port != dead);
+        assert_eq!(rest.towards(&topology, 0, 3).len(), 2);
+        // The far side of a spine without a link to the leaf is no way either.
+        let spine = topology.ports()[dead as usize].to.index();
+        let far = all.towards(&topology, spine, 3)[0];
+        let rest = Groups::shortest(&topology, |port| port != far);
+        assert!(!rest.towards(&topology, 0, 3).contains(&dead));
+        assert_eq!(rest.towards(&topology, 0, 3).len(), 2);
+        let none = Groups::shortest(&topology, |_| false);
+        assert_eq!(topology.way(&none, 0, 3), None);
+    }
+
+    #[test]
+    fn impossible_networks_are_refused() {
+        let error = Topology::fat_tree(7, LINK).unwrap_err().to_string();
+        assert_eq!(error, "k must be even and at least 2, not 7");
+        let error = Topology::leaf_spine(0, 1, 1, LINK, LINK).unwrap_err();
+        assert_eq!(error.to_string(), "leaves must be at least 1, not 0");
+        assert!(Topology::fat_tree(1000, LINK).is_err());
+    }
+}
