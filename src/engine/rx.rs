@@ -290,6 +290,12 @@ pub struct RxEngine {
     /// When a frame last arrived, and when the peer was last asked after.
     heard_at: Timestamp,
     asked_at: Timestamp,
+    /// Bytes of chunks that have arrived, that the sender wants to send, and that it has given up,
+    /// all since the link began; and what it has been granted.
+    received: u64,
+    wanted: u64,
+    abandoned: u64,
+    granted: Option<u64>,
     /// How many chunks arrived twice: not an error, but never more than replays explain.
     duplicates: u64,
 }
@@ -321,6 +327,10 @@ impl RxEngine {
             heard: false,
             heard_at: now,
             asked_at: now,
+            received: 0,
+            wanted: 0,
+            abandoned: 0,
+            granted: config.first_grant,
             duplicates: 0,
         }
     }
@@ -601,6 +611,21 @@ impl RxEngine {
         }
     }
 
+    /// What the link has received, and what its sender wants to send in all: bytes since the link
+    /// began, for the device's [`Admission`](super::admission::Admission).
+    #[must_use]
+    pub fn demand(&self) -> (u64, u64) {
+        (self.received, self.wanted.saturating_sub(self.abandoned))
+    }
+
+    /// The sender may send so many bytes since the link began.
+    pub fn grant(&mut self, granted: u64) {
+        if self.granted.is_some_and(|before| before < granted) {
+            self.granted = Some(granted);
+            self.say(Frame::Grant { granted });
+        }
+    }
+
     /// When a path was last known to be well, as of the last [`RxEngine::handle_timeout`].
     #[must_use]
     pub fn last_life(&self) -> Timestamp {
@@ -639,6 +664,9 @@ impl RxEngine {
         }
         self.ack_due = true;
         self.ack_urgent = true;
+        if let Some(granted) = self.granted {
+            self.say(Frame::Grant { granted });
+        }
         let Self {
             conns,
             slots,
@@ -730,11 +758,16 @@ impl RxEngine {
                 self.control.push_back((Some(path), pong.encode()));
             }
             Frame::Pong { .. } => {}
+            Frame::Demand { wanted, abandoned } => {
+                self.wanted = self.wanted.max(wanted);
+                self.abandoned = self.abandoned.max(abandoned);
+            }
             Frame::Goodbye => self.actions.push_back(RxAction::Goodbye),
             Frame::Ack(_)
             | Frame::Credit(_)
             | Frame::Opened { .. }
             | Frame::Fenced(_)
+            | Frame::Grant { .. }
             | Frame::Lost { .. } => {
                 return Err(Violation::Protocol("a frame that only a receiver sends"));
             }
@@ -886,6 +919,7 @@ impl RxEngine {
             } => {
                 self.ack_urgent = true;
                 let s = &self.slots[usize::from(slot)];
+                self.received += u64::from(chunk.payload);
                 if s.generation == generation && s.state == SlotState::Granted {
                     let end = u64::from(chunk.index) * u64::from(chunk.chunk_bytes)
                         + u64::from(chunk.payload);
@@ -948,6 +982,7 @@ impl RxEngine {
             self.duplicates += 1;
             return Ok(());
         }
+        self.received += u64::from(bytes);
         let end = u64::from(imm.index) * u64::from(chunk_bytes) + u64::from(bytes);
         self.count_chunk(imm.slot, imm.index, imm.last.then_some(end));
         Ok(())
@@ -1009,7 +1044,7 @@ impl RxEngine {
                         .push_back((None, Frame::Credit(s.credit(slot)).encode()));
                     self.finish(slot, Err(RecvError::TooLong { size, capacity }));
                 } else {
-                    self.grant(slot);
+                    self.give_credit(slot);
                 }
             }
             None if c.wanted.contains(&(tag, ordinal)) => {}
@@ -1041,7 +1076,7 @@ impl RxEngine {
         for slot in held {
             let s = &self.slots[usize::from(slot)];
             if s.state == SlotState::Posted && s.buffer.len > u64::from(self.config.eager_bytes) {
-                self.grant(slot);
+                self.give_credit(slot);
             }
         }
         Ok(())
@@ -1153,11 +1188,11 @@ impl RxEngine {
         }
         let may_be_large = buffer.len > u64::from(self.config.eager_bytes);
         if wanted.is_some() || (may_be_large && !c.eager_mode) {
-            self.grant(index);
+            self.give_credit(index);
         }
     }
 
-    fn grant(&mut self, slot: u16) {
+    fn give_credit(&mut self, slot: u16) {
         let s = &mut self.slots[usize::from(slot)];
         s.state = SlotState::Granted;
         let credit = s.credit(slot);

@@ -13,16 +13,19 @@ use super::nic::{Completion, NicConfig, NicStats, Nics, Work};
 use super::packet::Packet;
 use super::random::{Purpose, Stream, mix};
 use super::time::{ByteTime, Picos};
-use super::topology::Topology;
 use super::workload::{Flow, Progress, Workload};
 use super::world::Endpoints;
 use crate::control::AnyController;
+use crate::engine::admission::{Admission, AdmissionConfig};
 use crate::engine::wire::{Frame, Header, Immediate, PathCount, Rkeys};
 use crate::engine::{
     EngineConfig, MemRange, RxAction, RxEngine, Transmit, TxAction, TxEngine, TxEvent,
 };
 use crate::path::health::TransportStats;
 use crate::path::select::AnySelector;
+
+/// Ports that a host traces for each path: of 16 equal ways, one in 300 links then misses one.
+const TRACES_PER_PATH: u32 = 8;
 
 /// What a host is like.
 #[derive(Debug, Clone)]
@@ -39,8 +42,22 @@ pub struct HostConfig {
     pub input_time: Picos,
     /// Links are looked after (silence, timers) so often while something is in flight.
     pub tick: Picos,
+    /// Grants of each receiving host, if its engines ask for them.
+    pub admission: AdmissionConfig,
+    /// Whether a host learns which switches a source port leads through before it uses it.
+    pub ways: Ways,
     /// From the wish for a path until it is there: handshake and the states of two queue pairs.
     pub dial_time: Picos,
+}
+
+/// How source ports are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ways {
+    /// At random: some ways get several paths, others none.
+    Unknown,
+    /// A host asks where a port leads, by probes with a small time to live that switches answer,
+    /// and takes ports so that its paths share ways as little as possible.
+    Traced,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +103,9 @@ struct Host {
     spoken: Vec<u32>,
     tick_at: Option<Picos>,
     dials: Vec<Dial>,
+    admission: Admission,
+    /// The link of each of its members.
+    members: Vec<u32>,
 }
 
 /// A path on its way up: first the receiver takes it, then the sender.
@@ -119,10 +139,18 @@ struct Link {
     tx: TxEngine,
     rx: RxEngine,
     conn: u32,
+    /// Its name in the receiver's admission.
+    member: u32,
     /// The sender's end of each path's queue pair.
     qps: Vec<Option<u32>>,
     completed: Vec<u64>,
-    ports: Stream,
+    /// What the source ports of its paths hash to: the first so many are in use, then those of
+    /// paths that are dialled anew, in turn.
+    entropies: Vec<[u32; 2]>,
+    next_entropy: usize,
+    /// Flows that have started and not ended, and when one of them last got on.
+    open_flows: u32,
+    moved_at: Picos,
     is_ready: bool,
     is_busy: bool,
     has_spoken: bool,
@@ -155,6 +183,7 @@ pub struct EngineHosts {
     link_of_flow: Vec<u32>,
     progress: Progress,
     events: Vec<HostEvent>,
+    stall: Picos,
 }
 
 impl EngineHosts {
@@ -186,6 +215,8 @@ impl EngineHosts {
                     spoken: Vec::new(),
                     tick_at: None,
                     dials: Vec::new(),
+                    admission: Admission::new(config.admission),
+                    members: Vec::new(),
                 })
                 .collect(),
             links: Vec::new(),
@@ -199,13 +230,14 @@ impl EngineHosts {
             link_of_flow: Vec::new(),
             progress: Progress::new(workload),
             events: Vec::new(),
+            stall: Picos::ZERO,
             config,
         };
         let mut known = BTreeMap::new();
         for (index, flow) in (0u64..).zip(workload.flows()) {
             let link = *known
                 .entry((flow.from, flow.to, flow.class))
-                .or_insert_with(|| hosts.add_link(topology, flow.from, flow.to, flow.class, seed));
+                .or_insert_with(|| hosts.add_link(fabric, (flow.from, flow.to, flow.class), seed));
             hosts.link_of_flow.push(link);
             let link = &mut hosts.links[link as usize];
             let buffer = MemRange {
@@ -214,16 +246,27 @@ impl EngineHosts {
             };
             link.rx.post(link.conn, index, 0, buffer, Rkeys::default());
         }
+        for index in 0..hosts.links.len() {
+            hosts.report(index as u32);
+        }
+        for host in 0..hosts.hosts.len() {
+            while let Some((member, granted)) = hosts.hosts[host].admission.poll_grant() {
+                let link = hosts.hosts[host].members[member as usize];
+                hosts.links[link as usize].rx.grant(granted);
+            }
+        }
         for link in &mut hosts.links {
             link.shake_hands();
         }
         hosts
     }
 
-    fn add_link(&mut self, topology: &Topology, from: u32, to: u32, class: u8, seed: u64) -> u32 {
+    fn add_link(&mut self, fabric: &Fabric, (from, to, class): (u32, u32, u8), seed: u64) -> u32 {
+        let topology = fabric.topology();
         let now = Picos::ZERO.clock();
         let index = self.links.len() as u32;
         let paths = usize::from(self.config.engine.paths_max);
+        let mut stream = Stream::new(seed, Purpose::Host, u64::from(index));
         let mut link = Link {
             from,
             to,
@@ -236,9 +279,16 @@ impl EngineHosts {
             ),
             rx: RxEngine::new(self.config.engine, now),
             conn: 0,
+            member: 0,
             qps: vec![None; paths],
             completed: vec![0; paths],
-            ports: Stream::new(seed, Purpose::Host, u64::from(index)),
+            entropies: match self.config.ways {
+                Ways::Unknown => (0..2 * paths).map(|_| random_port(&mut stream)).collect(),
+                Ways::Traced => spread(fabric, from, to, paths, &mut stream),
+            },
+            next_entropy: 0,
+            open_flows: 0,
+            moved_at: Picos::ZERO,
             is_ready: false,
             is_busy: false,
             has_spoken: false,
@@ -258,6 +308,9 @@ impl EngineHosts {
             }
         }
         link.shake_hands();
+        let receiver = &mut self.hosts[to as usize];
+        link.member = receiver.admission.join(class);
+        receiver.members.push(index);
         self.links.push(link);
         index
     }
@@ -271,6 +324,12 @@ impl EngineHosts {
     #[must_use]
     pub fn nic_stats(&self) -> NicStats {
         self.nics.stats()
+    }
+
+    /// The longest time in which a link had something to send and nothing of it was acknowledged.
+    #[must_use]
+    pub fn longest_stall(&self) -> Picos {
+        self.stall
     }
 
     /// What the engines told.
@@ -347,11 +406,19 @@ impl EngineHosts {
                 let (is_data, bytes) = match work {
                     Work::Write { bytes, .. } => (true, bytes),
                     Work::Send {
-                        is_data, payload, ..
-                    } => (is_data, payload),
+                        is_data,
+                        payload,
+                        posted,
+                        ..
+                    } => {
+                        link.tx.handle_control_arrived(posted.clock(), clock);
+                        (is_data, payload)
+                    }
                 };
                 link.completed[usize::from(job.path)] += u64::from(bytes) + 1;
                 if is_data {
+                    self.stall = self.stall.max(now.since(link.moved_at));
+                    link.moved_at = now;
                     link.tx.handle_completions(job.path, job.epoch, 1, clock);
                 }
             }
@@ -367,6 +434,7 @@ impl EngineHosts {
         while let Some(done) = link.tx.poll_completion() {
             assert!(done.result.is_ok(), "{done:?}");
             self.progress.acknowledge(done.token as u32, now);
+            link.open_flows -= 1;
         }
         self.after_tx(job.link, now, net);
     }
@@ -415,6 +483,7 @@ impl EngineHosts {
                     frame: header,
                     payload: 0,
                     is_data: false,
+                    posted: now,
                 };
                 (path, work, self.config.input_time)
             }
@@ -424,6 +493,7 @@ impl EngineHosts {
                     frame: Frame::Ping { id, sent_ns }.encode(),
                     payload: 0,
                     is_data: false,
+                    posted: now,
                 };
                 (path, work, self.config.input_time)
             }
@@ -454,6 +524,7 @@ impl EngineHosts {
                     frame: header,
                     payload: source.len as u32,
                     is_data: true,
+                    posted: now,
                 };
                 (path, work, self.config.chunk_time)
             }
@@ -583,7 +654,32 @@ impl EngineHosts {
         self.after_rx(job.link, now, net);
     }
 
+    /// Tells the receiver's admission how far a link has come.
+    fn report(&mut self, index: u32) {
+        let link = &self.links[index as usize];
+        let (received, wanted) = link.rx.demand();
+        let expects = link.rx.receives_pending() > 0;
+        let admission = &mut self.hosts[link.to as usize].admission;
+        admission.update(link.member, received, wanted, expects);
+    }
+
+    /// Gives what may be given, and sends what the receiving engine has to say.
     fn after_rx(&mut self, index: u32, now: Picos, net: &mut Net) {
+        if self.config.engine.first_grant.is_some() {
+            self.report(index);
+            let host = self.links[index as usize].to as usize;
+            while let Some((member, granted)) = self.hosts[host].admission.poll_grant() {
+                let other = self.hosts[host].members[member as usize];
+                self.links[other as usize].rx.grant(granted);
+                if other != index {
+                    self.say_rx(other, now, net);
+                }
+            }
+        }
+        self.say_rx(index, now, net);
+    }
+
+    fn say_rx(&mut self, index: u32, now: Picos, net: &mut Net) {
         let link = &mut self.links[index as usize];
         while let Some(action) = link.rx.poll_action() {
             if let RxAction::Silence { path, epoch } = action {
@@ -607,6 +703,7 @@ impl EngineHosts {
                 frame: frame.header,
                 payload: 0,
                 is_data: false,
+                posted: now,
             };
             self.nics.post(qp + 1, work, now, net);
             if !link.has_spoken {
@@ -674,11 +771,44 @@ fn wake(host: u32, processor: &mut Processor, net: &mut Net) {
     }
 }
 
+/// Source ports for the paths of a link, found by tracing: each of the ways that lead there gets
+/// as many paths as any other, give or take one. As many ports again follow, for paths that have
+/// to be dialled anew.
+fn spread(fabric: &Fabric, from: u32, to: u32, paths: usize, stream: &mut Stream) -> Vec<[u32; 2]> {
+    let topology = fabric.topology();
+    let [from, to] = [from, to].map(|host| topology.host_ports_of(host));
+    let mut chosen: Vec<[u32; 2]> = Vec::with_capacity(2 * paths);
+    let mut ways: BTreeMap<Vec<u32>, Vec<u32>> = BTreeMap::new();
+    for path in 0..TRACES_PER_PATH * paths as u32 {
+        let entropy = random_port(stream)[0];
+        let pick = |range: &Range<u32>| range.start + path % (range.end - range.start);
+        let way = fabric.trace(pick(&from), pick(&to), entropy);
+        ways.entry(way).or_default().push(entropy);
+    }
+    let mut ways: Vec<Vec<u32>> = ways.into_values().collect();
+    stream.shuffle(&mut ways);
+    for round in 0..2 * paths {
+        for way in &ways {
+            if let Some(&entropy) = way.get(round)
+                && chosen.len() < 2 * paths
+            {
+                chosen.push([entropy, random_port(stream)[1]]);
+            }
+        }
+    }
+    chosen
+}
+
+fn random_port(stream: &mut Stream) -> [u32; 2] {
+    [stream.next(), stream.next()].map(|port| (mix(port) >> 32) as u32)
+}
+
 /// A queue pair with a source port of its own for a path.
 fn connect(nics: &mut Nics, link: &mut Link, path: u8) -> u32 {
     let [from, to] = link.host_ports.clone();
     let pick = |range: Range<u32>| range.start + u32::from(path) % (range.end - range.start);
-    let entropies = [link.ports.next(), link.ports.next()].map(|port| (mix(port) >> 32) as u32);
+    let entropies = link.entropies[link.next_entropy % link.entropies.len()];
+    link.next_entropy += 1;
     let qp = nics.connect(pick(from), pick(to), entropies, link.class);
     link.qps[usize::from(path)] = Some(qp);
     qp
@@ -734,6 +864,10 @@ impl Endpoints for EngineHosts {
             len: spec.bytes,
         };
         link.tx.submit(link.conn, u64::from(flow), 0, source);
+        if link.open_flows == 0 {
+            link.moved_at = now;
+        }
+        link.open_flows += 1;
         self.make_ready(index);
         self.run_sender(spec.from, now, net);
     }

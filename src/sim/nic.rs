@@ -92,6 +92,8 @@ pub enum Work {
         payload: u32,
         /// It counts among the data frames of the engine.
         is_data: bool,
+        /// When it was posted.
+        posted: Picos,
     },
 }
 

@@ -276,7 +276,7 @@ impl TxEngine {
         let was = p.verdict;
         p.stats = stats;
         if self.config.completions == Completions::Local {
-            (p.stats.rtt, p.stats.rtt_var) = (p.delay.rtt, p.delay.rtt_var);
+            return self.judge_overtaken(index, now);
         }
         p.verdict = p.health.observe(now, &p.stats, &config);
         p.watched &= stats.in_flight;
@@ -287,8 +287,7 @@ impl TxEngine {
                 if was != Verdict::Fine {
                     self.refresh_views();
                 }
-                let by_peer = self.config.completions == Completions::Peer;
-                if by_peer && active && self.acked_since_sample > 0 {
+                if active && self.acked_since_sample > 0 {
                     let acked = Bytes(std::mem::take(&mut self.acked_since_sample));
                     let in_flight = self.views.iter().map(|v| v.outstanding).sum();
                     // What the transport itself holds back waits as well, unseen by its round
@@ -324,6 +323,55 @@ impl TxEngine {
                 }
             }
         }
+    }
+
+    /// Judges a path by what departed later on its siblings and has arrived, where completions
+    /// tell. While nothing else is under way that could show it, a sibling is probed.
+    fn judge_overtaken(&mut self, index: usize, now: Timestamp) {
+        let config = self.config.health;
+        let newest = self.newest_arrival;
+        let p = &mut self.paths[index];
+        p.watched &= p.stats.in_flight;
+        let (was, held) = (p.verdict, p.queue.front().map(|o| o.departs));
+        p.verdict = held.map_or(Verdict::Fine, |departed| {
+            Health::overtaken(newest.since(departed), &config)
+        });
+        let verdict = p.verdict;
+        if let Some(departed) = held
+            && now.since(departed) >= config.suspect_min
+            && now.since(newest) >= config.probe_gap
+        {
+            self.probe_sibling(index, now);
+        }
+        if verdict == Verdict::Dead {
+            let p = &mut self.paths[index];
+            let quiet = now.since(p.health.alive_at());
+            let epoch = p.epoch;
+            p.died_silent = true;
+            self.fence(index, epoch, FenceReason::Silent(quiet), now);
+        } else if was != verdict {
+            self.refresh_views();
+        }
+    }
+
+    /// Asks after the path that has been idle for longest of those that hold nothing.
+    fn probe_sibling(&mut self, index: usize, now: Timestamp) {
+        let gap = self.config.health.probe_gap;
+        if self.paths.iter().any(|p| now.since(p.probed_at) < gap) {
+            return;
+        }
+        let idle = (0..self.paths.len())
+            .filter(|&i| i != index && self.paths[i].is_well())
+            .min_by_key(|&i| (self.paths[i].queue.len(), self.paths[i].probed_at));
+        if let Some(idle) = idle {
+            self.probe(idle, now);
+        }
+    }
+
+    /// The adapter has told that a control frame given to a path at `departed` has arrived.
+    pub fn handle_control_arrived(&mut self, departed: Timestamp, now: Timestamp) {
+        self.newest_arrival = self.newest_arrival.max(departed);
+        self.last_life = now;
     }
 
     /// Whether the peer's program goes on answering on another path while this one is suspect.
@@ -458,9 +506,13 @@ impl TxEngine {
                     m.in_flight -= 1;
                     if m.token.is_some() {
                         self.replays.push_back((message, chunk));
-                    } else if m.in_flight == 0 {
-                        self.message_done(message);
-                        continue;
+                    } else {
+                        let over = m.in_flight == 0;
+                        self.abandon_chunk(message, chunk);
+                        if over {
+                            self.message_done(message);
+                            continue;
+                        }
                     }
                 }
             }
@@ -492,6 +544,9 @@ impl TxEngine {
         }
         for p in &mut self.paths {
             p.fence_sent_at = Timestamp::ZERO;
+        }
+        if let Some(grants) = &mut self.grants {
+            grants.told = (0, 0);
         }
     }
 
@@ -576,6 +631,7 @@ impl TxEngine {
         let in_flight = Bytes(self.in_flight);
         self.acknowledge(index, count as usize, now);
         if let Some(departed) = departed {
+            self.newest_arrival = self.newest_arrival.max(departed);
             self.sample(index, now.since(departed), in_flight, now);
         }
         self.refresh_views();

@@ -32,7 +32,22 @@ impl TxEngine {
         self.control.push_back((None, frame.encode()));
     }
 
+    /// Tells the receiver what is wanted beyond what it has granted, and what no longer is.
+    fn say_demand(&mut self) {
+        let Some(grants) = &mut self.grants else {
+            return;
+        };
+        let now = (grants.started, grants.abandoned);
+        let wants_more = grants.started > grants.granted && grants.told.0 < grants.started;
+        if wants_more || grants.told.1 < grants.abandoned {
+            grants.told = now;
+            let (wanted, abandoned) = now;
+            self.say(Frame::Demand { wanted, abandoned });
+        }
+    }
+
     pub(super) fn poll_control(&mut self) -> Option<Transmit> {
+        self.say_demand();
         while let Some((path, id)) = self.probes.pop_front() {
             let p = &mut self.paths[usize::from(path)];
             if p.is_up() {
@@ -69,6 +84,11 @@ impl TxEngine {
         let offset = u64::from(chunk) * u64::from(m.chunk_bytes);
         let len = (m.source.len - offset).min(u64::from(m.chunk_bytes));
         let conn = m.conn;
+        if let (Some(grants), None) = (&self.grants, replay)
+            && grants.sent >= grants.granted
+        {
+            return None;
+        }
         // Where the host alone decides what is in the network, the window is kept to the byte.
         if self.config.completions == Completions::Local
             && self.in_flight > 0
@@ -91,6 +111,9 @@ impl TxEngine {
         if replay.is_some() {
             self.replays.pop_front();
         } else {
+            if let Some(grants) = &mut self.grants {
+                grants.sent += len;
+            }
             self.turn_taken(conn, key);
         }
         let payload = u32::try_from(len).unwrap_or(u32::MAX);
