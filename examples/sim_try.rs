@@ -12,6 +12,7 @@ fn arg(name: &str, default: u64) -> u64 {
 fn main() {
     let seeds = arg("seeds", 2);
     let mut setup = match arg("who", 0) { 0 => Setup::ours(), 1 => Setup::ecmp(), 2 => Setup::static_spray(), _ => { let mut s = Setup::static_spray(); s.adaptive_switches = true; s } };
+    SLACK.store(arg("slack", 0), std::sync::atomic::Ordering::Relaxed);
     let h = &mut setup.hosts;
     h.engine.paths_max = arg("paths", u64::from(h.engine.paths_max)) as u8;
     h.engine.chunk_bytes = Some(arg("chunk", 32768) as u32);
@@ -19,7 +20,7 @@ fn main() {
     h.input_time = Picos::from_nanos(arg("input", 100));
     if arg("window", 0) > 0 { h.controller = AnyController::Fixed(Fixed::new(Bytes(arg("window", 0)))); }
     match arg("sel", 9) { 0 => h.selector = AnySelector::LeastOutstanding(LeastOutstanding::default()), 1 => h.selector = AnySelector::RoundRobin(RoundRobin::default()), _ => {} }
-    h.admission.quantum = Bytes(arg("quantum", 32768));
+    h.admission.quantum = Bytes(arg("quantum", 131072)); h.admission.unasked_min = Bytes(arg("unasked", 32768));
     if arg("grants", 1) == 0 { h.engine.first_grant = None; }
     if arg("traced", 1) == 0 { h.ways = Ways::Unknown; }
     let all = [Scene::Permutation(2_000_000), Scene::Permutation(16_000_000), Scene::Rings, Scene::Incast(32), Scene::AllToAll, Scene::SlowLinks, Scene::Cut, Scene::RingsAndBulk, Scene::Bulk];

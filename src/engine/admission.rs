@@ -21,8 +21,10 @@ pub const CLASSES: usize = 4;
 pub struct AdmissionConfig {
     /// Bytes that the device's link carries in a round trip.
     pub bdp: Bytes,
-    /// Granted at a time: a chunk.
+    /// Granted at a time, while several want something: each grant is a frame.
     pub quantum: Bytes,
+    /// What every sender may send unasked, however many there are: a chunk.
+    pub unasked_min: Bytes,
 }
 
 /// One link into the device.
@@ -146,8 +148,8 @@ impl Admission {
     /// What a sender may send unasked, while so many others may do the same.
     fn unasked(&self) -> u64 {
         let share = self.config.bdp.0 * 3 / 2 / u64::from(self.expecting.max(1));
-        let quantum = self.config.quantum.0.max(1);
-        (share / quantum * quantum).max(quantum)
+        let least = self.config.unasked_min.0.max(1);
+        (share / least * least).max(least)
     }
 
     /// The next grant: the link, and the bytes since its beginning that may be sent on it.
@@ -210,6 +212,7 @@ mod tests {
     const CONFIG: AdmissionConfig = AdmissionConfig {
         bdp: Bytes(400_000),
         quantum: Bytes(32_768),
+        unasked_min: Bytes(32_768),
     };
 
     fn granted(admission: &mut Admission) -> Vec<(u32, u64)> {

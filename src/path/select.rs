@@ -118,6 +118,9 @@ impl Selector for StaticHash {
     }
 }
 
+/// dbg
+pub static SLACK: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+
 /// The path with the least bytes outstanding; the next in turn among equals.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LeastOutstanding {
@@ -131,10 +134,12 @@ impl Selector for LeastOutstanding {
 
     fn choose(&mut self, _conn: u32, bytes: u64, paths: &[View]) -> Option<usize> {
         let count = paths.len();
+        let k: u64 = SLACK.load(std::sync::atomic::Ordering::Relaxed);
+        let least = paths.iter().filter(|p| p.has_room(bytes)).map(|p| p.outstanding.0 + p.queue.0 * 50 * (k / 10) / 10).min()?;
         let found = (0..count)
             .map(|k| (self.next + k) % count)
             .filter(|&i| paths[i].has_room(bytes))
-            .min_by_key(|&i| paths[i].outstanding)?;
+            .find(|&i| paths[i].outstanding.0 + paths[i].queue.0 * 50 * (k / 10) / 10 <= least + (k % 10) * bytes / 2)?;
         self.next = found + 1;
         Some(found)
     }

@@ -168,7 +168,7 @@ fn hosts() -> HostConfig {
             first_grant: Some(0),
             health: HealthConfig {
                 suspect_min: Nanos(3 * BASE_RTT.as_nanos()),
-                dead_min: Nanos(5 * BASE_RTT.as_nanos()),
+                dead_min: Nanos(12 * BASE_RTT.as_nanos()),
                 dead_max: Nanos(200 * BASE_RTT.as_nanos()),
                 probe_gap: Nanos(2 * BASE_RTT.as_nanos()),
                 sibling_span: Nanos(BASE_RTT.as_nanos()),
@@ -181,7 +181,8 @@ fn hosts() -> HostConfig {
         selector: AnySelector::LeastOutstanding(LeastOutstanding::default()),
         admission: AdmissionConfig {
             bdp: Bytes(417_000),
-            quantum: Bytes(32 << 10),
+            quantum: Bytes(128 << 10),
+            unasked_min: Bytes(32 << 10),
         },
         chunk_time: Picos::from_nanos(567),
         input_time: Picos::from_nanos(100),

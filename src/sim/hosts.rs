@@ -27,6 +27,10 @@ use crate::path::select::AnySelector;
 /// Ports that a host traces for each path: of 16 equal ways, one in 300 links then misses one.
 const TRACES_PER_PATH: u32 = 8;
 
+/// Frames that a link sends before another has its turn: a caller gives a message away as far as
+/// it goes, and what is begun is ended before the next is begun.
+const TURN: u32 = 16;
+
 /// What a host is like.
 #[derive(Debug, Clone)]
 pub struct HostConfig {
@@ -74,6 +78,8 @@ enum Input {
     },
     /// The queue pair has been put into the error state and its completions taken out.
     Silenced,
+    /// The sender wants a path; its older queue pair is silent, and its completions taken out.
+    Accept { fence: Option<u16> },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +103,10 @@ struct Host {
     receiver: Processor,
     /// Links that may have something to send, in turn.
     ready: VecDeque<u32>,
+    /// Links with control frames to send.
+    urgent: VecDeque<u32>,
+    /// Frames that the first of them has sent in this turn.
+    turn: u32,
     /// Links that it sends on and that have something in flight.
     busy: Vec<u32>,
     /// Links that it receives on and has said something on.
@@ -121,7 +131,7 @@ struct Dial {
 #[derive(Debug, Clone, Copy)]
 enum DialStep {
     Accept { fence: Option<u16> },
-    Up { previous: Option<PathCount> },
+    Up { qp: u32, previous: Option<PathCount> },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -143,6 +153,8 @@ struct Link {
     member: u32,
     /// The sender's end of each path's queue pair.
     qps: Vec<Option<u32>>,
+    /// And those that the receiver has.
+    taken: Vec<Option<u32>>,
     completed: Vec<u64>,
     /// What the source ports of its paths hash to: the first so many are in use, then those of
     /// paths that are dialled anew, in turn.
@@ -211,6 +223,8 @@ impl EngineHosts {
                     sender: Processor::default(),
                     receiver: Processor::default(),
                     ready: VecDeque::new(),
+                    urgent: VecDeque::new(),
+                    turn: 0,
                     busy: Vec::new(),
                     spoken: Vec::new(),
                     tick_at: None,
@@ -281,6 +295,7 @@ impl EngineHosts {
             conn: 0,
             member: 0,
             qps: vec![None; paths],
+            taken: vec![None; paths],
             completed: vec![0; paths],
             entropies: match self.config.ways {
                 Ways::Unknown => (0..2 * paths).map(|_| random_port(&mut stream)).collect(),
@@ -301,6 +316,7 @@ impl EngineHosts {
             while let Some(action) = link.tx.poll_action() {
                 if let TxAction::Dial { path, epoch, .. } = action {
                     let qp = connect(&mut self.nics, &mut link, path);
+                    link.qps[usize::from(path)] = Some(qp);
                     self.own(qp, index, path, epoch);
                     link.rx.handle_path_up(path, epoch, None);
                     link.tx.handle_path_up(path, epoch, None, now);
@@ -340,9 +356,13 @@ impl EngineHosts {
 
     fn make_ready(&mut self, index: u32) {
         let link = &mut self.links[index as usize];
+        let host = &mut self.hosts[link.from as usize];
         if !link.is_ready {
             link.is_ready = true;
-            self.hosts[link.from as usize].ready.push_back(index);
+            host.ready.push_back(index);
+        }
+        if link.tx.has_control() {
+            host.urgent.push_back(index);
         }
     }
 
@@ -378,14 +398,33 @@ impl EngineHosts {
             let cost = if let Some(job) = self.hosts[host as usize].sender.inbox.pop_front() {
                 self.sender_input(job, now, net);
                 self.config.input_time
+            } else if let Some(index) = self.hosts[host as usize].urgent.pop_front() {
+                if !self.links[index as usize].tx.has_control() {
+                    continue;
+                }
+                self.hosts[host as usize].urgent.push_front(index);
+                match self.send_next(index, now, net) {
+                    Some(cost) => cost,
+                    None => {
+                        self.hosts[host as usize].urgent.pop_front();
+                        continue;
+                    }
+                }
             } else if let Some(index) = self.hosts[host as usize].ready.front().copied() {
                 match self.send_next(index, now, net) {
                     Some(cost) => {
-                        self.hosts[host as usize].ready.rotate_left(1);
+                        let host = &mut self.hosts[host as usize];
+                        host.turn += 1;
+                        if host.turn >= TURN {
+                            host.turn = 0;
+                            host.ready.rotate_left(1);
+                        }
                         cost
                     }
                     None => {
-                        self.hosts[host as usize].ready.pop_front();
+                        let host = &mut self.hosts[host as usize];
+                        host.turn = 0;
+                        host.ready.pop_front();
                         self.links[index as usize].is_ready = false;
                         continue;
                     }
@@ -408,10 +447,12 @@ impl EngineHosts {
                     Work::Send {
                         is_data,
                         payload,
-                        posted,
+                        signalled,
                         ..
                     } => {
-                        link.tx.handle_control_arrived(posted.clock(), clock);
+                        if let Some(posted) = signalled {
+                            link.tx.handle_control_arrived(posted.clock(), clock);
+                        }
                         (is_data, payload)
                     }
                 };
@@ -429,10 +470,10 @@ impl EngineHosts {
                     .handle_frame(job.path, decoded, header, clock)
                     .expect("our own peer");
             }
-            Input::Written { .. } | Input::Silenced => {}
+            Input::Written { .. } | Input::Silenced | Input::Accept { .. } => {}
         }
         while let Some(done) = link.tx.poll_completion() {
-            assert!(done.result.is_ok(), "{done:?}");
+            assert!(done.result.is_ok(), "{done:?}: {:?}", link.tx.failure());
             self.progress.acknowledge(done.token as u32, now);
             link.open_flows -= 1;
         }
@@ -483,7 +524,7 @@ impl EngineHosts {
                     frame: header,
                     payload: 0,
                     is_data: false,
-                    posted: now,
+                    signalled: None,
                 };
                 (path, work, self.config.input_time)
             }
@@ -493,7 +534,7 @@ impl EngineHosts {
                     frame: Frame::Ping { id, sent_ns }.encode(),
                     payload: 0,
                     is_data: false,
-                    posted: now,
+                    signalled: Some(now),
                 };
                 (path, work, self.config.input_time)
             }
@@ -524,7 +565,7 @@ impl EngineHosts {
                     frame: header,
                     payload: source.len as u32,
                     is_data: true,
-                    posted: now,
+                    signalled: Some(now),
                 };
                 (path, work, self.config.chunk_time)
             }
@@ -588,7 +629,7 @@ impl EngineHosts {
                 if !link.rx.wants_stats(path) {
                     continue;
                 }
-                let qp = link.qps[usize::from(path)];
+                let qp = link.taken[usize::from(path)];
                 let stats = TransportStats {
                     in_flight: qp.is_some_and(|qp| self.nics.is_busy(qp + 1)),
                     acked: qp.map_or(0, |qp| self.nics.completed(qp + 1)),
@@ -645,6 +686,25 @@ impl EngineHosts {
                 }
             }
             Input::Silenced => link.rx.handle_silenced(job.path, job.epoch),
+            Input::Accept { fence } => {
+                let qp = connect(&mut self.nics, link, job.path);
+                let previous = link.rx.handle_path_up(job.path, job.epoch, fence);
+                let at = now + self.config.dial_time / 2;
+                self.hosts[link.from as usize].dials.push(Dial {
+                    at,
+                    link: job.link,
+                    path: job.path,
+                    epoch: job.epoch,
+                    step: DialStep::Up { qp, previous },
+                });
+                net.wake_at(link.from, at);
+                let owner = Owner {
+                    link: job.link,
+                    path: job.path,
+                    epoch: job.epoch,
+                };
+                self.owners.resize(qp as usize + 2, owner);
+            }
             Input::Sent { .. } => {}
         }
         while let Some(done) = link.rx.poll_completion() {
@@ -683,7 +743,7 @@ impl EngineHosts {
         let link = &mut self.links[index as usize];
         while let Some(action) = link.rx.poll_action() {
             if let RxAction::Silence { path, epoch } = action {
-                if let Some(qp) = find_qp(&self.owners, index, path, epoch) {
+                if let Some(qp) = link.taken[usize::from(path)].take() {
                     self.nics.kill(qp + 1);
                 }
                 let host = &mut self.hosts[link.to as usize].receiver;
@@ -696,14 +756,14 @@ impl EngineHosts {
             }
         }
         while let Some(frame) = link.rx.poll_ack(false).or_else(|| link.rx.poll_transmit()) {
-            let Some(qp) = link.qps[usize::from(frame.path)] else {
+            let Some(qp) = link.taken[usize::from(frame.path)] else {
                 continue;
             };
             let work = Work::Send {
                 frame: frame.header,
                 payload: 0,
                 is_data: false,
-                posted: now,
+                signalled: None,
             };
             self.nics.post(qp + 1, work, now, net);
             if !link.has_spoken {
@@ -736,32 +796,24 @@ impl EngineHosts {
             let link = &mut self.links[index as usize];
             match dial.step {
                 DialStep::Accept { fence } => {
-                    let qp = connect(&mut self.nics, link, path);
-                    let previous = link.rx.handle_path_up(path, epoch, fence);
-                    let at = now + self.config.dial_time / 2;
-                    self.hosts[link.from as usize].dials.push(Dial {
-                        at,
-                        step: DialStep::Up { previous },
-                        ..dial
+                    if let Some(qp) = link.taken[usize::from(path)].take() {
+                        self.nics.kill(qp + 1);
+                    }
+                    self.hosts[host as usize].receiver.inbox.push_back(Job {
+                        link: index,
+                        path,
+                        epoch,
+                        input: Input::Accept { fence },
                     });
-                    net.wake_at(link.from, at);
-                    self.own(qp, index, path, epoch);
-                    self.after_rx(index, now, net);
                 }
-                DialStep::Up { previous } => {
+                DialStep::Up { qp, previous } => {
+                    link.qps[usize::from(path)] = Some(qp);
                     link.tx.handle_path_up(path, epoch, previous, now.clock());
                     self.after_tx(index, now, net);
                 }
             }
         }
     }
-}
-
-fn find_qp(owners: &[Owner], link: u32, path: u8, epoch: u16) -> Option<u32> {
-    owners
-        .iter()
-        .position(|o| (o.link, o.path, o.epoch) == (link, path, epoch))
-        .map(|at| at as u32)
 }
 
 fn wake(host: u32, processor: &mut Processor, net: &mut Net) {
@@ -810,7 +862,7 @@ fn connect(nics: &mut Nics, link: &mut Link, path: u8) -> u32 {
     let entropies = link.entropies[link.next_entropy % link.entropies.len()];
     link.next_entropy += 1;
     let qp = nics.connect(pick(from), pick(to), entropies, link.class);
-    link.qps[usize::from(path)] = Some(qp);
+    link.taken[usize::from(path)] = Some(qp);
     qp
 }
 

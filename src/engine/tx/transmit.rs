@@ -32,6 +32,14 @@ impl TxEngine {
         self.control.push_back((None, frame.encode()));
     }
 
+    /// Whether a control frame waits to be sent: others wait for it, so it goes before any chunk
+    /// of any link.
+    #[must_use]
+    pub fn has_control(&mut self) -> bool {
+        self.say_demand();
+        !(self.probes.is_empty() && self.control.is_empty())
+    }
+
     /// Tells the receiver what is wanted beyond what it has granted, and what no longer is.
     fn say_demand(&mut self) {
         let Some(grants) = &mut self.grants else {
