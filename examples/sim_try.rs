@@ -19,6 +19,13 @@ fn main() {
     h.chunk_time = Picos::from_nanos(arg("cost", 567));
     h.input_time = Picos::from_nanos(arg("input", 100));
     if arg("window", 0) > 0 { h.controller = AnyController::Fixed(Fixed::new(Bytes(arg("window", 0)))); }
+    let w = Bytes(arg("start", 625_000));
+    match arg("cc", 0) {
+        1 => h.controller = AnyController::Delay(Delay::new(DelayConfig { target_queue: Nanos(arg("target", 8337)), increase: Bytes(arg("ai", 32768)), probe_start: false, window_min: Bytes(65536), window_max: w, window_start: w })),
+        2 => h.controller = AnyController::Power(Power::new(PowerConfig { window_min: Bytes(65536), window_max: w, window_start: w, increase: Bytes(arg("ai", 8192)) })),
+        3 => h.controller = AnyController::Timely(Timely::new(TimelyConfig { window_min: Bytes(65536), window_max: w, line_rate: Rate::from_mbps(400_000), queue_low: Nanos(arg("target", 8337) / 2), queue_high: Nanos(4 * arg("target", 8337)) })),
+        _ => {}
+    }
     match arg("sel", 9) { 0 => h.selector = AnySelector::LeastOutstanding(LeastOutstanding::default()), 1 => h.selector = AnySelector::RoundRobin(RoundRobin::default()), _ => {} }
     h.admission.quantum = Bytes(arg("quantum", 131072)); h.admission.unasked_min = Bytes(arg("unasked", 32768));
     if arg("grants", 1) == 0 { h.engine.first_grant = None; }

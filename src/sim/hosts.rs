@@ -571,13 +571,17 @@ impl EngineHosts {
             }
         };
         let qp = link.qps[usize::from(path)]?;
-        let bytes = match work {
-            Work::Write { bytes, .. } => bytes,
-            Work::Send { payload, .. } => payload,
+        let (is_data, bytes) = match work {
+            Work::Write { bytes, .. } => (true, bytes),
+            Work::Send {
+                is_data, payload, ..
+            } => (is_data, payload),
         };
-        let (free_at, byte_time) = &mut self.departures[self.nics.host_port(qp) as usize];
-        *free_at = (*free_at).max(now) + byte_time.time(u64::from(bytes));
-        link.tx.handle_departure(path, free_at.clock());
+        if is_data {
+            let (free_at, byte_time) = &mut self.departures[self.nics.host_port(qp) as usize];
+            *free_at = (*free_at).max(now) + byte_time.time(u64::from(bytes));
+            link.tx.handle_departure(path, free_at.clock());
+        }
         if !link.is_busy {
             link.is_busy = true;
             let host = &mut self.hosts[link.from as usize];
