@@ -4,7 +4,7 @@ const SAMPLES: usize = 16;
 
 /// The last few samples.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Median {
+pub(crate) struct Median {
     samples: [u64; SAMPLES],
     filled: usize,
     next: usize,
@@ -12,14 +12,14 @@ pub(super) struct Median {
 
 impl Median {
     /// Adds a sample; the oldest is forgotten.
-    pub(super) fn push(&mut self, sample: u64) {
+    pub(crate) fn push(&mut self, sample: u64) {
         self.samples[self.next] = sample;
         self.next = (self.next + 1) % SAMPLES;
         self.filled = (self.filled + 1).min(SAMPLES);
     }
 
     /// The upper median of what there is; 0 of nothing.
-    pub(super) fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         let mut recent = self.samples;
         let recent = &mut recent[..self.filled];
         recent.sort_unstable();

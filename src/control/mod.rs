@@ -6,7 +6,7 @@
 
 mod delay;
 mod fixed;
-mod median;
+pub(crate) mod median;
 mod power;
 mod timely;
 

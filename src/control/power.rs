@@ -85,7 +85,10 @@ impl Controller for Power {
         let weight = (elapsed / base).min(1.0);
         self.power = self.power * (1.0 - weight) + power * weight;
         let target = self.reference / self.power.max(0.01) + self.config.increase.as_f64();
-        let (least, most) = (self.config.window_min.as_f64(), self.config.window_max.as_f64());
+        let (least, most) = (
+            self.config.window_min.as_f64(),
+            self.config.window_max.as_f64(),
+        );
         self.window = (GAIN * target + (1.0 - GAIN) * self.reference).clamp(least, most);
         if sample.now.since(self.reference_at) >= rtt {
             self.reference_at = sample.now;

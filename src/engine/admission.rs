@@ -39,6 +39,8 @@ struct Member {
     /// It has receives posted.
     expects: bool,
     queued: bool,
+    /// Bytes that have arrived since it last had to share.
+    unshared: u64,
 }
 
 impl Member {
@@ -51,20 +53,25 @@ impl Member {
     }
 }
 
+/// What the members of a class want together.
+#[derive(Debug, Clone, Copy, Default)]
+struct Class {
+    /// Members that want something.
+    active: u32,
+    /// What those have been granted and has not arrived. Of each no more than most of a round
+    /// trip counts, so that one who was granted much while alone does not keep others out.
+    outstanding: u64,
+    /// Members with posted receives.
+    expecting: u32,
+}
+
 /// The grants of one device.
 #[derive(Debug)]
 pub struct Admission {
     config: AdmissionConfig,
     members: Vec<Member>,
     turns: [VecDeque<u32>; CLASSES],
-    /// Members that want something.
-    active: u32,
-    /// What they have been granted and has not arrived.
-    outstanding: u64,
-    /// Bytes that have arrived since one member has been the only one that wants something.
-    received_alone: u64,
-    /// Members with posted receives.
-    expecting: u32,
+    classes: [Class; CLASSES],
     /// Members whose unasked allowance is to be renewed.
     renewals: VecDeque<u32>,
 }
@@ -77,10 +84,7 @@ impl Admission {
             config,
             members: Vec::new(),
             turns: Default::default(),
-            active: 0,
-            outstanding: 0,
-            received_alone: 0,
-            expecting: 0,
+            classes: [Class::default(); CLASSES],
             renewals: VecDeque::new(),
         }
     }
@@ -106,18 +110,14 @@ impl Admission {
     /// How far a link has come: bytes that arrived and bytes that its sender wants to send, both
     /// since it began, and whether receives are posted on it.
     pub fn update(&mut self, member: u32, received: u64, wanted: u64, expects: bool) {
-        let arrived = received.saturating_sub(self.members[member as usize].received);
+        let before = self.members[member as usize].received;
         self.change(member, |m| {
             m.received = m.received.max(received);
             m.wanted = m.wanted.max(wanted);
             m.expects = expects;
         });
         let m = &mut self.members[member as usize];
-        self.received_alone = if self.active == 1 {
-            self.received_alone + arrived
-        } else {
-            0
-        };
+        m.unshared += m.received - before;
         if m.wanted > m.granted {
             if !m.queued {
                 m.queued = true;
@@ -130,24 +130,42 @@ impl Admission {
 
     /// Keeps the sums while a member changes.
     fn change(&mut self, member: u32, how: impl FnOnce(&mut Member)) {
+        let most = self.outstanding_max();
         let m = &mut self.members[member as usize];
-        let cap = self.config.bdp.0 * 3 / 4;
+        let class = &mut self.classes[usize::from(m.class)];
         if m.is_active() {
-            self.active -= 1;
-            self.outstanding -= m.outstanding().min(cap);
+            class.active -= 1;
+            class.outstanding -= m.outstanding().min(most);
         }
-        self.expecting -= u32::from(m.expects);
+        class.expecting -= u32::from(m.expects);
         how(m);
-        self.expecting += u32::from(m.expects);
+        class.expecting += u32::from(m.expects);
         if m.is_active() {
-            self.active += 1;
-            self.outstanding += m.outstanding().min(cap);
+            class.active += 1;
+            class.outstanding += m.outstanding().min(most);
         }
     }
 
+    /// No more of one member counts, and no member gets more while it shares.
+    fn outstanding_max(&self) -> u64 {
+        self.config.bdp.0 * 3 / 4
+    }
+
+    /// What this class competes with: itself and the more urgent ones.
+    fn competition(&self, class: usize) -> Class {
+        self.classes[..=class]
+            .iter()
+            .fold(Class::default(), |sum, class| Class {
+                active: sum.active + class.active,
+                outstanding: sum.outstanding + class.outstanding,
+                expecting: sum.expecting + class.expecting,
+            })
+    }
+
     /// What a sender may send unasked, while so many others may do the same.
-    fn unasked(&self) -> u64 {
-        let share = self.config.bdp.0 * 3 / 2 / u64::from(self.expecting.max(1));
+    fn unasked(&self, class: usize) -> u64 {
+        let expecting = self.competition(class).expecting.max(1);
+        let share = self.config.bdp.0 * 3 / 2 / u64::from(expecting);
         let least = self.config.unasked_min.0.max(1);
         (share / least * least).max(least)
     }
@@ -155,8 +173,8 @@ impl Admission {
     /// The next grant: the link, and the bytes since its beginning that may be sent on it.
     pub fn poll_grant(&mut self) -> Option<(u32, u64)> {
         while let Some(member) = self.renewals.pop_front() {
-            let unasked = self.unasked();
             let m = self.members[member as usize];
+            let unasked = self.unasked(usize::from(m.class));
             let allowed = m.received + unasked;
             // Told only when it matters: every grant is a frame.
             if m.present && m.wanted <= m.received && allowed >= m.granted + unasked.div_ceil(2) {
@@ -164,42 +182,52 @@ impl Admission {
                 return Some((member, allowed));
             }
         }
-        let alone = self.active == 1;
+        (0..CLASSES).find_map(|class| self.grant_in(class))
+    }
+
+    fn grant_in(&mut self, class: usize) -> Option<(u32, u64)> {
         let bdp = self.config.bdp.0;
-        let k: u64 = std::env::var("BUD").map_or(5, |v| v.parse().unwrap());
-        let budget = if !alone {
-            bdp * k / 4
-        } else if self.expecting <= 1 {
-            bdp * 4
-        } else {
-            // The longer it has been alone, the less likely it is that another is about to come.
-            (bdp * 3 / 2 + self.received_alone).min(bdp * 4)
-        };
-        for class in 0..CLASSES {
-            while let Some(&member) = self.turns[class].front() {
-                let m = self.members[member as usize];
-                if !m.present || m.wanted <= m.granted {
-                    self.turns[class].pop_front();
-                    self.members[member as usize].queued = false;
+        let mut passed = 0;
+        while let Some(&member) = self.turns[class].front() {
+            let m = self.members[member as usize];
+            if !m.present || m.wanted <= m.granted {
+                self.turns[class].pop_front();
+                self.members[member as usize].queued = false;
+                continue;
+            }
+            let all = self.competition(class);
+            let step = if all.active > 1 {
+                self.members[member as usize].unshared = 0;
+                if all.outstanding >= bdp * 5 / 4 {
+                    return None;
+                }
+                if m.outstanding() >= self.outstanding_max() {
+                    passed += 1;
+                    self.turns[class].rotate_left(1);
+                    if passed >= self.turns[class].len() {
+                        return None;
+                    }
                     continue;
                 }
-                if self.outstanding >= budget {
-                    return None;
-                }
-                // Alone, it is told seldom and much.
-                let step = if alone {
-                    budget.saturating_sub(m.outstanding())
+                self.config.quantum.0
+            } else {
+                // Alone it is told seldom and much; the longer it has been alone, the less likely
+                // it is that another is about to come.
+                let ahead = if all.expecting <= 1 {
+                    bdp * 4
                 } else {
-                    self.config.quantum.0
+                    (bdp * 3 / 2 + m.unshared).min(bdp * 4)
                 };
-                if alone && step < budget / 2 && m.wanted - m.granted > step {
+                let step = ahead.saturating_sub(m.outstanding());
+                if step < ahead / 2 && m.wanted - m.granted > step {
                     return None;
                 }
-                let granted = (m.granted + step).min(m.wanted);
-                self.change(member, |m| m.granted = granted);
-                self.turns[class].rotate_left(1);
-                return Some((member, granted));
-            }
+                step
+            };
+            let granted = (m.granted + step).min(m.wanted);
+            self.change(member, |m| m.granted = granted);
+            self.turns[class].rotate_left(1);
+            return Some((member, granted));
         }
         None
     }
@@ -236,7 +264,10 @@ mod tests {
                 allowed = bytes;
                 words += 1;
             }
-            assert!(allowed >= wanted.min(arrived + 400_000), "{arrived}: {allowed}");
+            assert!(
+                allowed >= wanted.min(arrived + 400_000),
+                "{arrived}: {allowed}"
+            );
         }
         assert!(words < 400, "{words} grants for 2048 chunks");
     }
@@ -263,7 +294,9 @@ mod tests {
                 allowed[link as usize] = bytes;
             }
             // The network delivers from one after the other.
-            let next = (0..32).map(|k| (turn + k) % 32).find(|&i| arrived[i] < allowed[i]);
+            let next = (0..32)
+                .map(|k| (turn + k) % 32)
+                .find(|&i| arrived[i] < allowed[i]);
             let i = next.expect("somebody may always send");
             turn = i + 1;
             arrived[i] = (arrived[i] + 32_768).min(allowed[i]);
@@ -284,7 +317,19 @@ mod tests {
             admission.update(link, 0, 10 << 20, true);
         }
         let grants = granted(&mut admission);
-        assert!(grants.iter().all(|&(link, _)| link == urgent), "{grants:?}");
+        let of = |link| {
+            grants
+                .iter()
+                .filter(|&&(l, _)| l == link)
+                .map(|g| g.1)
+                .max()
+        };
+        assert_eq!(grants[0].0, urgent);
+        // The urgent one does not see the other; that one gets what is left of a round trip.
+        assert!(
+            of(urgent) > Some(600_000) && of(bulk) < Some(400_000),
+            "{grants:?}"
+        );
         admission.leave(urgent);
         let grants = granted(&mut admission);
         assert!(grants.iter().all(|&(link, _)| link == bulk) && !grants.is_empty());

@@ -725,7 +725,10 @@ mod tests {
                 received_ns: !sent_ns
             }),
             Just(Frame::Goodbye),
-            any::<u64>().prop_map(|wanted| Frame::Demand { wanted, abandoned: wanted / 3 }),
+            any::<u64>().prop_map(|wanted| Frame::Demand {
+                wanted,
+                abandoned: wanted / 3
+            }),
             any::<u64>().prop_map(|granted| Frame::Grant { granted }),
         ]
     }

@@ -135,11 +135,18 @@ impl Selector for LeastOutstanding {
     fn choose(&mut self, _conn: u32, bytes: u64, paths: &[View]) -> Option<usize> {
         let count = paths.len();
         let k: u64 = SLACK.load(std::sync::atomic::Ordering::Relaxed);
-        let least = paths.iter().filter(|p| p.has_room(bytes)).map(|p| p.outstanding.0 + p.queue.0 * 50 * (k / 10) / 10).min()?;
+        let least = paths
+            .iter()
+            .filter(|p| p.has_room(bytes))
+            .map(|p| p.outstanding.0 + p.queue.0 * 50 * (k / 10) / 10)
+            .min()?;
         let found = (0..count)
             .map(|k| (self.next + k) % count)
             .filter(|&i| paths[i].has_room(bytes))
-            .find(|&i| paths[i].outstanding.0 + paths[i].queue.0 * 50 * (k / 10) / 10 <= least + (k % 10) * bytes / 2)?;
+            .find(|&i| {
+                paths[i].outstanding.0 + paths[i].queue.0 * 50 * (k / 10) / 10
+                    <= least + (k % 10) * bytes / 2
+            })?;
         self.next = found + 1;
         Some(found)
     }

@@ -6,9 +6,7 @@
 //! engine stand what it is compared with: one path for each connection, which is what ECMP gives,
 //! and switches that choose the way of each packet themselves.
 
-use super::fabric::{
-    Fabric, Overflow, PauseConfig, QueueConfig, Routing, SwitchConfig,
-};
+use super::fabric::{Fabric, Overflow, PauseConfig, QueueConfig, Routing, SwitchConfig};
 use super::hosts::{EngineHosts, HostConfig, Ways};
 use super::nic::{NicConfig, Recovery};
 use super::packet::{BULK, HIGH};
@@ -168,7 +166,7 @@ fn hosts() -> HostConfig {
             first_grant: Some(0),
             health: HealthConfig {
                 suspect_min: Nanos(3 * BASE_RTT.as_nanos()),
-                dead_min: Nanos(12 * BASE_RTT.as_nanos()),
+                dead_min: Nanos(16 * BASE_RTT.as_nanos()),
                 dead_max: Nanos(200 * BASE_RTT.as_nanos()),
                 probe_gap: Nanos(2 * BASE_RTT.as_nanos()),
                 sibling_span: Nanos(BASE_RTT.as_nanos()),
@@ -293,9 +291,18 @@ fn workload(scene: Scene, seed: u64) -> Workload {
     let mut stream = Stream::new(seed, Purpose::Workload, 0);
     let mut workload = Workload::new(DoneWhen::Acknowledged);
     match scene {
-        Scene::Permutation(bytes) => permutation(&mut workload, "permutation", bytes, 1, BULK, &mut stream),
+        Scene::Permutation(bytes) => {
+            permutation(&mut workload, "permutation", bytes, 1, BULK, &mut stream)
+        }
         Scene::SlowLinks | Scene::Cut => {
-            permutation(&mut workload, "permutation", 16_000_000, 1, BULK, &mut stream);
+            permutation(
+                &mut workload,
+                "permutation",
+                16_000_000,
+                1,
+                BULK,
+                &mut stream,
+            );
         }
         Scene::Rings => rings(&mut workload, BULK, &mut stream),
         Scene::RingsAndBulk => {
@@ -375,7 +382,13 @@ fn rings(workload: &mut Workload, class: u8, stream: &mut Stream) {
             let mut before = None;
             for step in 0..2 * size - 1 {
                 let at = |k: usize| ring[k % size];
-                let next = workload.add(flow(at(chunk + step), at(chunk + step + 1), 1 << 20, class, part));
+                let next = workload.add(flow(
+                    at(chunk + step),
+                    at(chunk + step + 1),
+                    1 << 20,
+                    class,
+                    part,
+                ));
                 if let Some(before) = before.replace(next) {
                     workload.wait(before, next);
                 }
@@ -389,7 +402,9 @@ fn faults(scene: Scene, fabric: &Fabric, workload: &Workload, seed: u64) -> (Vec
     let topology = fabric.topology();
     let mut uplinks: Vec<u32> = (0..)
         .zip(topology.ports())
-        .filter(|(_, port)| matches!((port.from, port.to), (End::Switch(a), End::Switch(b)) if a < b))
+        .filter(
+            |(_, port)| matches!((port.from, port.to), (End::Switch(a), End::Switch(b)) if a < b),
+        )
         .map(|(port, _)| port)
         .collect();
     Stream::new(seed, Purpose::Workload, 1).shuffle(&mut uplinks);

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::fabric::{Fabric, Hosts, Net};
 use super::nic::{Completion, NicConfig, NicStats, Nics, Work};
-use super::packet::Packet;
+use super::packet::{CLASSES, Packet};
 use super::random::{Purpose, Stream, mix};
 use super::time::{ByteTime, Picos};
 use super::workload::{Flow, Progress, Workload};
@@ -79,7 +79,9 @@ enum Input {
     /// The queue pair has been put into the error state and its completions taken out.
     Silenced,
     /// The sender wants a path; its older queue pair is silent, and its completions taken out.
-    Accept { fence: Option<u16> },
+    Accept {
+        fence: Option<u16>,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -101,8 +103,8 @@ struct Processor {
 struct Host {
     sender: Processor,
     receiver: Processor,
-    /// Links that may have something to send, in turn.
-    ready: VecDeque<u32>,
+    /// Links that may have something to send, in turn, by class.
+    ready: [VecDeque<u32>; CLASSES],
     /// Links with control frames to send.
     urgent: VecDeque<u32>,
     /// Frames that the first of them has sent in this turn.
@@ -130,8 +132,45 @@ struct Dial {
 
 #[derive(Debug, Clone, Copy)]
 enum DialStep {
-    Accept { fence: Option<u16> },
-    Up { qp: u32, previous: Option<PathCount> },
+    Accept {
+        fence: Option<u16>,
+    },
+    Up {
+        qp: u32,
+        previous: Option<PathCount>,
+    },
+}
+
+/// When a host port will have sent all that it was given, by class: an urgent chunk overtakes the
+/// others.
+#[derive(Debug, Clone, Copy)]
+struct Departures {
+    free_at: [Picos; CLASSES],
+    byte_time: ByteTime,
+}
+
+impl Departures {
+    fn new(byte_time: ByteTime) -> Self {
+        Self {
+            free_at: [Picos::ZERO; CLASSES],
+            byte_time,
+        }
+    }
+
+    /// When a chunk that is given to the adapter now will have left.
+    fn next(&mut self, class: u8, now: Picos, bytes: u64) -> Picos {
+        for free_at in &mut self.free_at[usize::from(class)..] {
+            *free_at = (*free_at).max(now) + self.byte_time.time(bytes);
+        }
+        self.free_at[usize::from(class)]
+    }
+}
+
+impl Host {
+    /// The link whose turn it is: the urgent class first.
+    fn next_ready(&self) -> Option<u32> {
+        self.ready.iter().find_map(|queue| queue.front()).copied()
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -189,8 +228,7 @@ pub struct EngineHosts {
     hosts: Vec<Host>,
     links: Vec<Link>,
     owners: Vec<Owner>,
-    /// When each host port will have sent all that it was given.
-    departures: Vec<(Picos, ByteTime)>,
+    departures: Vec<Departures>,
     host_ports: Vec<Range<u32>>,
     link_of_flow: Vec<u32>,
     progress: Progress,
@@ -222,7 +260,7 @@ impl EngineHosts {
                 .map(|_| Host {
                     sender: Processor::default(),
                     receiver: Processor::default(),
-                    ready: VecDeque::new(),
+                    ready: Default::default(),
                     urgent: VecDeque::new(),
                     turn: 0,
                     busy: Vec::new(),
@@ -236,7 +274,7 @@ impl EngineHosts {
             links: Vec::new(),
             owners: Vec::new(),
             departures: host_ports()
-                .map(|port| (Picos::ZERO, byte_time(port)))
+                .map(|port| Departures::new(byte_time(port)))
                 .collect(),
             host_ports: (0..topology.hosts())
                 .map(|host| topology.host_ports_of(host))
@@ -359,7 +397,7 @@ impl EngineHosts {
         let host = &mut self.hosts[link.from as usize];
         if !link.is_ready {
             link.is_ready = true;
-            host.ready.push_back(index);
+            host.ready[usize::from(link.class)].push_back(index);
         }
         if link.tx.has_control() {
             host.urgent.push_back(index);
@@ -410,21 +448,22 @@ impl EngineHosts {
                         continue;
                     }
                 }
-            } else if let Some(index) = self.hosts[host as usize].ready.front().copied() {
+            } else if let Some(index) = self.hosts[host as usize].next_ready() {
+                let class = usize::from(self.links[index as usize].class);
                 match self.send_next(index, now, net) {
                     Some(cost) => {
                         let host = &mut self.hosts[host as usize];
                         host.turn += 1;
                         if host.turn >= TURN {
                             host.turn = 0;
-                            host.ready.rotate_left(1);
+                            host.ready[class].rotate_left(1);
                         }
                         cost
                     }
                     None => {
                         let host = &mut self.hosts[host as usize];
                         host.turn = 0;
-                        host.ready.pop_front();
+                        host.ready[class].pop_front();
                         self.links[index as usize].is_ready = false;
                         continue;
                     }
@@ -578,9 +617,9 @@ impl EngineHosts {
             } => (is_data, payload),
         };
         if is_data {
-            let (free_at, byte_time) = &mut self.departures[self.nics.host_port(qp) as usize];
-            *free_at = (*free_at).max(now) + byte_time.time(u64::from(bytes));
-            link.tx.handle_departure(path, free_at.clock());
+            let departure = &mut self.departures[self.nics.host_port(qp) as usize];
+            let at = departure.next(link.class, now, u64::from(bytes));
+            link.tx.handle_departure(path, at.clock());
         }
         if !link.is_busy {
             link.is_busy = true;

@@ -99,7 +99,13 @@ pub enum Work {
 
 impl Work {
     fn is_signalled(&self) -> bool {
-        !matches!(self, Self::Send { signalled: None, .. })
+        !matches!(
+            self,
+            Self::Send {
+                signalled: None,
+                ..
+            }
+        )
     }
 
     fn bytes(&self) -> u32 {

@@ -24,6 +24,7 @@ use super::bitmap::SlidingBitmap;
 use super::wire::{self, Chunk, Frame, Header, Rkeys};
 use super::{Completions, EAGER_WINDOW, EngineConfig, MemRange, Ordinals, UNHEARD};
 use crate::clock::Timestamp;
+use crate::control::median::Median;
 use crate::control::{AnyController, Controller};
 use crate::path::health::Verdict;
 use crate::path::search::{Base, Moments};
@@ -260,6 +261,10 @@ pub struct TxEngine {
     base: Base,
     /// The latest departure of anything whose arrival is known.
     newest_arrival: Timestamp,
+    /// The time of the last completion or timeout.
+    now: Timestamp,
+    /// The queues that the last chunks met, on any path.
+    recent_queues: Median,
     /// The least time from a chunk's departure to its completion.
     base_rtt: Base,
     /// Since when there has been more to send than the paths take.
@@ -340,6 +345,8 @@ impl TxEngine {
             events: VecDeque::new(),
             base: Base::default(),
             newest_arrival: Timestamp::ZERO,
+            now,
+            recent_queues: Median::default(),
             base_rtt: Base::default(),
             backlog_since: None,
             moments: Moments::new(config.paths_max.into()),

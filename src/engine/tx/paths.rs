@@ -20,6 +20,12 @@ use crate::units::{Bytes, Nanos};
 /// program: how long that program may be busy elsewhere before the path runs dry.
 pub(super) const LAG_MAX: u64 = 8 << 20;
 
+/// A path rests when its queue is longer than so many times the usual one and a round trip.
+const REST_QUEUES: u64 = 2;
+/// For so many times that queue: what it could carry meanwhile is little, and a chunk that waits
+/// there holds its message up.
+const REST_TIMES: u64 = 8;
+
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Cargo {
     Chunk { message: u32, index: u32 },
@@ -147,6 +153,8 @@ pub(super) struct TxPath {
     pub(super) watched: bool,
     pub(super) meter: RateMeter,
     pub(super) delay: PathDelay,
+    /// Its last chunk met a queue far longer than the others': it carries none until then.
+    pub(super) rests_until: Timestamp,
     pub(super) candidate: Candidate,
     /// The channel whose fence has not been answered: the queue holds what it carried.
     pub(super) open_fence: Option<u16>,
@@ -182,6 +190,7 @@ impl TxPath {
             watched: false,
             meter: RateMeter::default(),
             delay: PathDelay::default(),
+            rests_until: Timestamp::ZERO,
             candidate: Candidate::new(paths),
             open_fence: None,
             fence_sent_at: Timestamp::ZERO,
@@ -245,6 +254,7 @@ impl TxEngine {
         p.verdict = Verdict::Fine;
         p.meter = RateMeter::default();
         p.delay = PathDelay::default();
+        p.rests_until = Timestamp::ZERO;
         p.candidate.reset(&self.moments);
         p.verify_at = now + VERIFY_FIRST;
         p.verify_gap = VERIFY_FIRST;
@@ -621,6 +631,7 @@ impl TxEngine {
 
     /// A verbs transport's own completions: `count` more data frames of this channel are done.
     pub fn handle_completions(&mut self, path: u8, epoch: u16, count: u32, now: Timestamp) {
+        self.now = now;
         let index = usize::from(path);
         let p = &mut self.paths[index];
         if p.epoch != epoch {
@@ -643,6 +654,11 @@ impl TxEngine {
         let p = &mut self.paths[index];
         p.health.saw_acknowledgement(now);
         p.delay.observe(rtt, queue, now);
+        let usual = self.recent_queues.get();
+        if queue.0 > REST_QUEUES * usual + (rtt - queue).0 {
+            p.rests_until = now + queue * REST_TIMES;
+        }
+        self.recent_queues.push(queue.0);
         self.last_life = now;
         if p.verdict == Verdict::Fine {
             self.controller.on_sample(&Sample {
@@ -669,6 +685,23 @@ impl TxEngine {
                 && p.verdict == Verdict::Fine
                 && p.queued_bytes <= LAG_MAX;
         }
+        if self.config.completions == Completions::Local {
+            self.rest_slow_paths();
+        }
+    }
+
+    /// Leaves out the paths that rest, unless all do.
+    fn rest_slow_paths(&mut self) {
+        let now = self.now;
+        let rests = |p: &TxPath| p.rests_until > now;
+        let others = self
+            .paths
+            .iter()
+            .zip(&self.views)
+            .any(|(p, view)| view.usable && !rests(p));
+        for (p, view) in self.paths.iter().zip(&mut self.views) {
+            view.usable &= !others || !rests(p);
+        }
     }
 
     /// Shares the link's window out among its paths, by their measured rates.
@@ -686,6 +719,7 @@ impl TxEngine {
         let window = u128::from(self.controller.window().0);
         let per_rate = (window << 32) / u128::from(total.max(1));
         let chunk = u64::from(self.chunk_bytes_for(u64::MAX >> 1));
+        let local = self.config.completions == Completions::Local;
         for (p, view) in self.paths.iter().zip(&mut self.views) {
             if !p.is_active() {
                 continue;
@@ -696,6 +730,10 @@ impl TxEngine {
             };
             let share = (per_rate * u128::from(rate)) >> 32;
             view.cap = Bytes(u64::try_from(share).unwrap_or(u64::MAX).max(2 * chunk));
+            if local && p.delay.seen_at == Timestamp::ZERO {
+                // Nothing is known of it: one chunk finds out.
+                view.cap = Bytes(chunk);
+            }
             view.byte_time = byte_time;
             view.delay_ns = p.stats.rtt_min.0;
             view.queue = p.delay.queue;
