@@ -26,7 +26,6 @@ fn main() {
             s
         }
     };
-    SLACK.store(arg("slack", 0), std::sync::atomic::Ordering::Relaxed);
     let h = &mut setup.hosts;
     h.engine.paths_max = arg("paths", u64::from(h.engine.paths_max)) as u8;
     h.engine.chunk_bytes = Some(arg("chunk", 32768) as u32);
@@ -37,6 +36,7 @@ fn main() {
     }
     let w = Bytes(arg("start", 625_000));
     match arg("cc", 0) {
+        4 => h.controller = AnyController::Fixed(Fixed::new(w)),
         1 => {
             h.controller = AnyController::Delay(Delay::new(DelayConfig {
                 target_queue: Nanos(arg("target", 8337)),
@@ -68,6 +68,7 @@ fn main() {
     }
     match arg("sel", 9) {
         0 => h.selector = AnySelector::LeastOutstanding(LeastOutstanding::default()),
+        2 => h.selector = AnySelector::PowerOfTwo(PowerOfTwo::default()),
         1 => h.selector = AnySelector::RoundRobin(RoundRobin::default()),
         _ => {}
     }

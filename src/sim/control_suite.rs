@@ -15,7 +15,7 @@ use super::time::Picos;
 use super::topology::{End, LinkSpec, Topology};
 use super::workload::{DoneWhen, Flow, Workload};
 use super::world::{Change, Ended, Endpoints, Fault, run};
-use crate::control::{AnyController, Fixed};
+use crate::control::{AnyController, Delay, DelayConfig};
 use crate::engine::admission::AdmissionConfig;
 use crate::engine::{Completions, EngineConfig, TxEvent};
 use crate::path::health::HealthConfig;
@@ -175,7 +175,14 @@ fn hosts() -> HostConfig {
             },
             dead_peer: Nanos::from_secs(1),
         },
-        controller: AnyController::Fixed(Fixed::new(Bytes(625_000))),
+        controller: AnyController::Delay(Delay::new(DelayConfig {
+            target_queue: Nanos(BASE_RTT.as_nanos() * 3 / 4),
+            window_min: Bytes(64 << 10),
+            window_max: Bytes(625_000),
+            window_start: Bytes(625_000),
+            increase: Bytes(32 << 10),
+            probe_start: false,
+        })),
         selector: AnySelector::LeastOutstanding(LeastOutstanding::default()),
         admission: AdmissionConfig {
             bdp: Bytes(417_000),

@@ -310,8 +310,7 @@ impl TxEngine {
             cap: Bytes(0),
             byte_time: 0,
             delay_ns: 0,
-            queue: Nanos::ZERO,
-            seen_at: Timestamp::ZERO,
+            rtt: Nanos::ZERO,
         };
         Self {
             config,

@@ -110,13 +110,10 @@ pub(super) struct PathDelay {
     /// Smoothed round trip, and its mean deviation.
     rtt: Nanos,
     rtt_var: Nanos,
-    /// The queue that the last chunk met, and when it was seen.
-    pub(super) queue: Nanos,
-    pub(super) seen_at: Timestamp,
 }
 
 impl PathDelay {
-    fn observe(&mut self, rtt: Nanos, queue: Nanos, now: Timestamp) {
+    fn observe(&mut self, rtt: Nanos) {
         if self.rtt.is_zero() {
             self.rtt = rtt;
             self.rtt_var = rtt / 2;
@@ -126,8 +123,6 @@ impl PathDelay {
             self.rtt_var = self.rtt_var - self.rtt_var / 4 + deviation / 4;
             self.rtt = self.rtt - self.rtt / 8 + rtt / 8;
         }
-        self.queue = queue;
-        self.seen_at = now;
     }
 }
 
@@ -653,7 +648,7 @@ impl TxEngine {
         let queue = self.base_rtt.observe(now, rtt.0.cast_signed());
         let p = &mut self.paths[index];
         p.health.saw_acknowledgement(now);
-        p.delay.observe(rtt, queue, now);
+        p.delay.observe(rtt);
         let usual = self.recent_queues.get();
         if queue.0 > REST_QUEUES * usual + (rtt - queue).0 {
             p.rests_until = now + queue * REST_TIMES;
@@ -730,14 +725,13 @@ impl TxEngine {
             };
             let share = (per_rate * u128::from(rate)) >> 32;
             view.cap = Bytes(u64::try_from(share).unwrap_or(u64::MAX).max(2 * chunk));
-            if local && p.delay.seen_at == Timestamp::ZERO {
+            if local && p.delay.rtt.is_zero() {
                 // Nothing is known of it: one chunk finds out.
                 view.cap = Bytes(chunk);
             }
             view.byte_time = byte_time;
             view.delay_ns = p.stats.rtt_min.0;
-            view.queue = p.delay.queue;
-            view.seen_at = p.delay.seen_at;
+            view.rtt = p.delay.rtt;
         }
     }
 
