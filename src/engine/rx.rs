@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::bitmap::{Insert, SlidingBitmap};
 use super::wire::{self, Ack, Chunk, Credit, Eager, Frame, Header, Immediate, PathCount, Rkeys};
-use super::{EAGER_OVERHEAD, EAGER_WINDOW, EngineConfig, MemRange, Ordinals, UNHEARD};
+use super::{Completions, EAGER_OVERHEAD, EAGER_WINDOW, EngineConfig, MemRange, Ordinals, UNHEARD};
 use crate::clock::Timestamp;
 use crate::path::health::{Health, TransportStats, Verdict};
 use crate::units::Nanos;
@@ -566,7 +566,8 @@ impl RxEngine {
         }
         p.watched = stats.in_flight;
         let health = p.health.get_or_insert_with(|| Health::new(now));
-        let suspect = health.observe(now, stats, &self.config.health) != Verdict::Fine;
+        let verdict = health.observe(now, stats, &self.config.health);
+        let suspect = verdict != Verdict::Fine;
         if suspect == std::mem::replace(&mut p.suspect, suspect) {
             return;
         }
@@ -576,8 +577,21 @@ impl RxEngine {
         if self.control_path.is_none_or(|p| self.is_suspect(p)) {
             self.control_path = Some(well);
         }
-        if self.paths_up().any(|p| self.is_suspect(p)) {
-            self.resync();
+        if !self.paths_up().any(|p| self.is_suspect(p)) {
+            return;
+        }
+        match self.config.completions {
+            Completions::Peer => self.resync(),
+            // An adapter sends a lost frame again by itself, and a path may just wait behind urgent
+            // traffic: only what holds the sender up is said again.
+            Completions::Local => self.say_grant(),
+        }
+    }
+
+    /// Says again what the sender may send.
+    fn say_grant(&mut self) {
+        if let Some(granted) = self.granted {
+            self.say(Frame::Grant { granted });
         }
     }
 
@@ -664,9 +678,7 @@ impl RxEngine {
         }
         self.ack_due = true;
         self.ack_urgent = true;
-        if let Some(granted) = self.granted {
-            self.say(Frame::Grant { granted });
-        }
+        self.say_grant();
         let Self {
             conns,
             slots,

@@ -314,9 +314,9 @@ fn workload(scene: Scene, seed: u64) -> Workload {
         Scene::Rings => rings(&mut workload, BULK, &mut stream),
         Scene::RingsAndBulk => {
             rings(&mut workload, HIGH, &mut stream);
-            permutation(&mut workload, "bulk", 4_000_000, 16, BULK, &mut stream);
+            permutation(&mut workload, "bulk", 512_000, 128, BULK, &mut stream);
         }
-        Scene::Bulk => permutation(&mut workload, "bulk", 4_000_000, 16, BULK, &mut stream),
+        Scene::Bulk => permutation(&mut workload, "bulk", 512_000, 128, BULK, &mut stream),
         Scene::Incast(senders) => {
             let part = workload.add_part("incast");
             let mut from: Vec<u32> = (1..HOSTS).collect();

@@ -90,6 +90,8 @@ struct Job {
     path: u8,
     epoch: u16,
     input: Input,
+    /// When the adapter reported it.
+    at: Picos,
 }
 
 #[derive(Debug, Default)]
@@ -405,7 +407,7 @@ impl EngineHosts {
     }
 
     /// Sorts what the adapters report into the inboxes of the processors.
-    fn collect(&mut self) {
+    fn collect(&mut self, now: Picos) {
         while let Some((host, completion)) = self.nics.poll_completion() {
             let (qp, input) = match completion {
                 Completion::Sent { qp, work } => (qp, Input::Sent { work }),
@@ -418,6 +420,7 @@ impl EngineHosts {
                 path,
                 epoch,
                 input,
+                at: now,
             };
             // The even end of a queue pair is the sender's.
             let host = &mut self.hosts[host as usize];
@@ -499,7 +502,9 @@ impl EngineHosts {
                 if is_data {
                     self.stall = self.stall.max(now.since(link.moved_at));
                     link.moved_at = now;
-                    link.tx.handle_completions(job.path, job.epoch, 1, clock);
+                    let at = job.at.clock();
+                    link.tx
+                        .handle_completions(job.path, job.epoch, 1, at, clock);
                 }
             }
             Input::Frame { frame } => {
@@ -795,6 +800,7 @@ impl EngineHosts {
                     path,
                     epoch,
                     input: Input::Silenced,
+                    at: now,
                 });
             }
         }
@@ -847,6 +853,7 @@ impl EngineHosts {
                         path,
                         epoch,
                         input: Input::Accept { fence },
+                        at: now,
                     });
                 }
                 DialStep::Up { qp, previous } => {
@@ -971,7 +978,7 @@ impl Endpoints for EngineHosts {
 impl Hosts for EngineHosts {
     fn receive(&mut self, _port: u32, packet: &Packet, now: Picos, net: &mut Net) {
         self.nics.receive(packet, now, net);
-        self.collect();
+        self.collect(now);
         let host = self.nics.host_of(packet.to);
         self.run_receiver(host, now, net);
         self.run_sender(host, now, net);

@@ -624,8 +624,17 @@ impl TxEngine {
         }
     }
 
-    /// A verbs transport's own completions: `count` more data frames of this channel are done.
-    pub fn handle_completions(&mut self, path: u8, epoch: u16, count: u32, now: Timestamp) {
+    /// A verbs transport's own completions: `count` more data frames of this channel are done, the
+    /// last of them since `completed_at`, as the adapter tells; how long it then waited for the host
+    /// to look is no delay of the network.
+    pub fn handle_completions(
+        &mut self,
+        path: u8,
+        epoch: u16,
+        count: u32,
+        completed_at: Timestamp,
+        now: Timestamp,
+    ) {
         self.now = now;
         let index = usize::from(path);
         let p = &mut self.paths[index];
@@ -638,7 +647,7 @@ impl TxEngine {
         self.acknowledge(index, count as usize, now);
         if let Some(departed) = departed {
             self.newest_arrival = self.newest_arrival.max(departed);
-            self.sample(index, now.since(departed), in_flight, now);
+            self.sample(index, completed_at.since(departed), in_flight, now);
         }
         self.refresh_views();
     }
