@@ -212,8 +212,8 @@ struct RxPath {
     /// Something was sent on it that may still be under way.
     watched: bool,
     health: Option<Health>,
-    /// What was sent on it has not been acknowledged for too long.
-    suspect: bool,
+    /// Whether what was sent on it has not been acknowledged for too long.
+    verdict: Verdict,
 }
 
 impl RxPath {
@@ -505,7 +505,7 @@ impl RxEngine {
         p.unacked = false;
         p.watched = false;
         p.health = None;
-        p.suspect = false;
+        p.verdict = Verdict::Fine;
         let previous = fence.map(|epoch| PathCount {
             path,
             epoch,
@@ -567,8 +567,8 @@ impl RxEngine {
         p.watched = stats.in_flight;
         let health = p.health.get_or_insert_with(|| Health::new(now));
         let verdict = health.observe(now, stats, &self.config.health);
-        let suspect = verdict != Verdict::Fine;
-        if suspect == std::mem::replace(&mut p.suspect, suspect) {
+        let was = std::mem::replace(&mut p.verdict, verdict);
+        if was == verdict {
             return;
         }
         let Some(well) = self.paths_up().find(|&p| !self.is_suspect(p)) else {
@@ -584,7 +584,8 @@ impl RxEngine {
             Completions::Peer => self.resync(),
             // An adapter sends a lost frame again by itself, and a path may just wait behind urgent
             // traffic: only what holds the sender up is said again.
-            Completions::Local => self.say_grant(),
+            Completions::Local if verdict != Verdict::Dead => self.say_grant(),
+            Completions::Local => self.resync(),
         }
     }
 
@@ -600,7 +601,11 @@ impl RxEngine {
         if std::mem::take(&mut self.heard) {
             self.heard_at = now;
         }
-        if self.paths.iter().any(|p| p.is_up() && !p.suspect) {
+        if self
+            .paths
+            .iter()
+            .any(|p| p.is_up() && p.verdict == Verdict::Fine)
+        {
             self.last_life = now;
         }
         let asked = self.heard_at.max(self.asked_at);
@@ -647,7 +652,7 @@ impl RxEngine {
     }
 
     fn is_suspect(&self, path: u8) -> bool {
-        self.paths[usize::from(path)].suspect
+        self.paths[usize::from(path)].verdict != Verdict::Fine
     }
 
     /// Data came over this path: what is sent back goes there too, unless it gets lost there.

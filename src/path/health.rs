@@ -72,9 +72,10 @@ impl Default for HealthConfig {
 }
 
 /// What silence means so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing in flight, or acknowledged lately, or the receiver holds us back.
+    #[default]
     Fine,
     /// Quiet for longer than it ever should be: probe it and its siblings.
     Suspect,

@@ -196,7 +196,6 @@ struct Link {
     qps: Vec<Option<u32>>,
     /// And those that the receiver has.
     taken: Vec<Option<u32>>,
-    completed: Vec<u64>,
     /// What the source ports of its paths hash to: the first so many are in use, then those of
     /// paths that are dialled anew, in turn.
     entropies: Vec<[u32; 2]>,
@@ -336,7 +335,6 @@ impl EngineHosts {
             member: 0,
             qps: vec![None; paths],
             taken: vec![None; paths],
-            completed: vec![0; paths],
             entropies: match self.config.ways {
                 Ways::Unknown => (0..2 * paths).map(|_| random_port(&mut stream)).collect(),
                 Ways::Traced => spread(fabric, from, to, paths, &mut stream),
@@ -484,21 +482,17 @@ impl EngineHosts {
         let clock = now.clock();
         match job.input {
             Input::Sent { work } => {
-                let (is_data, bytes) = match work {
-                    Work::Write { bytes, .. } => (true, bytes),
+                let is_data = match work {
+                    Work::Write { .. } => true,
                     Work::Send {
-                        is_data,
-                        payload,
-                        signalled,
-                        ..
+                        is_data, signalled, ..
                     } => {
                         if let Some(posted) = signalled {
                             link.tx.handle_control_arrived(posted.clock(), clock);
                         }
-                        (is_data, payload)
+                        is_data
                     }
                 };
-                link.completed[usize::from(job.path)] += u64::from(bytes) + 1;
                 if is_data {
                     self.stall = self.stall.max(now.since(link.moved_at));
                     link.moved_at = now;
@@ -655,7 +649,7 @@ impl EngineHosts {
                 let unacked = qp.is_some_and(|qp| self.nics.is_busy(qp));
                 let stats = TransportStats {
                     in_flight: unacked,
-                    acked: link.completed[usize::from(path)],
+                    acked: qp.map_or(0, |qp| self.nics.completed(qp)),
                     ..TransportStats::default()
                 };
                 in_flight |= unacked;

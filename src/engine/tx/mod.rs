@@ -658,6 +658,8 @@ impl TxEngine {
                 received_ns,
                 id,
             } => {
+                let probed_at = self.paths[usize::from(path)].probed_at;
+                self.newest_arrival = self.newest_arrival.max(probed_at);
                 if sent_ns != 0 && received_ns != 0 {
                     let owd = received_ns.wrapping_sub(sent_ns).cast_signed();
                     let waited = self.base.observe(now, owd);
@@ -719,7 +721,7 @@ impl TxEngine {
             if p.open_fence.is_some() {
                 by(p.fence_sent_at + self.config.health.fence_repeat);
             }
-            if p.verdict != Verdict::Fine || p.watched {
+            if p.verdict != Verdict::Fine || p.watched.is_some() {
                 by(soon);
             }
             let wanted = self.search_ended_at.is_none() || p.died_silent || !self.config.search;

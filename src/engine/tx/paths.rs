@@ -144,8 +144,8 @@ pub(super) struct TxPath {
     /// Since when a sibling has answered while this one was suspect.
     pub(super) sibling_since: Option<Timestamp>,
     pub(super) probed_at: Timestamp,
-    /// A control frame was sent on it that may still be under way.
-    pub(super) watched: bool,
+    /// A control frame was sent on it that may still be under way: since then.
+    pub(super) watched: Option<Timestamp>,
     pub(super) meter: RateMeter,
     pub(super) delay: PathDelay,
     /// Its last chunk met a queue far longer than the others': it carries none until then.
@@ -182,7 +182,7 @@ impl TxPath {
             suspect_since: now,
             sibling_since: None,
             probed_at: Timestamp::ZERO,
-            watched: false,
+            watched: None,
             meter: RateMeter::default(),
             delay: PathDelay::default(),
             rests_until: Timestamp::ZERO,
@@ -279,12 +279,18 @@ impl TxEngine {
             return;
         }
         let was = p.verdict;
+        let progressed = p.stats.acked != stats.acked;
         p.stats = stats;
         if self.config.completions == Completions::Local {
+            if progressed || !stats.in_flight {
+                p.watched = stats.in_flight.then_some(now);
+            }
             return self.judge_overtaken(index, now);
         }
         p.verdict = p.health.observe(now, &p.stats, &config);
-        p.watched &= stats.in_flight;
+        if !stats.in_flight {
+            p.watched = None;
+        }
         self.last_life = self.last_life.max(p.health.alive_at());
         let active = p.state == PathState::Active;
         match (was, p.verdict) {
@@ -336,8 +342,9 @@ impl TxEngine {
         let config = self.config.health;
         let newest = self.newest_arrival;
         let p = &mut self.paths[index];
-        p.watched &= p.stats.in_flight;
-        let (was, held) = (p.verdict, p.queue.front().map(|o| o.departs));
+        let was = p.verdict;
+        let chunk = p.queue.front().map(|oldest| oldest.departs);
+        let held = chunk.into_iter().chain(p.watched).min();
         p.verdict = held.map_or(Verdict::Fine, |departed| {
             Health::overtaken(newest.since(departed), &config)
         });
@@ -763,7 +770,7 @@ impl TxEngine {
     #[must_use]
     pub fn wants_stats(&self, path: u8) -> bool {
         let p = &self.paths[usize::from(path)];
-        p.is_up() && (!p.queue.is_empty() || p.watched || p.verdict != Verdict::Fine)
+        p.is_up() && (!p.queue.is_empty() || p.watched.is_some() || p.verdict != Verdict::Fine)
     }
 
     /// Whether any path is up.

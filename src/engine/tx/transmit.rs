@@ -11,7 +11,7 @@ use crate::path::select::Selector;
 impl TxEngine {
     /// The next frame to send; `None` when there is none, or no path has room.
     pub fn poll_transmit(&mut self, now: Timestamp) -> Option<Transmit> {
-        if let Some(control) = self.poll_control() {
+        if let Some(control) = self.poll_control(now) {
             return Some(control);
         }
         if let Some(transmit) = self.poll_eager(now) {
@@ -54,12 +54,12 @@ impl TxEngine {
         }
     }
 
-    pub(super) fn poll_control(&mut self) -> Option<Transmit> {
+    pub(super) fn poll_control(&mut self, now: Timestamp) -> Option<Transmit> {
         self.say_demand();
         while let Some((path, id)) = self.probes.pop_front() {
             let p = &mut self.paths[usize::from(path)];
             if p.is_up() {
-                p.watched = true;
+                p.watched.get_or_insert(now);
                 return Some(Transmit::Probe { path, id });
             }
         }
@@ -76,7 +76,7 @@ impl TxEngine {
                 None => index_u8(self.control_path()?),
             };
             self.control.pop_front();
-            self.paths[usize::from(path)].watched = true;
+            self.paths[usize::from(path)].watched.get_or_insert(now);
             return Some(Transmit::Control { path, header });
         }
         None
