@@ -941,8 +941,13 @@ impl Link {
                     .expect("our own peer");
             }
             if quiet {
-                return;
+                break;
             }
+        }
+        // All of it has arrived.
+        for path in 0..self.qps.len() as u8 {
+            self.tx.handle_stats(path, TransportStats::default(), now);
+            self.rx.handle_stats(path, &TransportStats::default(), now);
         }
     }
 }
