@@ -201,6 +201,9 @@ fn hosts() -> HostConfig {
 }
 
 /// Runs one scene once.
+///
+/// # Panics
+/// Never: a fabric of these sizes exists.
 #[must_use]
 pub fn measure(scene: Scene, loss: Loss, setup: &Setup, seed: u64) -> Outcome {
     let topology = Topology::leaf_spine(LEAVES, HOSTS / LEAVES, SPINES, LINK, LINK)
@@ -302,7 +305,7 @@ fn workload(scene: Scene, seed: u64) -> Workload {
     let mut workload = Workload::new(DoneWhen::Acknowledged);
     match scene {
         Scene::Permutation(bytes) => {
-            permutation(&mut workload, "permutation", bytes, 1, BULK, &mut stream)
+            permutation(&mut workload, "permutation", bytes, 1, BULK, &mut stream);
         }
         Scene::SlowLinks | Scene::Cut => {
             permutation(

@@ -434,47 +434,47 @@ impl EngineHosts {
 
     fn run_sender(&mut self, host: u32, now: Picos, net: &mut Net) {
         while self.hosts[host as usize].sender.free_at <= now {
-            let cost = if let Some(job) = self.hosts[host as usize].sender.inbox.pop_front() {
-                self.sender_input(job, now, net);
-                self.config.input_time
-            } else if let Some(index) = self.hosts[host as usize].urgent.pop_front() {
-                if !self.links[index as usize].tx.has_control() {
-                    continue;
-                }
-                self.hosts[host as usize].urgent.push_front(index);
-                match self.send_next(index, now, net) {
-                    Some(cost) => cost,
-                    None => {
-                        self.hosts[host as usize].urgent.pop_front();
-                        continue;
-                    }
-                }
-            } else if let Some(index) = self.hosts[host as usize].next_ready() {
-                let class = usize::from(self.links[index as usize].class);
-                match self.send_next(index, now, net) {
-                    Some(cost) => {
-                        let host = &mut self.hosts[host as usize];
-                        host.turn += 1;
-                        if host.turn >= TURN {
-                            host.turn = 0;
-                            host.ready[class].rotate_left(1);
-                        }
-                        cost
-                    }
-                    None => {
-                        let host = &mut self.hosts[host as usize];
-                        host.turn = 0;
-                        host.ready[class].pop_front();
-                        self.links[index as usize].is_ready = false;
-                        continue;
-                    }
-                }
-            } else {
+            let Some(cost) = self.send_step(host, now, net) else {
                 return;
             };
             self.hosts[host as usize].sender.free_at = now + cost;
         }
         wake(host, &mut self.hosts[host as usize].sender, net);
+    }
+
+    /// Does the next thing that there is to do, and says how long it takes.
+    fn send_step(&mut self, host: u32, now: Picos, net: &mut Net) -> Option<Picos> {
+        let at = host as usize;
+        if let Some(job) = self.hosts[at].sender.inbox.pop_front() {
+            self.sender_input(job, now, net);
+            return Some(self.config.input_time);
+        }
+        while let Some(&index) = self.hosts[at].urgent.front() {
+            if self.links[index as usize].tx.has_control()
+                && let Some(cost) = self.send_next(index, now, net)
+            {
+                return Some(cost);
+            }
+            self.hosts[at].urgent.pop_front();
+        }
+        while let Some(index) = self.hosts[at].next_ready() {
+            let cost = self.send_next(index, now, net);
+            let link = &mut self.links[index as usize];
+            let host = &mut self.hosts[at];
+            host.turn += 1;
+            if cost.is_none() {
+                host.turn = 0;
+                host.ready[usize::from(link.class)].pop_front();
+                link.is_ready = false;
+            } else if host.turn >= TURN {
+                host.turn = 0;
+                host.ready[usize::from(link.class)].rotate_left(1);
+            }
+            if cost.is_some() {
+                return cost;
+            }
+        }
+        None
     }
 
     fn sender_input(&mut self, job: Job, now: Picos, net: &mut Net) {
