@@ -8,8 +8,10 @@
 //! has left, and the ports of such switches get an event for that too.
 
 use super::events::EventQueue;
-use super::packet::{CLASSES, CONTROL, Chain, DATA, MARKED, NONE, Packet, Pool, TRIMMED};
-use super::random::{Purpose, Stream, mix};
+use super::packet::{
+    CLASSES, CONTROL, Chain, DATA, MARKED, NONE, Packet, Pool, TRIMMED, TRIMMED_AT_LAST_HOP,
+};
+use super::random::{Purpose, Stream};
 use super::time::{ByteTime, Picos};
 use super::topology::{End, Groups, Topology};
 
@@ -29,7 +31,7 @@ pub enum Overflow {
 }
 
 /// The queue of a port, per class of data.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueConfig {
     /// Bytes that fit; the packet being sent counts.
     pub capacity: u32,
@@ -61,7 +63,14 @@ pub enum Routing {
     Hash,
     /// The port with the least backlog, for each packet.
     Adaptive,
+    /// For each packet of data one of the ports in the emptiest of four bands, at random, as of
+    /// up to so long ago: what a switch can look up at line rate. Control goes by the hash.
+    AdaptiveBands(Picos),
 }
+
+/// Upper bounds of the bands of backlog, in parts of a hundred of the queue's capacity (htsim's
+/// `quantized_queuesize`).
+const BANDS: [u32; 3] = [5, 10, 20];
 
 /// What a switch is like.
 #[derive(Debug, Clone, Copy)]
@@ -175,6 +184,11 @@ struct Port {
     host_port: u32,
     /// The switch it belongs to, or [`NONE`].
     switch: u32,
+    /// Its queue's configuration, by its place in the fabric's list.
+    queue: u8,
+    /// Its band of backlog, when somebody last looked.
+    band: u8,
+    band_at: Option<Picos>,
     /// Classes that may not send, by bit.
     paused: u8,
     /// Classes that the far end has asked to pause.
@@ -194,7 +208,7 @@ struct Port {
 #[derive(Debug)]
 struct Switch {
     config: SwitchConfig,
-    salt: u64,
+    salt: u32,
     coin: Stream,
     used: u64,
     is_down: bool,
@@ -203,9 +217,28 @@ struct Switch {
 impl Switch {
     /// Which of so many ports the hash chooses.
     fn pick(&self, entropy: u32, ports: usize) -> usize {
-        let hash = mix(u64::from(entropy) ^ self.salt) >> 32;
-        (hash * ports as u64 >> 32) as usize
+        (hash(entropy, self.salt) % ports as u32) as usize
     }
+}
+
+/// The hash of a switch: Bob Jenkins' mix of 1997, once. The upper half of the entropy is mixed
+/// well and the lower half is not: neighbouring values spread nearly evenly over a few ports, as
+/// they do with the checksums that real switches use, and senders that walk through them gain
+/// from that.
+const fn hash(entropy: u32, salt: u32) -> u32 {
+    const GOLDEN: u32 = 0x9e37_79b9;
+    let mut a = GOLDEN.wrapping_add(entropy >> 16);
+    let mut b = GOLDEN.wrapping_add(salt);
+    let mut c = entropy & 0xffff;
+    let mut round = 0;
+    while round < 3 {
+        let (x, y, z) = [(13, 8, 13), (12, 16, 5), (3, 10, 15)][round];
+        a = a.wrapping_sub(b).wrapping_sub(c) ^ c >> x;
+        b = b.wrapping_sub(c).wrapping_sub(a) ^ a << y;
+        c = c.wrapping_sub(a).wrapping_sub(b) ^ b >> z;
+        round += 1;
+    }
+    c
 }
 
 /// Something happened that the fabric does not handle itself: an event from outside is due.
@@ -224,6 +257,8 @@ pub struct Fabric {
     pool: Pool,
     ports: Vec<Port>,
     switches: Vec<Switch>,
+    /// The switches' own, then those of single ports.
+    queues: Vec<QueueConfig>,
     topology: Topology,
     groups: Groups,
     totals: Totals,
@@ -261,6 +296,9 @@ impl Fabric {
                 } else {
                     port.from.index()
                 },
+                queue: 0,
+                band: 0,
+                band_at: None,
                 paused: 0,
                 asked_to_pause: 0,
                 is_down: false,
@@ -278,7 +316,7 @@ impl Fabric {
                 let mut stream = Stream::new(seed, Purpose::Salt, index);
                 Switch {
                     config: *config,
-                    salt: stream.next(),
+                    salt: stream.below(1 << 31),
                     coin: stream,
                     used: 0,
                     is_down: false,
@@ -293,6 +331,7 @@ impl Fabric {
             pool: Pool::new(),
             ports,
             switches,
+            queues: vec![config.queue],
             topology,
             groups,
             totals: Totals::default(),
@@ -365,6 +404,20 @@ impl Fabric {
     pub fn schedule(&mut self, at: Picos, event: u32) {
         let at = at.max(self.now);
         self.net.queue.push(at, OUTSIDE << KIND_SHIFT | event);
+    }
+
+    /// Gives one port of a switch a queue that is not like the others.
+    pub fn set_queue(&mut self, port: u32, config: QueueConfig) {
+        let known = self.queues.iter().position(|&other| other == config);
+        let place = known.unwrap_or_else(|| {
+            self.queues.push(config);
+            self.queues.len() - 1
+        });
+        debug_assert!(
+            place <= usize::from(u8::MAX),
+            "more kinds of queues than 256"
+        );
+        self.ports[port as usize].queue = place as u8;
     }
 
     /// Changes the rate of a port, from its next packet on.
@@ -499,7 +552,7 @@ impl Fabric {
         queue.bytes -= bytes;
         let switch = &mut self.switches[p.switch as usize];
         if packet.is(DATA) && !packet.is(TRIMMED) {
-            let config = &switch.config.queue;
+            let config = &self.queues[usize::from(p.queue)];
             let mark = if queue.bytes <= config.mark_low {
                 false
             } else if queue.bytes > config.mark_high {
@@ -620,6 +673,10 @@ impl Fabric {
             (&[port], _) => port,
             (group, Routing::Hash) => group[s.pick(packet.entropy, group.len())],
             (_, Routing::Adaptive) => self.least_loaded(switch, place, hosts),
+            (group, Routing::AdaptiveBands(_)) if !packet.is(DATA) || packet.is(TRIMMED) => {
+                group[s.pick(packet.entropy, group.len())]
+            }
+            (_, Routing::AdaptiveBands(age)) => self.emptiest_band(switch, place, age, hosts),
         };
         if self.switches[switch as usize].is_down {
             self.drop_packet(place, Some(port));
@@ -649,6 +706,45 @@ impl Fabric {
         best
     }
 
+    /// One of the ports in the emptiest band, by a coin.
+    fn emptiest_band<H: Hosts>(
+        &mut self,
+        switch: u32,
+        place: u32,
+        age: Picos,
+        hosts: &mut H,
+    ) -> u32 {
+        let to = self.pool.get(place).to;
+        let count = self.groups.towards(&self.topology, switch, to).len();
+        let (mut best, mut least, mut ties) = (NONE, u8::MAX, 0);
+        for k in 0..count {
+            let port = self.groups.towards(&self.topology, switch, to)[k];
+            let band = self.band(port, age, hosts);
+            ties = if band < least { 1 } else { ties + 1 };
+            let coin = &mut self.switches[switch as usize].coin;
+            if band < least || (band == least && coin.below(ties) == 0) {
+                (best, least) = (port, band);
+            }
+        }
+        best
+    }
+
+    /// The band of a port's backlog as of up to `age` ago.
+    fn band<H: Hosts>(&mut self, port: u32, age: Picos, hosts: &mut H) -> u8 {
+        let p = &self.ports[port as usize];
+        if p.band_at.is_some_and(|at| self.now.since(at) <= age) {
+            return p.band;
+        }
+        self.advance(port, hosts);
+        let p = &mut self.ports[port as usize];
+        let backlog: u64 = p.queues.iter().map(|q| u64::from(q.bytes)).sum();
+        let capacity = u64::from(self.queues[usize::from(p.queue)].capacity);
+        let below = |&bound: &u32| backlog * 100 < capacity * u64::from(bound);
+        let band = BANDS.iter().position(below).unwrap_or(BANDS.len());
+        (p.band, p.band_at) = (band as u8, Some(self.now));
+        p.band
+    }
+
     /// Puts a packet into the queue of a switch's port, or does what is done when it is full.
     fn enqueue(&mut self, port: u32, place: u32) {
         let p = &mut self.ports[port as usize];
@@ -664,10 +760,10 @@ impl Fabric {
         let (class, bytes, ingress) = (usize::from(packet.class), packet.bytes, packet.ingress);
         let bytes = u32::from(bytes);
         let switch = &self.switches[p.switch as usize];
-        let config = &switch.config;
+        let (config, own) = (&switch.config, &self.queues[usize::from(p.queue)]);
         let backlog = p.queues[class].bytes;
         let fits = match config.shared_buffer {
-            None => backlog + bytes <= config.queue.capacity,
+            None => backlog + bytes <= own.capacity,
             Some(total) => u64::from(backlog + bytes) <= total.saturating_sub(switch.used),
         };
         let inside = self.ports[ingress as usize].inside[class] + bytes;
@@ -682,7 +778,7 @@ impl Fabric {
                 self.send_pause(ingress, class, true);
             }
         } else if !fits {
-            match config.queue.overflow {
+            match own.overflow {
                 Overflow::Drop => self.drop_packet(place, Some(port)),
                 Overflow::Trim => self.trim(port, place),
             }
@@ -711,10 +807,7 @@ impl Fabric {
         let p = &self.ports[port as usize];
         self.pool.get_mut(place).class = CONTROL;
         let bytes = u32::from(self.pool.get(place).bytes);
-        let capacity = self.switches[p.switch as usize]
-            .config
-            .queue
-            .control_capacity;
+        let capacity = self.queues[usize::from(p.queue)].control_capacity;
         if p.queues[usize::from(CONTROL)].bytes + bytes > capacity {
             self.drop_packet(place, Some(port));
         } else {
@@ -744,6 +837,9 @@ impl Fabric {
         }
         let packet = self.pool.get_mut(place);
         packet.flags |= TRIMMED;
+        if self.ports[port as usize].to_host {
+            packet.flags |= TRIMMED_AT_LAST_HOP;
+        }
         packet.bytes = HEADER_BYTES;
         self.enqueue_control(port, place);
     }

@@ -25,6 +25,8 @@ pub const DATA: u8 = 4;
 pub const AGAIN: u8 = 8;
 /// Its receiver acknowledges it at once.
 pub const ACK_NOW: u8 = 16;
+/// The queue that cut its payload off was the last before its receiver.
+pub const TRIMMED_AT_LAST_HOP: u8 = 32;
 
 /// One packet. The fabric reads size, class, destination, entropy and flags; the rest belongs to
 /// the endpoints.

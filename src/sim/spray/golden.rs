@@ -1,0 +1,699 @@
+//! The reference results: what uet-htsim reports for a set of networks, workloads and transports,
+//! and what this simulator makes of the same.
+//!
+//! The Ultra Ethernet consortium publishes the simulator and the outputs of its regression set;
+//! the rest was measured with it. The two share no code and no random numbers, so single flows
+//! agree to the nanosecond, and everything that depends on chance agrees as far as two seeds of
+//! the same simulator do. How far that is stands with each row as its bound.
+
+use super::balance::Balance;
+use super::window::Control;
+use super::{SprayConfig, SprayHosts, SprayStats, longest_round_trip};
+use crate::sim::fabric::{Routing, Totals};
+use crate::sim::packet::BULK;
+use crate::sim::random::{Purpose, Stream};
+use crate::sim::time::Picos;
+use crate::sim::topology::{LinkSpec, Topology, TopologyError};
+use crate::sim::workload::{DoneWhen, Flow, Progress, Workload};
+use crate::sim::world::{Ended, Endpoints, run};
+use crate::units::Rate;
+
+/// Which cases to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subset {
+    /// One of each kind: seconds.
+    Fast,
+    /// All: minutes.
+    Full,
+}
+
+/// One figure of one case.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Network, workload, transport and load balancer.
+    pub name: String,
+    /// Which figure, with its unit.
+    pub what: &'static str,
+    /// What uet-htsim has.
+    pub theirs: f64,
+    /// What this simulator has: the mean over the seeds of the case.
+    pub ours: f64,
+    /// How far ours is from theirs, as a part of theirs.
+    pub error: f64,
+    /// How far it may be.
+    pub bound: f64,
+    /// Whether it is within that.
+    pub holds: bool,
+    /// What to know about it; may be empty.
+    pub note: &'static str,
+}
+
+/// A network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Network {
+    /// Three tiers of switches with so many ports; 1 us per link.
+    FatTree { k: u32, gbps: u64 },
+    /// Two tiers; 1 us per link.
+    LeafSpine {
+        leaves: u32,
+        hosts: u32,
+        spines: u32,
+        gbps: u64,
+    },
+}
+
+const FT16: Network = Network::FatTree { k: 4, gbps: 100 };
+const FT128: Network = Network::FatTree { k: 8, gbps: 100 };
+const FT1024: Network = Network::FatTree { k: 16, gbps: 100 };
+const LS128: Network = Network::LeafSpine {
+    leaves: 8,
+    hosts: 16,
+    spines: 16,
+    gbps: 400,
+};
+/// Four hosts for each way up.
+const LS1024: Network = Network::LeafSpine {
+    leaves: 32,
+    hosts: 32,
+    spines: 8,
+    gbps: 100,
+};
+
+impl Network {
+    fn rate(self) -> Rate {
+        let (Self::FatTree { gbps, .. } | Self::LeafSpine { gbps, .. }) = self;
+        Rate::from_mbps(gbps * 1000)
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::FatTree { k, gbps } => format!("fat tree {} {gbps}G", k * k * k / 4),
+            Self::LeafSpine {
+                leaves,
+                hosts,
+                spines,
+                gbps,
+            } => {
+                let over = if hosts > spines { " 4:1" } else { "" };
+                format!("leaf spine {} {gbps}G{over}", leaves * hosts)
+            }
+        }
+    }
+
+    fn build(self) -> Result<Topology, TopologyError> {
+        let link = LinkSpec {
+            rate: self.rate(),
+            delay: Picos::from_micros(1),
+        };
+        match self {
+            Self::FatTree { k, .. } => Topology::fat_tree(k, link),
+            Self::LeafSpine {
+                leaves,
+                hosts,
+                spines,
+                ..
+            } => Topology::leaf_spine(leaves, hosts, spines, link, link),
+        }
+    }
+}
+
+/// A workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Traffic {
+    /// From one host to one in the farthest part of the network.
+    One,
+    /// And back at the same time.
+    Both,
+    /// Each host to one other.
+    Permutation,
+    /// So many random hosts to the first.
+    Incast(u32),
+    /// A neighbour of the first host, and the last host, to the first.
+    TwoToOne,
+    /// All hosts to the last.
+    IncastAll,
+    /// Each to each, so many at a time.
+    AllToAll(u32),
+    /// All-reduce in rings of so many hosts.
+    Ring(u32),
+}
+
+impl Traffic {
+    fn name(self) -> String {
+        match self {
+            Self::One => "one flow".to_owned(),
+            Self::Both => "both ways".to_owned(),
+            Self::Permutation => "permutation".to_owned(),
+            Self::Incast(senders) => format!("incast {senders}"),
+            Self::TwoToOne => "two to one".to_owned(),
+            Self::IncastAll => "incast of all".to_owned(),
+            Self::AllToAll(parallel) => format!("all-to-all {parallel} at a time"),
+            Self::Ring(members) => format!("rings of {members}"),
+        }
+    }
+
+    fn build(self, hosts: u32, bytes: u64, seed: u64) -> Workload {
+        let mut workload = Workload::new(DoneWhen::Acknowledged);
+        let part = workload.add_part("flows");
+        let mut coin = Stream::new(seed, Purpose::Workload, 0);
+        let mut add = |workload: &mut Workload, from: u32, to: u32| {
+            workload.add(Flow {
+                from,
+                to,
+                bytes,
+                start: Picos::ZERO,
+                class: BULK,
+                part,
+            })
+        };
+        let mut order: Vec<u32> = (0..hosts).collect();
+        match self {
+            Self::One => {
+                add(&mut workload, 0, hosts - 3);
+            }
+            Self::Both => {
+                add(&mut workload, 0, hosts - 3);
+                add(&mut workload, hosts - 3, 0);
+            }
+            Self::Permutation => {
+                for (from, to) in (0..).zip(derangement(hosts, &mut coin)) {
+                    add(&mut workload, from, to);
+                }
+            }
+            Self::Incast(senders) => {
+                coin.shuffle(&mut order[1..]);
+                for &from in &order[1..=senders as usize] {
+                    add(&mut workload, from, 0);
+                }
+            }
+            Self::TwoToOne => {
+                add(&mut workload, 1, 0);
+                add(&mut workload, hosts - 1, 0);
+            }
+            Self::IncastAll => {
+                for from in 0..hosts - 1 {
+                    add(&mut workload, from, hosts - 1);
+                }
+            }
+            Self::AllToAll(parallel) => {
+                coin.shuffle(&mut order);
+                all_to_all(&mut workload, &order, parallel as usize, add);
+            }
+            Self::Ring(members) => {
+                coin.shuffle(&mut order);
+                for ring in order.chunks_exact(members as usize) {
+                    all_reduce(&mut workload, ring, &mut add);
+                }
+            }
+        }
+        workload
+    }
+}
+
+/// A random order in which nothing keeps its place: Sattolo's, one cycle through all.
+fn derangement(count: u32, coin: &mut Stream) -> Vec<u32> {
+    let mut items: Vec<u32> = (0..count).collect();
+    for last in (1..count).rev() {
+        items.swap(last as usize, coin.below(last) as usize);
+    }
+    items
+}
+
+/// Each rank keeps `parallel` flows open, and reaches the others in batches of that size.
+fn all_to_all(
+    workload: &mut Workload,
+    ranks: &[u32],
+    parallel: usize,
+    mut add: impl FnMut(&mut Workload, u32, u32) -> u32,
+) {
+    let others = ranks.len() - 1;
+    let (batches, left) = (others / parallel, others % parallel);
+    for (rank, &from) in ranks.iter().enumerate() {
+        let mut before: Vec<u32> = Vec::new();
+        for batch in 1..=batches + usize::from(left > 0) {
+            let offsets: Vec<usize> = if batch <= batches {
+                (0..parallel).map(|c| batch + c * batches).collect()
+            } else {
+                (0..left).map(|c| parallel * batches + c + 1).collect()
+            };
+            let mut flows = Vec::with_capacity(offsets.len());
+            for (place, offset) in offsets.into_iter().enumerate() {
+                let flow = add(workload, from, ranks[(rank + offset) % ranks.len()]);
+                if let Some(&earlier) = before.get(place) {
+                    workload.wait(earlier, flow);
+                }
+                flows.push(flow);
+            }
+            before = flows;
+        }
+    }
+}
+
+/// A chunk starts at each member and goes round nearly twice: reduced first, then handed out.
+fn all_reduce(
+    workload: &mut Workload,
+    ring: &[u32],
+    add: &mut impl FnMut(&mut Workload, u32, u32) -> u32,
+) {
+    let count = ring.len();
+    for chunk in 0..count {
+        let mut before = None;
+        for step in 0..2 * count - 1 {
+            let from = ring[(chunk + step) % count];
+            let to = ring[(chunk + step + 1) % count];
+            let flow = add(workload, from, to);
+            if let Some(earlier) = before {
+                workload.wait(earlier, flow);
+            }
+            before = Some(flow);
+        }
+    }
+}
+
+/// A transport, in the terms of the reference's options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transport {
+    /// Sender control.
+    Nscc,
+    /// Receiver credit.
+    Rccc,
+    /// Both at once.
+    Both,
+    /// A constant window of so many tenths of a bandwidth-delay product.
+    Constant(u64),
+}
+
+impl Transport {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Nscc => "NSCC",
+            Self::Rccc => "RCCC",
+            Self::Both => "NSCC+RCCC",
+            Self::Constant(5) => "window 0.5 BDP",
+            Self::Constant(_) => "window 1.5 BDP",
+        }
+    }
+}
+
+/// How packets find their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ways {
+    /// The sender's balancer, over 128 paths, switches hashing.
+    Spray(Balance),
+    /// The same with an acknowledgement for each packet.
+    SprayAck(Balance),
+    /// One path.
+    Ecmp,
+    /// The switches decide.
+    Adaptive,
+}
+
+const MIXED: Ways = Ways::Spray(Balance::Mixed);
+const BITMAP: Ways = Ways::Spray(Balance::Bitmap);
+const REPS: Ways = Ways::Spray(Balance::Reps);
+const REPS_ACK: Ways = Ways::SprayAck(Balance::Reps);
+const MIXED_ACK: Ways = Ways::SprayAck(Balance::Mixed);
+const OBLIVIOUS: Ways = Ways::Spray(Balance::Oblivious);
+
+impl Ways {
+    fn name(self) -> String {
+        let balance = |balance| match balance {
+            Balance::Oblivious => "oblivious",
+            Balance::Bitmap => "bitmap",
+            Balance::Reps => "REPS",
+            Balance::RepsLegacy => "REPS-legacy",
+            Balance::Mixed => "mixed",
+        };
+        match self {
+            Self::Spray(kind) => balance(kind).to_owned(),
+            Self::SprayAck(kind) => format!("{}, an ACK a packet", balance(kind)),
+            Self::Ecmp => "single path".to_owned(),
+            Self::Adaptive => "adaptive routing".to_owned(),
+        }
+    }
+}
+
+/// Which figure of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Figure {
+    Mean,
+    Max,
+    Makespan,
+    Trims,
+    Acks,
+}
+use Figure::{Acks, Makespan, Max, Mean, Trims};
+
+impl Figure {
+    const fn what(self) -> &'static str {
+        match self {
+            Mean => "mean completion, us",
+            Max => "last completion, us",
+            Makespan => "makespan, us",
+            Trims => "trimmed packets",
+            Acks => "acknowledgements",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    network: Network,
+    traffic: Traffic,
+    bytes: u64,
+    transport: Transport,
+    ways: Ways,
+    /// Packets per queue, if not a bandwidth-delay product.
+    queue: Option<u64>,
+    /// Packets of the first window, if not one and a half of that.
+    window: Option<u64>,
+    seeds: u64,
+    is_fast: bool,
+    /// Figure, what the reference has, and how far ours may be.
+    figures: &'static [(Figure, f64, f64)],
+    note: &'static str,
+}
+
+const fn case(
+    network: Network,
+    traffic: Traffic,
+    bytes: u64,
+    transport: Transport,
+    ways: Ways,
+    seeds: u64,
+    figures: &'static [(Figure, f64, f64)],
+) -> Case {
+    Case {
+        network,
+        traffic,
+        bytes,
+        transport,
+        ways,
+        queue: None,
+        window: None,
+        seeds,
+        is_fast: false,
+        figures,
+        note: "",
+    }
+}
+
+impl Case {
+    const fn fast(self) -> Self {
+        Self {
+            is_fast: true,
+            ..self
+        }
+    }
+
+    const fn window(self, packets: u64) -> Self {
+        Self {
+            window: Some(packets),
+            ..self
+        }
+    }
+
+    const fn queue(self, packets: u64) -> Self {
+        Self {
+            queue: Some(packets),
+            ..self
+        }
+    }
+
+    const fn note(self, note: &'static str) -> Self {
+        Self { note, ..self }
+    }
+
+    fn name(&self) -> String {
+        let size = match self.bytes {
+            bytes if bytes % 1_000_000 == 0 => format!("{} MB", bytes / 1_000_000),
+            bytes if bytes % (1 << 20) == 0 => format!("{} MiB", bytes >> 20),
+            bytes if bytes % 1024 == 0 => format!("{} KiB", bytes >> 10),
+            bytes => format!("{} KB", bytes / 1000),
+        };
+        let queue = self
+            .queue
+            .map_or(String::new(), |packets| format!(", queues of {packets}"));
+        format!(
+            "{}, {} x {size}, {}, {}{queue}",
+            self.network.name(),
+            self.traffic.name(),
+            self.transport.name(),
+            self.ways.name()
+        )
+    }
+
+    fn config(&self, topology: &Topology) -> SprayConfig {
+        let mut config = SprayConfig::new(self.network.rate(), longest_round_trip(topology));
+        match self.transport {
+            Transport::Nscc => {}
+            Transport::Rccc => (config.control, config.credit) = (Control::Open, true),
+            Transport::Both => config.credit = true,
+            Transport::Constant(tenths) => {
+                config.control = Control::Constant(config.window_first * tenths / 15);
+            }
+        }
+        match self.ways {
+            Ways::Spray(balance) => config.balance = balance,
+            Ways::SprayAck(balance) => {
+                config.balance = balance;
+                config.ack_bytes = 4000;
+            }
+            Ways::Ecmp | Ways::Adaptive => {
+                config.balance = Balance::Oblivious;
+                config.paths = 1;
+            }
+        }
+        if let Some(packets) = self.window {
+            config.window_first = packets * super::MTU;
+        }
+        if let Some(packets) = self.queue {
+            config.set_queue(packets);
+        }
+        config
+    }
+
+    fn run(&self, seed: u64) -> Result<Outcome, TopologyError> {
+        let topology = self.network.build()?;
+        let config = self.config(&topology);
+        let workload = self.traffic.build(topology.hosts(), self.bytes, seed);
+        let routing = if self.ways == Ways::Adaptive {
+            Routing::AdaptiveBands(Picos::from_nanos(100))
+        } else {
+            Routing::Hash
+        };
+        let mut fabric = config.fabric(topology, self.queue, routing, seed);
+        let mut hosts = SprayHosts::new(&fabric, &workload, config, seed);
+        let deadline = Picos::from_micros(1_000_000);
+        let ended = run(&mut fabric, &mut hosts, &workload, &[], deadline);
+        let stats = hosts.stats();
+        Ok(Outcome::of(
+            ended,
+            hosts.progress(),
+            workload.flows().len(),
+            stats,
+            fabric.totals(),
+        ))
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let outcomes: Vec<Outcome> = (1..=self.seeds)
+            .filter_map(|seed| self.run(seed).ok())
+            .collect();
+        let name = self.name();
+        let rows = self.figures.iter().map(|&(figure, theirs, bound)| {
+            let sum: f64 = outcomes.iter().map(|outcome| outcome.figure(figure)).sum();
+            let ours = sum / outcomes.len() as f64;
+            let error = if theirs == 0.0 {
+                ours
+            } else {
+                ours / theirs - 1.0
+            };
+            Row {
+                name: name.clone(),
+                what: figure.what(),
+                theirs,
+                ours,
+                error,
+                bound,
+                holds: error.abs() <= bound,
+                note: self.note,
+            }
+        });
+        rows.collect()
+    }
+}
+
+/// What came out of a run. Times are in microseconds.
+#[derive(Debug, Clone, Copy)]
+struct Outcome {
+    mean: f64,
+    max: f64,
+    makespan: f64,
+    stats: SprayStats,
+    totals: Totals,
+}
+
+impl Outcome {
+    fn of(
+        ended: Ended,
+        progress: &Progress,
+        flows: usize,
+        stats: SprayStats,
+        totals: Totals,
+    ) -> Self {
+        if ended != Ended::Finished {
+            // Not a figure that could be within any bound.
+            return Self {
+                mean: f64::INFINITY,
+                max: f64::INFINITY,
+                makespan: f64::INFINITY,
+                stats,
+                totals,
+            };
+        }
+        let (mut sum, mut max, mut makespan) = (0.0, 0.0f64, 0.0f64);
+        for flow in 0..flows as u32 {
+            let time = progress
+                .completion_time(flow)
+                .map_or(0.0, Picos::as_micros_f64);
+            let end = progress.ended(flow).map_or(0.0, Picos::as_micros_f64);
+            sum += time;
+            max = max.max(time);
+            makespan = makespan.max(end);
+        }
+        Self {
+            mean: sum / flows as f64,
+            max,
+            makespan,
+            stats,
+            totals,
+        }
+    }
+
+    fn figure(&self, figure: Figure) -> f64 {
+        match figure {
+            Mean => self.mean,
+            Max => self.max,
+            Makespan => self.makespan,
+            Trims => self.stats.nacks as f64,
+            Acks => self.stats.acks as f64,
+        }
+    }
+}
+
+const MB: u64 = 1_000_000;
+const KIB: u64 = 1024;
+
+use Traffic::{AllToAll, Incast, IncastAll, One, Permutation, Ring, TwoToOne};
+use Transport::{Constant, Nscc, Rccc};
+use Ways::{Adaptive, Ecmp};
+
+const CASES: &[Case] = &[
+    case(
+        FT16,
+        One,
+        2 * MB,
+        Nscc,
+        MIXED,
+        1,
+        &[(Max, 176.2, 0.001), (Acks, 124.0, 0.0)],
+    )
+    .fast(),
+    case(
+        FT16,
+        One,
+        2 * MB,
+        Rccc,
+        MIXED,
+        1,
+        &[(Max, 177.368, 0.001), (Acks, 126.0, 0.0)],
+    )
+    .fast(),
+    case(
+        FT16,
+        One,
+        2 * MB,
+        Transport::Both,
+        MIXED,
+        1,
+        &[(Max, 177.368, 0.001), (Acks, 126.0, 0.0)],
+    )
+    .fast(),
+    case(
+        FT128,
+        Permutation,
+        2 * MB,
+        Nscc,
+        MIXED,
+        3,
+        &[(Mean, 189.9, 0.01), (Max, 198.3, 0.03)],
+    )
+    .fast(),
+    case(
+        FT128,
+        Permutation,
+        2 * MB,
+        Nscc,
+        OBLIVIOUS,
+        3,
+        &[(Mean, 193.6, 0.01), (Max, 208.6, 0.03)],
+    )
+    .fast(),
+    case(
+        FT128,
+        Permutation,
+        2 * MB,
+        Nscc,
+        Ecmp,
+        5,
+        &[(Mean, 372.7, 0.05)],
+    )
+    .fast(),
+    case(
+        FT128,
+        Permutation,
+        2 * MB,
+        Rccc,
+        MIXED,
+        3,
+        &[(Mean, 190.1, 0.01), (Max, 197.3, 0.03)],
+    )
+    .fast(),
+    case(
+        FT128,
+        Incast(32),
+        2 * MB,
+        Nscc,
+        MIXED,
+        3,
+        &[
+            (Mean, 4731.5, 0.03),
+            (Max, 5253.9, 0.01),
+            (Trims, 2264.0, 0.15),
+        ],
+    )
+    .fast(),
+    case(
+        FT128,
+        Incast(32),
+        2 * MB,
+        Rccc,
+        MIXED,
+        3,
+        &[
+            (Mean, 5240.2, 0.01),
+            (Max, 5261.7, 0.01),
+            (Trims, 1545.0, 0.15),
+        ],
+    )
+    .fast(),
+];
+
+/// Runs the cases one after the other, each when its first row is asked for.
+pub fn rows(subset: Subset) -> impl Iterator<Item = Row> {
+    CASES
+        .iter()
+        .filter(move |case| subset == Subset::Full || case.is_fast)
+        .flat_map(Case::rows)
+}
