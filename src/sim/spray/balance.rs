@@ -191,11 +191,11 @@ impl Bitmap {
         if *first > 0 {
             *first -= 1;
             for _ in 0..=self.walk.mask {
+                self.walk.step();
+                entropy = self.walk.current();
                 if *self.penalty(entropy) == 0 {
                     break;
                 }
-                self.walk.step();
-                entropy = self.walk.current();
             }
         }
         self.walk.step();

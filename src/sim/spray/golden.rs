@@ -123,7 +123,7 @@ enum Traffic {
     /// From one host to one in the farthest part of the network.
     One,
     /// And back at the same time.
-    Both,
+    BothWays,
     /// Each host to one other.
     Permutation,
     /// So many random hosts to the first.
@@ -142,7 +142,7 @@ impl Traffic {
     fn name(self) -> String {
         match self {
             Self::One => "one flow".to_owned(),
-            Self::Both => "both ways".to_owned(),
+            Self::BothWays => "both ways".to_owned(),
             Self::Permutation => "permutation".to_owned(),
             Self::Incast(senders) => format!("incast {senders}"),
             Self::TwoToOne => "two to one".to_owned(),
@@ -171,7 +171,7 @@ impl Traffic {
             Self::One => {
                 add(&mut workload, 0, hosts - 3);
             }
-            Self::Both => {
+            Self::BothWays => {
                 add(&mut workload, 0, hosts - 3);
                 add(&mut workload, hosts - 3, 0);
             }
@@ -219,7 +219,8 @@ fn derangement(count: u32, coin: &mut Stream) -> Vec<u32> {
     items
 }
 
-/// Each rank keeps `parallel` flows open, and reaches the others in batches of that size.
+/// Each rank keeps `parallel` flows open: it reaches the others in batches of that size, and each
+/// flow of a batch that ends, whichever it is, starts the next one of the batch after.
 fn all_to_all(
     workload: &mut Workload,
     ranks: &[u32],
@@ -236,13 +237,12 @@ fn all_to_all(
             } else {
                 (0..left).map(|c| parallel * batches + c + 1).collect()
             };
-            let mut flows = Vec::with_capacity(offsets.len());
-            for (place, offset) in offsets.into_iter().enumerate() {
-                let flow = add(workload, from, ranks[(rank + offset) % ranks.len()]);
-                if let Some(&earlier) = before.get(place) {
-                    workload.wait(earlier, flow);
-                }
-                flows.push(flow);
+            let flows: Vec<u32> = offsets
+                .into_iter()
+                .map(|offset| add(workload, from, ranks[(rank + offset) % ranks.len()]))
+                .collect();
+            if batch > 1 {
+                workload.relay(&before, DoneWhen::Acknowledged, &flows);
             }
             before = flows;
         }
@@ -447,7 +447,10 @@ impl Case {
         let mut config = SprayConfig::new(self.network.rate(), longest_round_trip(topology));
         match self.transport {
             Transport::Nscc => {}
-            Transport::Rccc => (config.control, config.credit) = (Control::Open, true),
+            Transport::Rccc => {
+                (config.control, config.credit) = (Control::Open, true);
+                config.slows_for_fabric = self.network == LS1024;
+            }
             Transport::Both => config.credit = true,
             Transport::Constant(tenths) => {
                 config.control = Control::Constant(config.window_first * tenths / 15);
@@ -477,7 +480,7 @@ impl Case {
         let topology = self.network.build()?;
         let config = self.config(&topology);
         let workload = self.traffic.build(topology.hosts(), self.bytes, seed);
-        let routing = if self.ways == Ways::Adaptive {
+        let routing = if std::env::var("EXACT").is_ok() { Routing::Adaptive } else if let Ok(x) = std::env::var("AGE") {Routing::AdaptiveBands(Picos::from_nanos(x.parse().unwrap())) } else if self.ways == Ways::Adaptive {
             Routing::AdaptiveBands(Picos::from_nanos(100))
         } else {
             Routing::Hash
@@ -583,111 +586,155 @@ impl Outcome {
 }
 
 const MB: u64 = 1_000_000;
+const KB: u64 = 1000;
 const KIB: u64 = 1024;
 
-use Traffic::{AllToAll, Incast, IncastAll, One, Permutation, Ring, TwoToOne};
-use Transport::{Constant, Nscc, Rccc};
+use Traffic::{AllToAll, BothWays, Incast, IncastAll, One, Permutation, Ring, TwoToOne};
+use Transport::{Both, Constant, Nscc, Rccc};
 use Ways::{Adaptive, Ecmp};
 
+#[rustfmt::skip]
 const CASES: &[Case] = &[
-    case(
-        FT16,
-        One,
-        2 * MB,
-        Nscc,
-        MIXED,
-        1,
-        &[(Max, 176.2, 0.001), (Acks, 124.0, 0.0)],
-    )
-    .fast(),
-    case(
-        FT16,
-        One,
-        2 * MB,
-        Rccc,
-        MIXED,
-        1,
-        &[(Max, 177.368, 0.001), (Acks, 126.0, 0.0)],
-    )
-    .fast(),
-    case(
-        FT16,
-        One,
-        2 * MB,
-        Transport::Both,
-        MIXED,
-        1,
-        &[(Max, 177.368, 0.001), (Acks, 126.0, 0.0)],
-    )
-    .fast(),
-    case(
-        FT128,
-        Permutation,
-        2 * MB,
-        Nscc,
-        MIXED,
-        3,
-        &[(Mean, 189.9, 0.01), (Max, 198.3, 0.03)],
-    )
-    .fast(),
-    case(
-        FT128,
-        Permutation,
-        2 * MB,
-        Nscc,
-        OBLIVIOUS,
-        3,
-        &[(Mean, 193.6, 0.01), (Max, 208.6, 0.03)],
-    )
-    .fast(),
-    case(
-        FT128,
-        Permutation,
-        2 * MB,
-        Nscc,
-        Ecmp,
-        5,
-        &[(Mean, 372.7, 0.05)],
-    )
-    .fast(),
-    case(
-        FT128,
-        Permutation,
-        2 * MB,
-        Rccc,
-        MIXED,
-        3,
-        &[(Mean, 190.1, 0.01), (Max, 197.3, 0.03)],
-    )
-    .fast(),
-    case(
-        FT128,
-        Incast(32),
-        2 * MB,
-        Nscc,
-        MIXED,
-        3,
-        &[
-            (Mean, 4731.5, 0.03),
-            (Max, 5253.9, 0.01),
-            (Trims, 2264.0, 0.15),
-        ],
-    )
-    .fast(),
-    case(
-        FT128,
-        Incast(32),
-        2 * MB,
-        Rccc,
-        MIXED,
-        3,
-        &[
-            (Mean, 5240.2, 0.01),
-            (Max, 5261.7, 0.01),
-            (Trims, 1545.0, 0.15),
-        ],
-    )
-    .fast(),
+    // One flow.
+    case(FT16, One, 2 * MB, Nscc, MIXED, 1, &[(Max, 176.2, 0.001), (Acks, 124.0, 0.0)]).fast(),
+    case(FT16, One, 2 * MB, Rccc, MIXED, 1, &[(Max, 177.368, 0.001), (Acks, 126.0, 0.0)]).fast(),
+    case(FT16, One, 2 * MB, Both, MIXED, 1, &[(Max, 177.368, 0.001), (Acks, 126.0, 0.0)]).fast(),
+    case(FT16, BothWays, 2 * MB, Nscc, MIXED, 1, &[(Max, 176.804, 0.001), (Acks, 248.0, 0.0)]).fast(),
+    case(FT16, BothWays, 2 * MB, Rccc, MIXED, 1, &[(Max, 178.18, 0.001), (Acks, 254.0, 0.05)]).fast(),
+    case(FT16, BothWays, 2 * MB, Both, MIXED, 1, &[(Max, 178.18, 0.001), (Acks, 254.0, 0.05)]).fast(),
+    case(FT128, One, 4 * KIB, Nscc, MIXED, 1, &[(Max, 14.0, 0.0037)]).fast(),
+    case(FT128, One, 64 * KIB, Nscc, MIXED, 1, &[(Max, 19.0, 0.0027)]).fast(),
+    case(FT128, One, KIB * KIB, Nscc, MIXED, 1, &[(Max, 98.9, 0.001)]).fast(),
+    case(FT128, One, 2 * MB, Nscc, MIXED, 1, &[(Max, 176.2, 0.001)]).fast(),
+    case(FT128, One, 16 * MB, Nscc, MIXED, 1, &[(Max, 1313.7, 0.001)]).fast(),
+    case(LS128, One, 4 * KIB, Nscc, MIXED, 1, &[(Max, 8.3, 0.0061)]).fast(),
+    case(LS128, One, 64 * KIB, Nscc, MIXED, 1, &[(Max, 9.6, 0.0053)]).fast(),
+    case(LS128, One, KIB * KIB, Nscc, MIXED, 1, &[(Max, 29.6, 0.0018)]).fast(),
+    case(LS128, One, 2 * MB, Nscc, MIXED, 1, &[(Max, 48.9, 0.0011)]).fast(),
+    case(LS128, One, 16 * MB, Nscc, MIXED, 1, &[(Max, 333.3, 0.001)]).fast(),
+    // Several to one.
+    case(FT128, TwoToOne, 2 * MB, Nscc, MIXED, 3, &[(Mean, 305.5, 0.03), (Max, 329.4, 0.01)]).fast(),
+    case(LS128, TwoToOne, 2 * MB, Nscc, MIXED, 3, &[(Mean, 82.3, 0.03), (Max, 86.3, 0.01)]).fast(),
+    case(FT128, Incast(8), 2 * MB, Nscc, MIXED, 3, &[(Mean, 1219.2, 0.05), (Max, 1321.5, 0.01), (Trims, 402.0, 0.15)]).fast(),
+    case(LS128, Incast(8), 2 * MB, Nscc, MIXED, 3, &[(Mean, 309.0, 0.05), (Max, 343.5, 0.01), (Trims, 942.0, 0.15)]).fast(),
+    case(FT16, IncastAll, 2 * MB, Nscc, MIXED, 3, &[(Max, 2478.53, 0.01), (Trims, 811.0, 0.15), (Acks, 7131.0, 0.05)]).fast(),
+    case(FT16, IncastAll, 2 * MB, Rccc, MIXED, 3, &[(Max, 2464.44, 0.01), (Trims, 762.0, 0.15), (Acks, 2586.0, 0.05)]).fast(),
+    case(FT16, IncastAll, 2 * MB, Both, MIXED, 3, &[(Max, 2462.92, 0.01), (Trims, 758.0, 0.15), (Acks, 2576.0, 0.05)]).fast(),
+    case(FT128, Incast(32), 2 * MB, Nscc, MIXED, 3, &[(Mean, 4731.5, 0.05), (Max, 5253.9, 0.01), (Trims, 2264.0, 0.15)]).fast(),
+    case(FT128, Incast(32), 2 * MB, Nscc, REPS, 3, &[(Mean, 4727.5, 0.05), (Max, 5238.2, 0.01), (Trims, 2241.0, 0.15)]),
+    case(FT128, Incast(32), 2 * MB, Nscc, OBLIVIOUS, 3, &[(Mean, 4780.5, 0.05), (Max, 5250.7, 0.01), (Trims, 2202.0, 0.15)]),
+    case(FT128, Incast(32), 2 * MB, Nscc, Ecmp, 3, &[(Mean, 4684.0, 0.05), (Max, 5248.1, 0.01), (Trims, 2231.0, 0.15)]),
+    case(FT128, Incast(32), 2 * MB, Nscc, Adaptive, 3, &[(Mean, 4763.5, 0.05), (Max, 5233.8, 0.01), (Trims, 2265.0, 0.15)]),
+    case(FT128, Incast(32), 2 * MB, Rccc, MIXED, 3, &[(Mean, 5240.2, 0.01), (Max, 5261.7, 0.01), (Trims, 1545.0, 0.15)]).fast(),
+    case(LS128, Incast(32), 2 * MB, Nscc, MIXED, 3, &[(Mean, 1128.3, 0.05), (Max, 1323.2, 0.01), (Trims, 4693.0, 0.15)]).fast(),
+    case(LS128, Incast(32), 2 * MB, Nscc, REPS, 3, &[(Mean, 1149.3, 0.05), (Max, 1322.0, 0.01), (Trims, 4596.0, 0.15)]),
+    case(LS128, Incast(32), 2 * MB, Nscc, OBLIVIOUS, 3, &[(Mean, 1141.0, 0.05), (Max, 1328.9, 0.01), (Trims, 4585.0, 0.15)]),
+    case(LS128, Incast(32), 2 * MB, Nscc, Ecmp, 3, &[(Mean, 1095.9, 0.05), (Max, 1324.5, 0.01), (Trims, 4533.0, 0.15)]),
+    case(LS128, Incast(32), 2 * MB, Nscc, Adaptive, 3, &[(Mean, 1132.8, 0.05), (Max, 1324.0, 0.01), (Trims, 4578.0, 0.15)]),
+    case(LS128, Incast(32), 2 * MB, Rccc, MIXED, 3, &[(Mean, 1305.7, 0.01), (Max, 1316.5, 0.01), (Trims, 2955.0, 0.15)]).fast(),
+    case(FT128, IncastAll, 2 * MB, Nscc, MIXED, 2, &[(Max, 21029.3, 0.01), (Trims, 72623.0, 0.15)]),
+    case(FT128, IncastAll, 2 * MB, Rccc, MIXED, 2, &[(Max, 20891.4, 0.01), (Trims, 6206.0, 0.15)]),
+    case(FT128, IncastAll, 2 * MB, Both, MIXED, 2, &[(Max, 20892.4, 0.01), (Trims, 6216.0, 0.15)]),
+    case(FT1024, IncastAll, 100 * KB, Nscc, MIXED, 1, &[(Max, 10556.2, 0.01), (Trims, 433185.0, 0.15)]).window(50),
+    case(FT1024, IncastAll, 100 * KB, Rccc, MIXED, 1, &[(Max, 8902.25, 0.01), (Trims, 12211.0, 0.15)]).window(50),
+    case(FT1024, IncastAll, 100 * KB, Both, MIXED, 1, &[(Max, 8802.62, 0.01), (Trims, 12033.0, 0.15)]).window(50),
+    // Permutations.
+    case(FT16, Permutation, 2 * MB, Nscc, MIXED, 10, &[(Max, 194.022, 0.03), (Acks, 2547.0, 0.05)]).fast(),
+    case(FT16, Permutation, 2 * MB, Rccc, MIXED, 10, &[(Max, 195.673, 0.03), (Acks, 2911.0, 0.05)]).fast(),
+    case(FT16, Permutation, 2 * MB, Both, MIXED, 10, &[(Max, 196.774, 0.03), (Acks, 2742.0, 0.05)]).fast(),
+    case(FT128, Permutation, 2 * MB, Nscc, MIXED, 3, &[(Mean, 189.9, 0.01), (Max, 198.3, 0.03)]).fast(),
+    case(FT128, Permutation, 2 * MB, Nscc, REPS, 3, &[(Mean, 193.1, 0.01), (Max, 206.9, 0.03)]),
+    case(FT128, Permutation, 2 * MB, Nscc, REPS_ACK, 3, &[(Mean, 186.6, 0.01), (Max, 193.5, 0.03)]),
+    case(FT128, Permutation, 2 * MB, Nscc, BITMAP, 3, &[(Mean, 189.4, 0.01), (Max, 197.5, 0.03)]),
+    case(FT128, Permutation, 2 * MB, Nscc, OBLIVIOUS, 3, &[(Mean, 193.6, 0.01), (Max, 208.6, 0.03)]).fast(),
+    case(FT128, Permutation, 2 * MB, Nscc, Adaptive, 3, &[(Mean, 185.8, 0.01), (Max, 194.9, 0.03)]).fast(),
+    case(FT128, Permutation, 2 * MB, Rccc, MIXED, 3, &[(Mean, 190.1, 0.01), (Max, 197.3, 0.03)]).fast(),
+    case(FT128, Permutation, 2 * MB, Nscc, Ecmp, 5, &[(Mean, 372.7, 0.05)]).fast(),
+    case(FT128, Permutation, 16 * MB, Nscc, MIXED, 3, &[(Mean, 1400.7, 0.01), (Max, 1450.7, 0.03)]),
+    case(FT128, Permutation, 16 * MB, Nscc, REPS, 3, &[(Mean, 1428.9, 0.01), (Max, 1641.7, 0.03)]),
+    case(FT128, Permutation, 16 * MB, Nscc, REPS_ACK, 3, &[(Mean, 1345.6, 0.01), (Max, 1362.5, 0.03)]),
+    case(FT128, Permutation, 16 * MB, Nscc, BITMAP, 3, &[(Mean, 1400.9, 0.01), (Max, 1473.8, 0.03)]),
+    case(FT128, Permutation, 16 * MB, Nscc, OBLIVIOUS, 3, &[(Mean, 1437.2, 0.01), (Max, 1724.3, 0.03)]),
+    case(LS128, Permutation, 2 * MB, Nscc, MIXED, 3, &[(Mean, 50.3, 0.01), (Max, 53.2, 0.03)]).fast(),
+    case(LS128, Permutation, 2 * MB, Nscc, REPS, 3, &[(Mean, 51.5, 0.01), (Max, 55.0, 0.03)]).fast(),
+    case(LS128, Permutation, 2 * MB, Nscc, REPS_ACK, 3, &[(Mean, 50.1, 0.01), (Max, 51.7, 0.03)]),
+    case(LS128, Permutation, 2 * MB, Nscc, BITMAP, 3, &[(Mean, 50.6, 0.01), (Max, 53.9, 0.03)]),
+    case(LS128, Permutation, 2 * MB, Nscc, OBLIVIOUS, 3, &[(Mean, 51.4, 0.01), (Max, 55.5, 0.03)]).fast(),
+    case(LS128, Permutation, 2 * MB, Nscc, Adaptive, 3, &[(Mean, 49.5, 0.01), (Max, 51.4, 0.03)]),
+    case(LS128, Permutation, 2 * MB, Rccc, MIXED, 3, &[(Mean, 50.9, 0.01), (Max, 53.4, 0.03)]).fast(),
+    case(LS128, Permutation, 2 * MB, Nscc, Ecmp, 10, &[(Mean, 89.0, 0.05)]).fast(),
+    case(LS128, Permutation, 16 * MB, Nscc, MIXED, 3, &[(Mean, 336.1, 0.01), (Max, 340.0, 0.03)]),
+    case(LS128, Permutation, 16 * MB, Nscc, REPS, 3, &[(Mean, 339.6, 0.01), (Max, 368.4, 0.03)]),
+    case(LS128, Permutation, 16 * MB, Nscc, REPS_ACK, 3, &[(Mean, 338.9, 0.01), (Max, 340.3, 0.03)]),
+    case(LS128, Permutation, 16 * MB, Nscc, OBLIVIOUS, 3, &[(Mean, 344.8, 0.01), (Max, 407.8, 0.03)]),
+    case(LS128, Permutation, 16 * MB, Nscc, Adaptive, 3, &[(Mean, 335.1, 0.01), (Max, 337.2, 0.03)]),
+    case(LS128, Permutation, 16 * MB, Rccc, MIXED, 3, &[(Mean, 338.1, 0.01), (Max, 340.7, 0.03)]),
+    case(LS128, Permutation, 16 * MB, Nscc, Ecmp, 5, &[(Mean, 624.5, 0.05)]),
+    case(FT1024, Permutation, 2 * MB, Nscc, MIXED, 1, &[(Mean, 193.8, 0.01), (Max, 201.6, 0.03)]).fast(),
+    case(FT1024, Permutation, 2 * MB, Nscc, REPS, 1, &[(Mean, 197.9, 0.01), (Max, 208.6, 0.03)]),
+    case(FT1024, Permutation, 2 * MB, Nscc, OBLIVIOUS, 1, &[(Mean, 199.7, 0.01), (Max, 213.6, 0.03)]),
+    case(FT1024, Permutation, 2 * MB, Nscc, Adaptive, 1, &[(Mean, 189.3, 0.01), (Max, 198.1, 0.03)]),
+    case(FT1024, Permutation, 2 * MB, Rccc, MIXED, 1, &[(Mean, 193.2, 0.01), (Max, 203.4, 0.03)]),
+    case(FT1024, Permutation, 2 * MB, Nscc, Ecmp, 2, &[(Mean, 402.0, 0.05)]),
+    case(FT1024, Permutation, 2 * MB, Both, MIXED, 1, &[(Max, 202.633, 0.03), (Acks, 173066.0, 0.05)]),
+    case(FT1024, Permutation, 2 * MB, Nscc, BITMAP, 1, &[(Max, 200.507, 0.03), (Acks, 171855.0, 0.05)]),
+    case(FT1024, Permutation, 2 * MB, Nscc, MIXED_ACK, 1, &[(Max, 193.184, 0.03), (Acks, 501760.0, 0.05)]),
+    case(FT1024, Permutation, 2 * MB, Nscc, REPS_ACK, 1, &[(Max, 198.246, 0.03), (Acks, 501760.0, 0.05)]),
+    case(FT1024, Permutation, 2 * MB, Nscc, OBLIVIOUS, 1, &[(Max, 221.895, 0.03), (Acks, 187792.0, 0.05)]).queue(500),
+    case(FT1024, Permutation, 2 * MB, Nscc, BITMAP, 1, &[(Max, 202.349, 0.03), (Acks, 171850.0, 0.05)]).queue(500),
+    case(LS1024, Permutation, 2 * MB, Nscc, MIXED, 1, &[(Max, 785.774, 0.03), (Trims, 31934.0, 0.15)]),
+    case(LS1024, Permutation, 2 * MB, Both, MIXED, 1, &[(Max, 814.138, 0.03), (Trims, 31622.0, 0.15)]),
+    case(LS1024, Permutation, 2 * MB, Rccc, MIXED, 1, &[(Max, 749.717, 0.03), (Trims, 47945.0, 0.15)]),
+    // Constant windows.
+    case(LS128, Permutation, 2 * MB, Constant(15), MIXED_ACK, 3, &[(Max, 51.2, 0.03)]).fast(),
+    case(LS128, Permutation, 16 * MB, Constant(15), MIXED_ACK, 3, &[(Max, 339.9, 0.03)]),
+    case(LS128, Incast(32), 2 * MB, Constant(15), MIXED_ACK, 3, &[(Max, 2121.0, 0.03)]),
+    case(LS128, Permutation, 2 * MB, Constant(5), MIXED_ACK, 3, &[(Max, 88.5, 0.03)]).fast(),
+    case(LS128, Permutation, 16 * MB, Constant(5), MIXED_ACK, 3, &[(Max, 660.0, 0.03)]),
+    case(LS128, Incast(32), 2 * MB, Constant(5), MIXED_ACK, 3, &[(Max, 1655.0, 0.03)]),
+    // Collectives.
+    case(FT128, AllToAll(8), 128 * KIB, Nscc, MIXED, 1, &[(Mean, 91.6, 0.03), (Makespan, 1638.3, 0.05)]),
+    case(FT128, AllToAll(8), 128 * KIB, Nscc, REPS, 1, &[(Mean, 91.2, 0.03), (Makespan, 1606.1, 0.05)]),
+    case(FT128, AllToAll(8), 128 * KIB, Nscc, OBLIVIOUS, 1, &[(Mean, 91.8, 0.03), (Makespan, 1621.1, 0.05)]),
+    case(FT128, AllToAll(8), 128 * KIB, Nscc, Ecmp, 1, &[(Mean, 112.0, 0.03), (Makespan, 2164.6, 0.05)]),
+    case(FT128, AllToAll(8), 128 * KIB, Nscc, Adaptive, 1, &[(Mean, 90.1, 0.03), (Makespan, 1594.6, 0.05)]),
+    case(FT128, AllToAll(8), 128 * KIB, Rccc, MIXED, 1, &[(Mean, 110.6, 0.03), (Makespan, 2607.7, 0.05)]),
+    case(FT128, AllToAll(127), 128 * KIB, Nscc, MIXED, 1, &[(Mean, 1405.3, 0.03), (Makespan, 1698.3, 0.05)]),
+    case(FT128, AllToAll(127), 128 * KIB, Nscc, REPS, 1, &[(Mean, 1391.4, 0.03), (Makespan, 1737.9, 0.05)]),
+    case(FT128, AllToAll(127), 128 * KIB, Nscc, OBLIVIOUS, 1, &[(Mean, 1397.4, 0.03), (Makespan, 1656.3, 0.05)]),
+    case(FT128, AllToAll(127), 128 * KIB, Nscc, Ecmp, 1, &[(Mean, 1386.4, 0.03), (Makespan, 1944.8, 0.05)]),
+    case(FT128, AllToAll(127), 128 * KIB, Nscc, Adaptive, 1, &[(Mean, 1421.4, 0.03), (Makespan, 1682.5, 0.05)]),
+    case(FT128, AllToAll(127), 128 * KIB, Rccc, MIXED, 1, &[(Mean, 1202.9, 0.03), (Makespan, 2199.1, 0.05)]),
+    case(LS128, AllToAll(8), 128 * KIB, Nscc, MIXED, 1, &[(Mean, 23.4, 0.03), (Makespan, 411.7, 0.05)]).fast(),
+    case(LS128, AllToAll(8), 128 * KIB, Nscc, REPS, 1, &[(Mean, 23.4, 0.03), (Makespan, 417.2, 0.05)]),
+    case(LS128, AllToAll(8), 128 * KIB, Nscc, OBLIVIOUS, 1, &[(Mean, 23.7, 0.03), (Makespan, 412.2, 0.05)]),
+    case(LS128, AllToAll(8), 128 * KIB, Nscc, Ecmp, 1, &[(Mean, 25.7, 0.03), (Makespan, 521.1, 0.05)]),
+    case(LS128, AllToAll(8), 128 * KIB, Nscc, Adaptive, 1, &[(Mean, 23.3, 0.03), (Makespan, 412.3, 0.05)]),
+    case(LS128, AllToAll(8), 128 * KIB, Rccc, MIXED, 1, &[(Mean, 26.6, 0.03), (Makespan, 583.3, 0.05)]),
+    case(LS128, AllToAll(127), 128 * KIB, Nscc, MIXED, 1, &[(Mean, 347.9, 0.03), (Makespan, 350.8, 0.05)]).fast(),
+    case(LS128, AllToAll(127), 128 * KIB, Nscc, Ecmp, 1, &[(Mean, 348.1, 0.03), (Makespan, 430.0, 0.05)]),
+    case(LS128, AllToAll(127), 128 * KIB, Nscc, Adaptive, 1, &[(Mean, 347.5, 0.03), (Makespan, 349.0, 0.05)]),
+    case(LS128, AllToAll(127), 128 * KIB, Rccc, MIXED, 1, &[(Mean, 306.9, 0.03), (Makespan, 536.5, 0.05)]),
+    case(FT128, Ring(128), 64 * KIB, Nscc, MIXED, 1, &[(Mean, 19.4, 0.01), (Makespan, 4967.5, 0.02)]),
+    case(FT128, Ring(128), 64 * KIB, Nscc, Ecmp, 1, &[(Mean, 23.0, 0.05), (Makespan, 6028.1, 0.2)]),
+    case(FT128, Ring(128), 64 * KIB, Nscc, Adaptive, 1, &[(Mean, 19.3, 0.01), (Makespan, 4956.1, 0.02)]),
+    case(FT128, Ring(128), 64 * KIB, Rccc, MIXED, 1, &[(Mean, 19.4, 0.01), (Makespan, 4980.8, 0.02)]),
+    case(LS128, Ring(128), 64 * KIB, Nscc, MIXED, 1, &[(Mean, 9.2, 0.01), (Makespan, 2357.5, 0.02)]),
+    case(LS128, Ring(128), 64 * KIB, Nscc, Ecmp, 1, &[(Mean, 9.5, 0.05), (Makespan, 2490.3, 0.2)]),
+    case(LS128, Ring(128), 64 * KIB, Nscc, Adaptive, 1, &[(Mean, 9.2, 0.01), (Makespan, 2356.9, 0.02)]),
+    case(LS128, Ring(128), 64 * KIB, Rccc, MIXED, 1, &[(Mean, 9.2, 0.01), (Makespan, 2359.4, 0.02)]),
+    case(FT128, Ring(16), KIB * KIB, Nscc, MIXED, 1, &[(Mean, 107.6, 0.01), (Makespan, 3364.2, 0.02)]),
+    case(FT128, Ring(16), KIB * KIB, Nscc, REPS, 1, &[(Mean, 109.5, 0.01), (Makespan, 3461.6, 0.02)]),
+    case(FT128, Ring(16), KIB * KIB, Nscc, OBLIVIOUS, 1, &[(Mean, 108.7, 0.01), (Makespan, 3393.4, 0.02)]),
+    case(FT128, Ring(16), KIB * KIB, Nscc, Ecmp, 1, &[(Mean, 247.3, 0.05), (Makespan, 9068.9, 0.2)]),
+    case(FT128, Ring(16), KIB * KIB, Nscc, Adaptive, 1, &[(Mean, 106.8, 0.01), (Makespan, 3340.8, 0.02)]),
+    case(FT128, Ring(16), KIB * KIB, Rccc, MIXED, 1, &[(Mean, 110.0, 0.01), (Makespan, 3430.7, 0.02)]),
+    case(LS128, Ring(16), KIB * KIB, Nscc, MIXED, 1, &[(Mean, 29.9, 0.01), (Makespan, 946.0, 0.02)]).fast(),
+    case(LS128, Ring(16), KIB * KIB, Nscc, REPS, 1, &[(Mean, 30.1, 0.01), (Makespan, 949.7, 0.02)]),
+    case(LS128, Ring(16), KIB * KIB, Nscc, OBLIVIOUS, 1, &[(Mean, 29.9, 0.01), (Makespan, 945.3, 0.02)]),
+    case(LS128, Ring(16), KIB * KIB, Nscc, Ecmp, 1, &[(Mean, 55.3, 0.05), (Makespan, 2087.4, 0.2)]),
+    case(LS128, Ring(16), KIB * KIB, Nscc, Adaptive, 1, &[(Mean, 29.7, 0.01), (Makespan, 941.2, 0.02)]),
+    case(LS128, Ring(16), KIB * KIB, Rccc, MIXED, 1, &[(Mean, 30.4, 0.01), (Makespan, 959.4, 0.02)]),
 ];
 
 /// Runs the cases one after the other, each when its first row is asked for.
@@ -696,4 +743,13 @@ pub fn rows(subset: Subset) -> impl Iterator<Item = Row> {
         .iter()
         .filter(move |case| subset == Subset::Full || case.is_fast)
         .flat_map(Case::rows)
+}
+
+/// DEBUG
+pub fn debug() {
+    for seed in 1..4 {
+        let c = case(FT1024, Permutation, 2 * MB, Nscc, Adaptive, 1, &[]);
+        let o = c.run(seed).unwrap();
+        println!("{o:?}");
+    }
 }
