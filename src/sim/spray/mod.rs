@@ -17,6 +17,7 @@ pub mod golden;
 mod pull;
 mod receiver;
 mod sender;
+mod twister;
 pub mod window;
 
 use std::collections::VecDeque;
@@ -25,14 +26,13 @@ use super::fabric::{
     Fabric, HEADER_BYTES, Hosts, Net, Overflow, QueueConfig, Routing, SwitchConfig,
 };
 use super::packet::{AGAIN, CONTROL, MARKED, NONE, Packet, TRIMMED, TRIMMED_AT_LAST_HOP};
-use super::random::{Purpose, Stream};
 use super::time::Picos;
 use super::topology::{Groups, Topology};
 use super::workload::{Flow, Progress, Workload};
 use super::world::Endpoints;
 use crate::units::Rate;
 use balance::Balance;
-use pull::{Asked, Book, FabricShare, Pacer, quantum_time};
+use pull::{Asked, Book, Pacer, quantum_time};
 use receiver::Receiver;
 use sender::Sender;
 use window::{Control, Parameters};
@@ -82,9 +82,6 @@ pub struct SprayConfig {
     pub timeout: Picos,
     /// Switches trim instead of dropping.
     pub trimming: bool,
-    /// Receivers hand out less when packets are trimmed before the last hop: credit alone knows
-    /// nothing of a network that is slower than its hosts.
-    pub slows_for_fabric: bool,
 }
 
 impl SprayConfig {
@@ -103,7 +100,6 @@ impl SprayConfig {
             ack_bytes: 16384,
             timeout: Picos::ZERO,
             trimming: true,
-            slows_for_fabric: false,
         };
         config.window_first = config.window_max();
         config.set_queue(config.bdp_packets());
@@ -223,31 +219,16 @@ pub struct SprayStats {
 }
 
 /// The adapter of one host port.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Adapter {
     control: VecDeque<Packet>,
     /// Flows that want to send, in turn.
     ready: VecDeque<u32>,
     turn: u8,
     pacer: Pacer,
-    share: FabricShare,
     /// Flows that this port sends, for their timeouts.
     flows: Vec<u32>,
     timeout_at: Option<Picos>,
-}
-
-impl Adapter {
-    fn new(coin: Stream) -> Self {
-        Self {
-            control: VecDeque::new(),
-            ready: VecDeque::new(),
-            turn: 0,
-            pacer: Pacer::default(),
-            share: FabricShare::new(coin),
-            flows: Vec::new(),
-            timeout_at: None,
-        }
-    }
 }
 
 /// Hosts that speak such a transport.
@@ -302,9 +283,7 @@ impl SprayHosts {
             config,
             seed,
             progress: Progress::new(workload),
-            adapters: (0..ports)
-                .map(|port| Adapter::new(Stream::new(seed, Purpose::Host, u64::from(port))))
-                .collect(),
+            adapters: (0..ports).map(|_| Adapter::default()).collect(),
             host_ports,
             slots: vec![NONE; workload.flows().len()],
             senders: Vec::new(),
@@ -398,10 +377,6 @@ impl SprayHosts {
 
     fn on_data(&mut self, port: u32, slot: u32, packet: &Packet, now: Picos, net: &mut Net) {
         self.on_target(port, slot, packet.words[0], now, net);
-        if self.config.slows_for_fabric {
-            let share = &mut self.adapters[port as usize].share;
-            share.on_data(packet, self.config.rtt, now);
-        }
         let receiver = &mut self.receivers[slot as usize];
         let answer = if packet.is(TRIMMED) && !receiver.has(packet.seq) {
             let mut nack = receiver.header(packet, NACK);
@@ -457,10 +432,9 @@ impl SprayHosts {
     /// The pacer of a port makes its next grant.
     fn grant(&mut self, port: u32, now: Picos, net: &mut Net) {
         let account = self.config.window_max();
-        let Adapter { pacer, share, .. } = &mut self.adapters[port as usize];
-        let quantum = share.stretch(self.quantum);
+        let pacer = &mut self.adapters[port as usize].pacer;
         let mut book = Receivers(&mut self.receivers);
-        let Some(grant) = pacer.run(now, quantum, account, &mut book) else {
+        let Some(grant) = pacer.run(now, self.quantum, account, &mut book) else {
             return;
         };
         if let Some(at) = pacer.next_at() {

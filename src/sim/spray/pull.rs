@@ -4,8 +4,6 @@
 
 use std::collections::VecDeque;
 
-use super::super::packet::{Packet, TRIMMED, TRIMMED_AT_LAST_HOP};
-use super::super::random::Stream;
 use super::super::time::Picos;
 use super::MTU;
 use crate::units::Rate;
@@ -184,76 +182,6 @@ impl Pacer {
         self.next_at = Some(now + quantum_time * quanta);
         let granted = book.asked(slot).granted;
         Some(Grant { slot, granted })
-    }
-}
-
-/// What part of its link a receiver hands out, where the network may be slower than the link:
-/// less by the part of its packets that the fabric trimmed, more by growing steps while it trims
-/// none (uet-htsim's `OversubscribedCC`).
-#[derive(Debug)]
-pub(super) struct FabricShare {
-    share: f64,
-    step: f64,
-    packets: u32,
-    trimmed: u32,
-    adjust_at: Option<Picos>,
-    coin: Stream,
-}
-
-const SHARE_MIN: f64 = 0.01;
-const STEP_FIRST: f64 = 0.01;
-const STEP_GROWTH: f64 = 1.1;
-
-impl FabricShare {
-    pub(super) fn new(coin: Stream) -> Self {
-        Self {
-            share: 1.0,
-            step: STEP_FIRST,
-            packets: 0,
-            trimmed: 0,
-            adjust_at: None,
-            coin,
-        }
-    }
-
-    /// How long a quantum of this share takes, if one of the whole link takes so long.
-    pub(super) fn stretch(&self, quantum: Picos) -> Picos {
-        if self.share >= 1.0 {
-            return quantum;
-        }
-        Picos((quantum.0 as f64 / self.share) as u64)
-    }
-
-    /// A packet of data has arrived, trimmed or not.
-    pub(super) fn on_data(&mut self, packet: &Packet, rtt: Picos, now: Picos) {
-        let mut adjust_at = self.adjust_at.unwrap_or(now + self.gap(rtt));
-        while adjust_at <= now {
-            self.adjust();
-            adjust_at += self.gap(rtt);
-        }
-        self.adjust_at = Some(adjust_at);
-        self.packets += 1;
-        if packet.is(TRIMMED) && !packet.is(TRIMMED_AT_LAST_HOP) {
-            self.trimmed += 1;
-        }
-    }
-
-    /// One and a half round trips, give or take a quarter, lest receivers move in step.
-    fn gap(&mut self, rtt: Picos) -> Picos {
-        let factor = 1.5 * (0.75 + self.coin.unit() / 2.0);
-        Picos((rtt.0 as f64 * factor) as u64)
-    }
-
-    fn adjust(&mut self) {
-        if self.trimmed > 0 {
-            self.share -= f64::from(self.trimmed) / f64::from(self.packets);
-            self.step = STEP_FIRST;
-        } else {
-            self.share += self.step;
-            self.step *= STEP_GROWTH;
-        }
-        self.share = self.share.clamp(SHARE_MIN, 1.0);
-        (self.packets, self.trimmed) = (0, 0);
     }
 }
 

@@ -365,6 +365,7 @@ impl Sender {
     pub(super) fn on_timeout(&mut self, config: &SprayConfig, now: Picos) -> (u64, Option<Packet>) {
         let old = |at: Picos| at + config.timeout <= now;
         let mut given_up = 0;
+        let mut asks = self.asked_at.is_some_and(old);
         for index in 0..self.records.len() {
             let record = &mut self.records[index];
             if record.state != State::Sent || !old(record.sent_at) {
@@ -377,11 +378,13 @@ impl Sender {
             self.in_flight -= i64::from(bytes);
             self.window.on_timeout(u64::from(bytes));
             self.balancer.learn(0, Verdict::TimedOut, now);
+            // A sender without credit that knows of other losses gets on by itself: when all it
+            // has sent is given up, nothing is under way, and it may send.
+            asks |= self.lost == 0 || self.credit.is_some();
             self.add_lost(seq);
         }
-        let is_due = given_up > 0 && self.asked_at.is_none_or(|at| now.since(at) >= config.rtt)
-            || self.asked_at.is_some_and(old);
-        if !is_due || self.may_send() {
+        let asked_lately = self.asked_at.is_some_and(|at| now.since(at) < config.rtt);
+        if !asks || asked_lately || self.may_send() {
             return (given_up, None);
         }
         if let Some(credit) = &mut self.credit {
