@@ -7,6 +7,7 @@
 //! the same simulator do. How far that is stands with each row as its bound.
 
 use super::balance::Balance;
+use super::speed::SpeedCase;
 use super::twister::Twister;
 use super::window::Control;
 use super::{SprayConfig, SprayHosts, SprayStats, longest_round_trip};
@@ -365,7 +366,7 @@ impl Figure {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Case {
+pub(super) struct Case {
     network: Network,
     traffic: Traffic,
     bytes: u64,
@@ -432,7 +433,7 @@ impl Case {
         Self { note, ..self }
     }
 
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         let size = match self.bytes {
             bytes if bytes % 1_000_000 == 0 => format!("{} MB", bytes / 1_000_000),
             bytes if bytes % (1 << 20) == 0 => format!("{} MiB", bytes >> 20),
@@ -517,6 +518,12 @@ impl Case {
             stats,
             fabric.totals(),
         ))
+    }
+
+    /// Runs it, and says how many packet-hops that was; 0 if it did not finish.
+    pub(super) fn hops(&self, seed: u64) -> u64 {
+        let outcome = self.run(seed);
+        outcome.map_or(0, |outcome| outcome.totals.hops)
     }
 
     fn rows(&self) -> Vec<Row> {
@@ -764,6 +771,27 @@ const CASES: &[Case] = &[
     case(LS128, Ring(16), KIB * KIB, Nscc, Adaptive, 1, &[(Mean, 29.7, 0.01), (Makespan, 941.2, 0.02)]),
     case(LS128, Ring(16), KIB * KIB, Rccc, MIXED, 1, &[(Mean, 30.4, 0.01), (Makespan, 959.4, 0.02)]),
 ];
+
+const FT8192: Network = Network::FatTree { k: 32, gbps: 400 };
+
+/// What speed is measured on. The reference's figures are of an EPYC of the fourth generation.
+#[rustfmt::skip]
+pub(super) const SPEED_CASES: &[SpeedCase] = &[
+    speed(case(FT128, Incast(32), 2 * MB, Nscc, MIXED, 1, &[]), 3.0, 50.0, Some(2.4)),
+    speed(case(FT128, Permutation, 2 * MB, Nscc, MIXED, 1, &[]), 3.0, 50.0, Some(1.3)),
+    speed(case(LS128, Permutation, 16 * MB, Nscc, MIXED, 1, &[]), 3.0, 50.0, Some(1.0)),
+    speed(case(FT1024, Permutation, 2 * MB, Nscc, MIXED, 1, &[]), 3.0, 100.0, Some(0.30)),
+    speed(case(FT8192, Permutation, MB, Nscc, MIXED, 1, &[]), 1.5, 600.0, Some(0.21)),
+];
+
+const fn speed(case: Case, bound: f64, memory_bound_mib: f64, theirs: Option<f64>) -> SpeedCase {
+    SpeedCase {
+        case,
+        bound,
+        memory_bound_mib,
+        theirs,
+    }
+}
 
 /// Runs the cases one after the other, each when its first row is asked for.
 pub fn rows(subset: Subset) -> impl Iterator<Item = Row> {

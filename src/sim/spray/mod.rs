@@ -17,6 +17,7 @@ pub mod golden;
 mod pull;
 mod receiver;
 mod sender;
+pub mod speed;
 mod twister;
 pub mod window;
 
