@@ -61,6 +61,9 @@ pub struct EventQueue {
     free: u32,
     /// Which buckets hold anything.
     occupied: Box<[u64]>,
+    /// What was scheduled for the current bucket after its turn had come: few, and the bucket of a
+    /// fabric that goes in step may be large.
+    late: BinaryHeap<Reverse<Entry>>,
     far: BinaryHeap<Reverse<Entry>>,
     scheduled: u32,
     len: usize,
@@ -83,6 +86,7 @@ impl EventQueue {
             blocks: Vec::new(),
             free: NONE,
             occupied: vec![0; WORDS].into_boxed_slice(),
+            late: BinaryHeap::new(),
             far: BinaryHeap::new(),
             scheduled: 0,
             len: 0,
@@ -117,8 +121,7 @@ impl EventQueue {
     fn place(&mut self, entry: Entry) {
         let bucket = entry.at.0 >> WIDTH_BITS;
         if bucket <= self.current_bucket {
-            let place = self.current.partition_point(|other| *other > entry);
-            self.current.insert(place, entry);
+            self.late.push(Reverse(entry));
         } else if bucket - self.current_bucket < BUCKETS {
             self.fill((bucket % BUCKETS) as usize, entry);
         } else {
@@ -159,7 +162,7 @@ impl EventQueue {
     #[inline]
     pub fn pop(&mut self) -> Option<(Picos, u32)> {
         loop {
-            if let Some(entry) = self.current.pop() {
+            if let Some(entry) = self.earliest() {
                 self.len -= 1;
                 return Some((entry.at, entry.event));
             }
@@ -167,6 +170,24 @@ impl EventQueue {
                 return None;
             }
             self.turn();
+        }
+    }
+
+    /// The event that is to come so many after the next one, if it is as near as that.
+    pub(super) fn upcoming(&self, places: usize) -> Option<u32> {
+        let place = self.current.len().checked_sub(places + 1)?;
+        Some(self.current[place].event)
+    }
+
+    /// The next event of the current bucket.
+    #[inline]
+    fn earliest(&mut self) -> Option<Entry> {
+        let Some(Reverse(late)) = self.late.peek() else {
+            return self.current.pop();
+        };
+        match self.current.last() {
+            Some(entry) if entry < late => self.current.pop(),
+            _ => self.late.pop().map(|Reverse(late)| late),
         }
     }
 
