@@ -18,6 +18,7 @@ pub mod hosts;
 pub mod nic;
 pub mod packet;
 pub mod random;
+pub mod spray;
 pub mod time;
 pub mod topology;
 pub mod workload;
