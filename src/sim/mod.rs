@@ -13,10 +13,14 @@
 pub mod dcqcn;
 pub mod events;
 pub mod fabric;
+pub mod generate;
 pub mod hosts;
+pub mod htsim;
 pub mod nic;
 pub mod packet;
 pub mod random;
+pub mod report;
+pub mod scenario;
 pub mod time;
 pub mod topology;
 pub mod workload;

@@ -1,0 +1,106 @@
+//! The run of a scenario with one seed.
+
+use super::{HostsSpec, Scenario};
+use crate::engine::TxEvent;
+use crate::sim::fabric::Fabric;
+use crate::sim::hosts::EngineHosts;
+use crate::sim::report::{HostCounts, Recorder, RunReport};
+use crate::sim::time::Picos;
+use crate::sim::workload::Workload;
+use crate::sim::world::{Endpoints, Observer, run_observed};
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glimpse {
+    /// Time in the run.
+    pub now: Picos,
+    /// Flows that have not ended.
+    pub open: usize,
+    /// All flows.
+    pub flows: usize,
+}
+
+/// Records the state of the fabric and lets somebody watch.
+struct Watched<'a> {
+    recorder: Recorder,
+    flows: usize,
+    watch: &'a mut dyn FnMut(Glimpse),
+}
+
+impl Observer for Watched<'_> {
+    fn next(&self) -> Picos {
+        self.recorder.next()
+    }
+
+    fn observe(&mut self, now: Picos, fabric: &Fabric, open: usize) {
+        self.recorder.observe(now, fabric, open);
+        (self.watch)(Glimpse {
+            now,
+            open,
+            flows: self.flows,
+        });
+    }
+}
+
+impl Scenario {
+    /// Runs it with this seed; `watch` is told from time to time how far it has come.
+    #[must_use]
+    pub fn play(&self, seed: u64, watch: &mut dyn FnMut(Glimpse)) -> RunReport {
+        let workload = self.workload(seed);
+        let fabric = Fabric::new(self.fabric.topology.clone(), &self.fabric.switch, seed);
+        match &self.hosts {
+            HostsSpec::Engine(spec) => {
+                let hosts = EngineHosts::new(&fabric, &workload, spec.host.clone(), spec.nic, seed);
+                self.drive(seed, fabric, hosts, &workload, watch, |hosts| HostCounts {
+                    sent: hosts.nic_stats().sent,
+                    sent_again: hosts.nic_stats().again,
+                    timeouts: hosts.nic_stats().timeouts,
+                    notifications: hosts.nic_stats().cnps,
+                    fences: hosts
+                        .events()
+                        .iter()
+                        .filter(|event| matches!(event.event, TxEvent::Fenced { .. }))
+                        .count() as u64,
+                })
+            }
+            HostsSpec::Reference(_) => {
+                unreachable!("a scenario with reference transports is refused when it is read")
+            }
+        }
+    }
+
+    fn drive<E: Endpoints>(
+        &self,
+        seed: u64,
+        mut fabric: Fabric,
+        mut hosts: E,
+        workload: &Workload,
+        watch: &mut dyn FnMut(Glimpse),
+        counts: impl FnOnce(&E) -> HostCounts,
+    ) -> RunReport {
+        let mut watched = Watched {
+            recorder: Recorder::new(&self.fabric.topology, self.run.sample),
+            flows: workload.flows().len(),
+            watch,
+        };
+        let ended = run_observed(
+            &mut fabric,
+            &mut hosts,
+            workload,
+            &self.faults,
+            self.run.deadline,
+            &mut watched,
+        );
+        let counts = counts(&hosts);
+        RunReport::new(
+            self,
+            seed,
+            ended,
+            &fabric,
+            workload,
+            &mut hosts,
+            counts,
+            watched.recorder,
+        )
+    }
+}

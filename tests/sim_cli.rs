@@ -1,0 +1,1 @@
+//! The `thalweg sim` command, from end to end.
