@@ -19,4 +19,26 @@ macro_rules! shipped {
 }
 
 /// All of them, in the order in which they are listed.
-pub const SHIPPED: &[Shipped] = shipped!["hello", "permutation-2mb",];
+pub const SHIPPED: &[Shipped] = shipped![
+    "hello",
+    "permutation-2mb",
+    "permutation-2mb-pfc",
+    "permutation-16mb",
+    "ecmp",
+    "nccl-4-queue-pairs",
+    "rings",
+    "tree",
+    "incast-32",
+    "incast-32-pfc",
+    "all-to-all",
+    "kv-beside-ring",
+    "pipeline-and-experts",
+    "oversubscribed",
+    "rails",
+    "slow-spine-links",
+    "link-cut",
+    "flapping-link",
+    "lossy-link",
+    "plane-lost",
+    "pause-storm",
+];
