@@ -388,6 +388,12 @@ impl Topology {
         self.switches.len() as u32
     }
 
+    /// Number of switches that hosts hang on.
+    #[must_use]
+    pub fn edges(&self) -> u32 {
+        self.edges.len() as u32
+    }
+
     /// Name of a switch.
     #[must_use]
     pub fn switch_name(&self, switch: u32) -> &str {

@@ -52,6 +52,9 @@ fn in_bytes(size: Size, bdp_packets: u64) -> u64 {
     }
 }
 
+/// Each switch knows the ways to each switch with hosts: at most so many pairs, half a gigabyte.
+const PAIRS_MAX: u64 = 1 << 26;
+
 const KINDS: [(&str, Kind); 5] = [
     ("leaf-spine", Kind::LeafSpine),
     ("fat-tree", Kind::FatTree),
@@ -77,6 +80,14 @@ pub(super) fn read(mut section: Section<'_>, files: &Files) -> Result<FabricSpec
     } else {
         build(kind, &mut section)?
     };
+    let pairs = u64::from(topology.switches()) * u64::from(topology.edges());
+    if pairs > PAIRS_MAX {
+        return Err(kind_field.error(&format!(
+            "makes {} switches, {} of them with hosts: more than this simulator can route between; choose a smaller fabric",
+            topology.switches(),
+            topology.edges()
+        )));
+    }
     let groups = Groups::shortest(&topology, |_| true);
     let (round_trip, bdp_packets) = measure(&topology, &groups)
         .ok_or_else(|| kind_field.error("connects no host to another; add a host or a link"))?;
