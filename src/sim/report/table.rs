@@ -122,7 +122,7 @@ enum FigureKind {
 }
 
 /// The figures that sweeps and comparisons show.
-pub fn figures() -> impl Iterator<Item = Figure> {
+pub fn figures() -> impl Iterator<Item = Figure> + Clone {
     use FigureKind::{Count, Share, Time};
     let figures: [(&'static str, fn(&RunReport) -> u64, FigureKind); 13] = [
         ("mean µs", |run| run.total.mean_ps, Time),
@@ -154,6 +154,12 @@ fn millionths(share: f64) -> u64 {
 }
 
 impl Figure {
+    /// Whether it counts something.
+    #[must_use]
+    pub fn is_count(&self) -> bool {
+        matches!(self.kind, FigureKind::Count)
+    }
+
     /// Its mean over runs, as text.
     #[must_use]
     pub fn of_all(&self, runs: &[RunReport]) -> String {
@@ -186,7 +192,7 @@ const PART_COLUMNS: [&str; 9] = [
 ];
 
 /// The figures of a part, averaged over all runs; times first averaged, then divided.
-fn part_row(runs: &[RunReport], of: impl Fn(&RunReport) -> &PartReport) -> Vec<String> {
+pub(super) fn part_row(runs: &[RunReport], of: impl Fn(&RunReport) -> &PartReport) -> Vec<String> {
     let Some(first) = runs.first() else {
         return Vec::new();
     };
