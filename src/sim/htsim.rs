@@ -350,19 +350,15 @@ struct Tier {
 
 impl Tier {
     fn get(&self, at: &mut Lines<'_>, key: &str) -> Result<u64, ScenarioError> {
-        match self.values.get(key) {
-            Some(&(line, value)) => {
-                at.line = line;
-                if value == 0 {
-                    return Err(at.error(format!("{key} is 0, but must be at least 1")));
-                }
-                Ok(value)
-            }
-            None => {
-                at.line = self.line;
-                Err(at.error(format!("this tier has no {key}; add it")))
-            }
+        let Some(&(line, value)) = self.values.get(key) else {
+            at.line = self.line;
+            return Err(at.error(format!("this tier has no {key}; add it")));
+        };
+        at.line = line;
+        if value == 0 {
+            return Err(at.error(format!("{key} is 0, but must be at least 1")));
         }
+        Ok(value)
     }
 
     fn or(&self, key: &str, default: u64) -> u64 {
@@ -462,7 +458,7 @@ pub fn read_topology(file: &str, text: &str) -> Result<Topology, ScenarioError> 
 }
 
 fn divide(at: &Lines<'_>, what: &str, of: u64, by: u64) -> Result<u32, ScenarioError> {
-    if by == 0 || of % by != 0 || of == 0 {
+    if by == 0 || of == 0 || !of.is_multiple_of(by) {
         return Err(at.error(format!("{what}: {of} cannot be divided into {by}")));
     }
     u32::try_from(of / by).map_err(|_| at.error(format!("{what}: too many")))

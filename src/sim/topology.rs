@@ -255,7 +255,7 @@ impl Topology {
         at_least_one("rails", rails)?;
         at_least_one("servers_per_leaf", servers_per_leaf)?;
         at_least_one("spines", spines)?;
-        if servers % servers_per_leaf != 0 {
+        if !servers.is_multiple_of(servers_per_leaf) {
             return Err(TopologyError::Number {
                 what: "servers",
                 value: u64::from(servers),

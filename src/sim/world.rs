@@ -153,24 +153,24 @@ fn apply<E: Endpoints>(fabric: &mut Fabric, endpoints: &mut E, change: Change) {
     let both = |port| [port, Topology::reverse(port)];
     match change {
         Change::LinkDown(port) => {
-            both(port)
-                .into_iter()
-                .for_each(|port| fabric.set_down(port, true, endpoints));
+            for port in both(port) {
+                fabric.set_down(port, true, endpoints);
+            }
         }
         Change::LinkUp(port) => {
-            both(port)
-                .into_iter()
-                .for_each(|port| fabric.set_down(port, false, endpoints));
+            for port in both(port) {
+                fabric.set_down(port, false, endpoints);
+            }
         }
         Change::LinkRate(port, rate) => {
-            both(port)
-                .into_iter()
-                .for_each(|port| fabric.set_rate(port, ByteTime::of(rate)));
+            for port in both(port) {
+                fabric.set_rate(port, ByteTime::of(rate));
+            }
         }
         Change::LinkLoss(port, ppm) => {
-            both(port)
-                .into_iter()
-                .for_each(|port| fabric.set_loss(port, ppm));
+            for port in both(port) {
+                fabric.set_loss(port, ppm);
+            }
         }
         Change::SwitchDown(switch) => fabric.set_switch_down(switch, true, endpoints),
         Change::SwitchUp(switch) => fabric.set_switch_down(switch, false, endpoints),

@@ -270,7 +270,7 @@ impl HeatMap<'_> {
         const LEFT: f64 = 190.0;
         const SCALE_HEIGHT: f64 = 40.0;
         let count = f64::from(u32::try_from(self.rows.len()).unwrap_or(1).max(1));
-        let row = (520.0 / count).clamp(4.0, 18.0);
+        let row = (520.0 / count).clamp(3.0, 18.0);
         let top = TOP + SCALE_HEIGHT;
         let bottom = top + row * count;
         let across = Scale::new(

@@ -187,15 +187,17 @@ fn lasting_rates(fabric: &FabricSpec, faults: &[Fault]) -> Vec<Rate> {
                 if is_inside(&fabric.topology, port)
                     && !undone(&|change| matches!(change, Change::LinkRate(p, _) if p == port)) =>
             {
-                both(port).into_iter().for_each(|port| rates[port] = rate);
+                for port in both(port) {
+                    rates[port] = rate;
+                }
             }
             Change::LinkDown(port)
                 if is_inside(&fabric.topology, port)
                     && !undone(&|change| matches!(change, Change::LinkUp(p) if p == port)) =>
             {
-                both(port)
-                    .into_iter()
-                    .for_each(|port| rates[port] = Rate::ZERO);
+                for port in both(port) {
+                    rates[port] = Rate::ZERO;
+                }
             }
             _ => {}
         }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::chart::{Chart, HeatMap, Line, escaped};
 use super::record::to_float;
-use super::table::figures;
+use super::table::{Figure, figures};
 use super::{PartReport, Report, RunReport};
 use crate::sim::scenario::{Scenario, host_rate};
 use crate::sim::time::Picos;
@@ -113,7 +113,7 @@ impl Report {
             row(&|run| &run.total);
         }
         page.push_str("</table></div>\n<div class=\"wide\"><table><tr><th>in the fabric</th>");
-        let counts = figures().filter(|figure| figure.is_count());
+        let counts = figures().filter(Figure::is_count);
         for figure in counts.clone() {
             let _ = write!(page, "<th>{}</th>", figure.name);
         }
@@ -239,7 +239,7 @@ impl RunReport {
                 let bytes = u64::from(scenario.fabric.switch.queue.capacity);
                 (
                     to_float(bytes) / 1e3,
-                    format!("full at {} kB", bytes / 1000),
+                    format!("one class is full at {} kB", bytes / 1000),
                 )
             }),
             across_range: (0.0, end),

@@ -164,7 +164,9 @@ impl RunReport {
         for (index, flow) in flows {
             times[usize::from(flow.part)].extend(progress.completion_time(index));
         }
-        times.iter_mut().for_each(|times| times.sort_unstable());
+        for times in &mut times {
+            times.sort_unstable();
+        }
         let part = |name: &str, is_member: &dyn Fn(&Flow) -> bool| {
             PartReport::new(name, workload, progress, &floor, is_member)
         };

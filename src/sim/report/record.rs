@@ -9,7 +9,7 @@ use crate::sim::topology::{End, Topology};
 /// Samples are joined when there are so many.
 const SAMPLES_MAX: usize = 400;
 /// Rows of the heat map; where there are more links, those of one switch share a row.
-const ROWS_MAX: usize = 160;
+const ROWS_MAX: usize = 320;
 
 /// One row of the heat map.
 #[derive(Debug, Clone)]
@@ -150,7 +150,7 @@ impl Recorder {
         self.rows
             .iter_mut()
             .for_each(|row| join(&mut row.bytes, |a, b| a + b));
-        self.next = self.next + self.interval;
+        self.next += self.interval;
         self.interval = self.interval * 2;
     }
 

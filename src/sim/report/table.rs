@@ -108,9 +108,11 @@ fn mean(runs: &[RunReport], number: impl Fn(&RunReport) -> u64) -> u64 {
 pub struct Figure {
     /// Its name, with its unit.
     pub name: &'static str,
-    of: fn(&RunReport) -> u64,
+    of: Number,
     kind: FigureKind,
 }
+
+type Number = fn(&RunReport) -> u64;
 
 #[derive(Debug, Clone, Copy)]
 enum FigureKind {
@@ -124,7 +126,7 @@ enum FigureKind {
 /// The figures that sweeps and comparisons show.
 pub fn figures() -> impl Iterator<Item = Figure> + Clone {
     use FigureKind::{Count, Share, Time};
-    let figures: [(&'static str, fn(&RunReport) -> u64, FigureKind); 13] = [
+    let figures: [(&'static str, Number, FigureKind); 13] = [
         ("mean µs", |run| run.total.mean_ps, Time),
         ("p50 µs", |run| run.total.p50_ps, Time),
         ("p99 µs", |run| run.total.p99_ps, Time),
@@ -220,7 +222,7 @@ impl Report {
     /// The whole report as text.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let mut text = format!("{}", self.scenario);
+        let mut text = self.scenario.clone();
         if !self.about.is_empty() {
             let _ = write!(text, ": {}", self.about);
         }

@@ -9,7 +9,7 @@ use super::reader::{self, Field, Section};
 use crate::sim::fabric::{Overflow, PauseConfig, QueueConfig, Routing, SwitchConfig};
 use crate::sim::htsim;
 use crate::sim::time::{ByteTime, Picos};
-use crate::sim::topology::{End, Groups, LinkSpec, Topology};
+use crate::sim::topology::{End, Groups, LinkSpec, Topology, TopologyError};
 use crate::units::Rate;
 
 /// Bytes of a full packet, by which queues are measured: 4 KiB and its headers.
@@ -105,58 +105,69 @@ pub(super) fn read(mut section: Section<'_>, files: &Files) -> Result<FabricSpec
 // ---- the network ----
 
 const COUNT_MAX: u32 = 1 << 20;
+/// Ports of a host: rails or planes.
+const PORTS_MAX: u32 = 64;
 
 fn build(kind: Kind, section: &mut Section<'_>) -> Result<Topology, ScenarioError> {
     let host_link = LinkSpec {
         rate: section.need("rate", "\"400G\"")?.rate()?,
         delay: section.need("delay", "\"1us\"")?.delay()?,
     };
-    let count = |field: Field<'_>| field.count(1..=COUNT_MAX);
-    let topology = if kind == Kind::FatTree {
-        let k = section.need("k", "16")?;
-        let number = k.count(1..=COUNT_MAX)?;
-        if number % 2 == 1 {
-            return Err(k.must_be("even"));
-        }
-        Topology::fat_tree(number, host_link)
-    } else {
-        let spine_link = LinkSpec {
-            rate: match section.get("spine_rate") {
-                Some(field) => field.rate()?,
-                None => host_link.rate,
-            },
-            delay: match section.get("spine_delay") {
-                Some(field) => field.delay()?,
-                None => host_link.delay,
-            },
-        };
-        match kind {
-            Kind::Rail => {
-                let servers = count(section.need("servers", "32")?)?;
-                let rails = section.need("rails", "8")?.count(1..=64)?;
-                let per_leaf = count(section.need("servers_per_leaf", "16")?)?;
-                let down = u64::from(per_leaf) * host_link.rate.0;
-                let spines = spines(section, down, spine_link.rate)?;
-                Topology::rail_optimised(servers, rails, per_leaf, spines, host_link, spine_link)
+    let topology = match kind {
+        Kind::FatTree => {
+            let k = section.need("k", "16")?;
+            let number = k.count(1..=COUNT_MAX)?;
+            if number % 2 == 1 {
+                return Err(k.must_be("even"));
             }
-            _ => {
-                let leaves = count(section.need("leaves", "8")?)?;
-                let per_leaf = count(section.need("hosts_per_leaf", "16")?)?;
-                let planes = (kind == Kind::MultiPlane)
-                    .then(|| section.need("planes", "2")?.count(1..=64))
-                    .transpose()?;
-                let down = u64::from(per_leaf) * host_link.rate.0;
-                let spines = spines(section, down, spine_link.rate)?;
-                match planes {
-                    Some(planes) => Topology::multi_plane(
-                        planes, leaves, per_leaf, spines, host_link, spine_link,
-                    ),
-                    None => Topology::leaf_spine(leaves, per_leaf, spines, host_link, spine_link),
-                }
-            }
+            Topology::fat_tree(number, host_link)
         }
+        _ => build_leaves(kind, section, host_link)?,
     };
     topology.map_err(|error| section.error(format!("[fabric] is impossible: {error}")))
+}
+
+/// The networks of leaves and spines.
+fn build_leaves(
+    kind: Kind,
+    section: &mut Section<'_>,
+    host_link: LinkSpec,
+) -> Result<Result<Topology, TopologyError>, ScenarioError> {
+    let spine_link = LinkSpec {
+        rate: match section.get("spine_rate") {
+            Some(field) => field.rate()?,
+            None => host_link.rate,
+        },
+        delay: match section.get("spine_delay") {
+            Some(field) => field.delay()?,
+            None => host_link.delay,
+        },
+    };
+    let mut count = |name, example| section.need(name, example)?.count(1..=COUNT_MAX);
+    if kind == Kind::Rail {
+        let servers = count("servers", "32")?;
+        let per_leaf = count("servers_per_leaf", "16")?;
+        let rails = section.need("rails", "8")?.count(1..=PORTS_MAX)?;
+        let down = u64::from(per_leaf) * host_link.rate.0;
+        let spines = spines(section, down, spine_link.rate)?;
+        return Ok(Topology::rail_optimised(
+            servers, rails, per_leaf, spines, host_link, spine_link,
+        ));
+    }
+    let leaves = count("leaves", "8")?;
+    let per_leaf = count("hosts_per_leaf", "16")?;
+    let planes = match kind {
+        Kind::MultiPlane => Some(section.need("planes", "2")?.count(1..=PORTS_MAX)?),
+        _ => None,
+    };
+    let down = u64::from(per_leaf) * host_link.rate.0;
+    let spines = spines(section, down, spine_link.rate)?;
+    Ok(match planes {
+        Some(planes) => {
+            Topology::multi_plane(planes, leaves, per_leaf, spines, host_link, spine_link)
+        }
+        None => Topology::leaf_spine(leaves, per_leaf, spines, host_link, spine_link),
+    })
 }
 
 /// How many spines there are: so many, or what a ratio of oversubscription makes.

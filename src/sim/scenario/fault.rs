@@ -1,6 +1,7 @@
 //! The sections `[[fault]]`: what goes wrong, where and when.
 
 use super::error::ScenarioError;
+use super::play::CAN_SLOW_HOSTS;
 use super::reader::{Field, Section};
 use crate::sim::packet::{BULK, HIGH};
 use crate::sim::time::Picos;
@@ -38,9 +39,13 @@ pub(super) fn read(
     deadline: Picos,
     faults: &mut Vec<Fault>,
 ) -> Result<(), ScenarioError> {
-    let kind = section
-        .need("kind", "\"link-down\"")?
-        .one_of("kind of fault", &KINDS)?;
+    let kind_field = section.need("kind", "\"link-down\"")?;
+    let kind = kind_field.one_of("kind of fault", &KINDS)?;
+    if kind == Kind::SlowHost && !CAN_SLOW_HOSTS {
+        return Err(kind_field.error(
+            "is \"host-slow\", which the hosts of this build cannot be made; use link-slow",
+        ));
+    }
     let at = section
         .get("at")
         .map_or(Ok(Picos::ZERO), |field| field.delay())?;
@@ -88,31 +93,8 @@ pub(super) fn read(
             }
         }
         Kind::Flapping => {
-            let period = section.need("period", "\"1ms\"")?;
-            let span = until.unwrap_or(deadline).since(at);
-            let (length, down) = (period.time()?, section.need("down", "\"100us\"")?);
-            let down_time = down.time()?;
-            if down_time >= length {
-                return Err(down.must_be("shorter than the period"));
-            }
-            if span.0 / length.0 > FLAPS_MAX {
-                return Err(period.error(&format!(
-                    "makes more than {FLAPS_MAX} flaps; make it longer, or set until"
-                )));
-            }
-            for port in read_links(&mut section, topology)? {
-                for flap in 0..(span.0.div_ceil(length.0)) {
-                    let at = at + length * flap;
-                    faults.push(Fault {
-                        at,
-                        change: Change::LinkDown(port),
-                    });
-                    faults.push(Fault {
-                        at: at + down_time,
-                        change: Change::LinkUp(port),
-                    });
-                }
-            }
+            let end = until.unwrap_or(deadline);
+            read_flaps(&mut section, topology, at, end, faults)?;
         }
         Kind::SwitchDead => {
             let field = section.need("switch", "\"spine 0\"")?;
@@ -171,6 +153,42 @@ pub(super) fn read(
         }
     }
     section.finish()
+}
+
+/// A link that goes down at the beginning of each period.
+fn read_flaps(
+    section: &mut Section<'_>,
+    topology: &Topology,
+    at: Picos,
+    end: Picos,
+    faults: &mut Vec<Fault>,
+) -> Result<(), ScenarioError> {
+    let period = section.need("period", "\"1ms\"")?;
+    let down = section.need("down", "\"100us\"")?;
+    let (length, down_time) = (period.time()?, down.time()?);
+    if down_time >= length {
+        return Err(down.must_be("shorter than the period"));
+    }
+    let span = end.since(at);
+    if span.0 / length.0 > FLAPS_MAX {
+        return Err(period.error(&format!(
+            "makes more than {FLAPS_MAX} flaps; make it longer, or set until"
+        )));
+    }
+    for port in read_links(section, topology)? {
+        for flap in 0..span.0.div_ceil(length.0) {
+            let at = at + length * flap;
+            faults.push(Fault {
+                at,
+                change: Change::LinkDown(port),
+            });
+            faults.push(Fault {
+                at: at + down_time,
+                change: Change::LinkUp(port),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn read_links(section: &mut Section<'_>, topology: &Topology) -> Result<Vec<u32>, ScenarioError> {

@@ -2,6 +2,7 @@
 
 use super::error::ScenarioError;
 use super::fabric::FabricSpec;
+use super::play::{CAN_RUN_REFERENCES, CAN_TRACE};
 use super::reader::Section;
 use crate::control::{AnyController, Delay, DelayConfig, Fixed};
 use crate::engine::{Completions, EngineConfig};
@@ -21,9 +22,6 @@ pub enum HostsSpec {
     /// A transport of others, packet by packet, to compare with.
     Reference(ReferenceSpec),
 }
-
-/// Whether [`super::Scenario::play`] knows how to run the references.
-const REFERENCES_BUILT_IN: bool = false;
 
 impl HostsSpec {
     /// Payload and header bytes of a full packet on the wire.
@@ -166,7 +164,7 @@ pub(super) fn read(
         HostsSpec::Engine(Box::new(read_engine(&mut section, fabric, deadline)?))
     } else {
         let spec = HostsSpec::Reference(read_reference(&mut section, fabric)?);
-        if !REFERENCES_BUILT_IN {
+        if !CAN_RUN_REFERENCES {
             return Err(section.error(
                 "hosts.kind is \"reference\", which this build has no transports for; use \"engine\"".to_owned(),
             ));
@@ -238,10 +236,16 @@ fn read_engine(
         .get("dcqcn")
         .map_or(Ok(false), |field| field.boolean())?;
     let ways = match section.get("ways") {
-        Some(field) => field.one_of(
-            "knowledge of ways",
-            &[("unknown", Ways::Unknown), ("traced", Ways::Traced)],
-        )?,
+        Some(field) => {
+            let known = [("unknown", Ways::Unknown), ("traced", Ways::Traced)];
+            let ways = field.one_of("knowledge of ways", &known)?;
+            if ways == Ways::Traced && !CAN_TRACE {
+                return Err(field.error(
+                    "is \"traced\", which the hosts of this build cannot do; use \"unknown\"",
+                ));
+            }
+            ways
+        }
         None => Ways::Unknown,
     };
     let engine = EngineConfig {

@@ -144,15 +144,19 @@ pub(super) fn read(
         Some(field) => field.one_of("class", &[("high", HIGH), ("bulk", BULK)])?,
         None => BULK,
     };
-    let start = section
-        .get("start")
-        .map_or(Ok(Picos::ZERO), |field| field.delay())?;
+    let start = read_delay(&mut section, "start")?;
     let all = fabric.topology.hosts();
     let hosts = match section.get("hosts") {
         Some(field) => read_hosts(&field, all)?,
         None => (0..all).collect(),
     };
     let kind = read_kind(kind_name, &mut section, fabric, &hosts, files)?;
+    let count = flows(&kind, hosts.len());
+    if count > FLOWS_MAX {
+        return Err(kind_field.error(&format!(
+            "makes {count} flows, but at most {FLOWS_MAX} fit; take fewer hosts or steps"
+        )));
+    }
     let place = section.place();
     section.finish()?;
     Ok(PartSpec {
@@ -190,8 +194,12 @@ fn read_hosts(field: &Field<'_>, all: u32) -> Result<Vec<u32>, ScenarioError> {
     }
     let mut sorted = hosts.clone();
     sorted.sort_unstable();
-    if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(field.error(&format!("names host {} twice; name each once", twice[0])));
+    let twice = sorted
+        .iter()
+        .zip(&sorted[1.min(sorted.len())..])
+        .find(|(a, b)| a == b);
+    if let Some((twice, _)) = twice {
+        return Err(field.error(&format!("names host {twice} twice; name each once")));
     }
     if hosts.is_empty() {
         return Err(field.must_be(must));
@@ -262,9 +270,7 @@ fn read_kind(
                 Some(field) => field.count(1..=others as u32)? as usize,
                 None => others,
             };
-            let spread = section
-                .get("spread")
-                .map_or(Ok(Picos::ZERO), |field| field.delay())?;
+            let spread = read_delay(section, "spread")?;
             Kind::Incast {
                 to,
                 senders,
@@ -272,82 +278,14 @@ fn read_kind(
                 spread,
             }
         }
-        KindName::AllToAll => {
-            let (group, shuffled) = group(section, hosts)?;
-            let window = section
-                .get("window")
-                .map(|field| field.count(1..=1 << 20).map(|count| count as usize))
-                .transpose()?;
-            Kind::AllToAll {
-                group,
-                shuffled,
-                bytes: size(section)?,
-                window,
-            }
-        }
-        KindName::Ring => {
-            let (group, shuffled) = group(section, hosts)?;
-            let default = u32::try_from(2 * (group - 1)).unwrap_or(u32::MAX);
-            let steps = read_count(section, "steps", default)?;
-            Kind::Ring {
-                group,
-                shuffled,
-                bytes: size(section)?,
-                steps,
-            }
-        }
-        KindName::Tree => {
-            let (group, shuffled) = group(section, hosts)?;
-            let slices = read_count(section, "slices", 1)?;
-            Kind::Tree {
-                group,
-                shuffled,
-                bytes: size(section)?,
-                slices,
-            }
-        }
-        KindName::Pipeline => {
-            let (stages, shuffled) = group_named(section, "stages", hosts)?;
-            let micro_batches = read_count(section, "micro_batches", 8)?;
-            let compute = section
-                .get("compute")
-                .map_or(Ok(Picos::ZERO), |field| field.delay())?;
-            Kind::Pipeline {
-                stages,
-                shuffled,
-                bytes: size(section)?,
-                micro_batches,
-                compute,
-            }
-        }
-        KindName::Experts => {
-            let (group, shuffled) = group(section, hosts)?;
-            let layers = read_count(section, "layers", 1)?;
-            let skew = section
-                .get("skew")
-                .map_or(Ok(1), |field| field.count(1..=1000))?;
-            let compute = section
-                .get("compute")
-                .map_or(Ok(Picos::ZERO), |field| field.delay())?;
-            Kind::Experts {
-                group,
-                shuffled,
-                bytes: size(section)?,
-                layers,
-                skew,
-                compute,
-            }
-        }
+        KindName::AllToAll
+        | KindName::Ring
+        | KindName::Tree
+        | KindName::Pipeline
+        | KindName::Experts => read_grouped(name, section, hosts)?,
         KindName::Kv => {
             let field = section.need("to", "\"64-127\"")?;
             let to = read_hosts(&field, all)?;
-            if let ([one], [other]) = (hosts, to.as_slice())
-                && one == other
-            {
-                return Err(
-                    field.error(&format!("is host {one}, which is the sender; name another"))
-                );
-            }
             if to.len() == 1 && hosts.contains(&to[0]) {
                 return Err(field.error(&format!(
                     "is host {}, which is one of the senders; name another",
@@ -387,16 +325,91 @@ fn read_kind(
     })
 }
 
+/// Workloads of groups of hosts.
+fn read_grouped(
+    name: KindName,
+    section: &mut Section<'_>,
+    hosts: &[u32],
+) -> Result<Kind, ScenarioError> {
+    let field = match name {
+        KindName::Pipeline => "stages",
+        _ => "group",
+    };
+    let (group, shuffled) = read_group(section, field, hosts)?;
+    let bytes = size(section)?;
+    Ok(match name {
+        KindName::AllToAll => {
+            let window = section
+                .get("window")
+                .map(|field| field.count(1..=1 << 20).map(|count| count as usize))
+                .transpose()?;
+            Kind::AllToAll {
+                group,
+                shuffled,
+                bytes,
+                window,
+            }
+        }
+        KindName::Ring => {
+            let default = u32::try_from(2 * (group - 1)).unwrap_or(u32::MAX);
+            let steps = read_count(section, "steps", default)?;
+            Kind::Ring {
+                group,
+                shuffled,
+                bytes,
+                steps,
+            }
+        }
+        KindName::Tree => {
+            let slices = read_count(section, "slices", 1)?;
+            Kind::Tree {
+                group,
+                shuffled,
+                bytes,
+                slices,
+            }
+        }
+        KindName::Pipeline => {
+            let micro_batches = read_count(section, "micro_batches", 8)?;
+            let compute = read_delay(section, "compute")?;
+            Kind::Pipeline {
+                stages: group,
+                shuffled,
+                bytes,
+                micro_batches,
+                compute,
+            }
+        }
+        _ => {
+            let layers = read_count(section, "layers", 1)?;
+            let skew = section
+                .get("skew")
+                .map_or(Ok(1), |field| field.count(1..=1000))?;
+            let compute = read_delay(section, "compute")?;
+            Kind::Experts {
+                group,
+                shuffled,
+                bytes,
+                layers,
+                skew,
+                compute,
+            }
+        }
+    })
+}
+
+fn read_delay(section: &mut Section<'_>, name: &'static str) -> Result<Picos, ScenarioError> {
+    section
+        .get(name)
+        .map_or(Ok(Picos::ZERO), |field| field.delay())
+}
+
 fn size(section: &mut Section<'_>) -> Result<u64, ScenarioError> {
     section.need("size", "\"2MB\"")?.bytes()
 }
 
-fn group(section: &mut Section<'_>, hosts: &[u32]) -> Result<(usize, bool), ScenarioError> {
-    group_named(section, "group", hosts)
-}
-
 /// The size of groups, and whether their members are drawn at random.
-fn group_named(
+fn read_group(
     section: &mut Section<'_>,
     name: &'static str,
     hosts: &[u32],
@@ -405,7 +418,7 @@ fn group_named(
     let size = match section.get(name) {
         Some(field) => {
             let size = field.count(2..=1 << 20)? as usize;
-            if size > count || count % size != 0 {
+            if !count.is_multiple_of(size) {
                 return Err(field.must_be(&format!("a divisor of the {count} hosts")));
             }
             size
@@ -599,6 +612,29 @@ fn read_trace(file: &str, text: &str, all: u32) -> Result<Vec<Given>, ScenarioEr
         }
     }
     Ok(flows.into_iter().map(|(_, flow)| flow).collect())
+}
+
+/// A workload has at most so many flows; more would fill the memory.
+const FLOWS_MAX: u128 = 20_000_000;
+
+/// Flows of a kind of workload among so many hosts; at most so many, where that depends on chance.
+fn flows(kind: &Kind, hosts: usize) -> u128 {
+    let product = |numbers: &[usize]| {
+        let wide = numbers.iter().map(|&number| number as u128);
+        wide.fold(1u128, u128::saturating_mul)
+    };
+    match *kind {
+        Kind::Permutation { pairs, .. } => pairs as u128,
+        Kind::Incast { senders, .. } => senders as u128,
+        Kind::AllToAll { group, .. } => product(&[hosts, group - 1]),
+        Kind::Ring { steps, .. } => product(&[hosts, steps]),
+        Kind::Tree { slices, .. } => product(&[hosts, slices, 2]),
+        Kind::Pipeline { micro_batches, .. } => product(&[hosts, micro_batches, 2]),
+        Kind::Experts { group, layers, .. } => product(&[hosts, group - 1, layers, 2]),
+        Kind::Transfers { count, .. } => product(&[hosts, count]),
+        // Already in memory.
+        Kind::Flows { .. } | Kind::Connections { .. } => 0,
+    }
 }
 
 impl PartSpec {

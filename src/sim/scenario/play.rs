@@ -9,6 +9,14 @@ use crate::sim::time::Picos;
 use crate::sim::workload::Workload;
 use crate::sim::world::{Endpoints, Observer, run_observed};
 
+/// Whether [`Scenario::play`] knows how to run reference transports: a scenario with them is
+/// refused when it is read, not when it runs.
+pub(super) const CAN_RUN_REFERENCES: bool = false;
+/// Whether the engine's hosts find out where their source ports lead.
+pub(super) const CAN_TRACE: bool = false;
+/// Whether hosts can be slowed down ([`Endpoints::slow_down`]).
+pub(super) const CAN_SLOW_HOSTS: bool = false;
+
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Glimpse {

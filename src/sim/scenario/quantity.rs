@@ -18,6 +18,7 @@ const DECIMALS_MAX: u32 = 9;
 
 impl Decimal {
     /// Reads a number without sign or exponent.
+    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
         let plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
@@ -33,6 +34,7 @@ impl Decimal {
     }
 
     /// The number times `unit`, if it is whole and fits.
+    #[must_use]
     pub fn times(self, unit: u64) -> Option<u64> {
         let scale = 10u128.pow(self.decimals);
         let product = u128::from(self.digits) * u128::from(unit);
@@ -42,6 +44,7 @@ impl Decimal {
     }
 
     /// The number times `unit`, rounded up.
+    #[must_use]
     pub fn times_up(self, unit: u64) -> Option<u64> {
         let product = u128::from(self.digits) * u128::from(unit);
         u64::try_from(product.div_ceil(10u128.pow(self.decimals))).ok()

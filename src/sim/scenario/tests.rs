@@ -72,6 +72,7 @@ fn the_default_queue_is_that_of_the_reference() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn broken_values_name_line_field_and_remedy() {
     for (from, to, expected) in [
         (
@@ -326,6 +327,32 @@ fn broken_values_name_line_field_and_remedy() {
         ),
     ] {
         assert_eq!(refusal(from, to), expected);
+    }
+}
+
+#[test]
+fn a_workload_that_would_fill_the_memory_is_refused() {
+    let text = GOOD
+        .replace("hosts_per_leaf = 4", "hosts_per_leaf = 64")
+        .replace(
+            "kind = \"permutation\"",
+            "kind = \"ring-all-reduce\"\nsteps = 1000000",
+        );
+    assert_eq!(
+        parse(&text).unwrap_err(),
+        "a.toml:16: workload[0].kind makes 128000000 flows, but at most 20000000 fit; take fewer hosts or steps"
+    );
+}
+
+#[test]
+fn what_this_build_cannot_do_is_refused_and_not_ignored() {
+    for (field, value) in [("ways", "traced"), ("kind", "reference")] {
+        let text = GOOD.replace(
+            "paths = 4",
+            &format!("{field} = \"{value}\"\ntransport = \"nscc\""),
+        );
+        let error = parse(&text).unwrap_err();
+        assert!(error.contains("this build"), "{error}");
     }
 }
 
