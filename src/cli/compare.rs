@@ -2,25 +2,24 @@
 
 use std::io::Write;
 
-use super::run::play_all;
-use super::{CompareArgs, Failure};
-use crate::sim::report::Report;
+use super::run::{Point, play_all, verdict};
+use super::{CompareArgs, Failure, print_json};
 use crate::sim::report::table::{Table, figures};
-use crate::sim::scenario::Scenario;
+use crate::sim::scenario::{Detail, Source};
 
 pub(super) fn compare(args: &CompareArgs, out: &mut impl Write) -> Result<(), Failure> {
     let overrides = args.common.overrides()?;
-    let scenarios = [
-        Scenario::load(&args.a, &overrides)?,
-        Scenario::load(&args.b, &overrides)?,
-    ];
-    let reports = play_all(&scenarios, args.common.threads());
+    let sources = [Source::open(&args.a)?, Source::open(&args.b)?];
+    let points = sources.each_ref().map(|source| Point {
+        source,
+        overrides: overrides.clone(),
+    });
+    let reports = play_all(&points, Detail::Figures, args.common.threads())?;
     let [a, b] = reports.as_slice() else {
         return Err(Failure::NotWell);
     };
     if args.common.json {
-        serde_json::to_writer_pretty(&mut *out, &reports)?;
-        writeln!(out)?;
+        print_json(out, &reports)?;
     } else {
         let mut table = Table::new(["", a.scenario.as_str(), b.scenario.as_str(), "B / A"]);
         for figure in figures() {
@@ -42,9 +41,5 @@ pub(super) fn compare(args: &CompareArgs, out: &mut impl Write) -> Result<(), Fa
             write!(out, "{}", run.stuck_text())?;
         }
     }
-    if reports.iter().all(Report::is_finished) {
-        Ok(())
-    } else {
-        Err(Failure::NotWell)
-    }
+    verdict(&reports)
 }

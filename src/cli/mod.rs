@@ -9,14 +9,15 @@ mod suite;
 mod sweep;
 mod work;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
 
 use crate::sim::report::table::Table;
-use crate::sim::scenario::{Override, SHIPPED, Scenario};
+use crate::sim::scenario::{Override, SHIPPED, Scenario, ScenarioError};
 
 pub use suite::{Row, rows_to_text};
 
@@ -136,12 +137,26 @@ enum Failure {
     Usage(String),
     /// It ran, but not all is well; the reason has been printed: exit status 1.
     NotWell,
+    /// The output could not be written.
+    Output(std::io::Error),
 }
 
-impl<E: std::error::Error> From<E> for Failure {
-    fn from(error: E) -> Self {
+impl From<ScenarioError> for Failure {
+    fn from(error: ScenarioError) -> Self {
         Self::Usage(error.to_string())
     }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+fn print_json(out: &mut impl Write, value: &impl Serialize) -> Result<(), Failure> {
+    serde_json::to_writer_pretty(&mut *out, value).map_err(std::io::Error::from)?;
+    writeln!(out)?;
+    Ok(())
 }
 
 /// Runs the command that this process was started with.
@@ -167,6 +182,12 @@ pub fn main() -> ExitCode {
     match result.and_then(|()| Ok(out.flush()?)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::NotWell) => ExitCode::from(1),
+        // Whoever read the output has seen enough.
+        Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Output(error)) => {
+            eprintln!("thalweg: the output cannot be written: {error}");
+            ExitCode::from(2)
+        }
         Err(Failure::Usage(problem)) => {
             eprintln!("thalweg: {problem}");
             ExitCode::from(2)

@@ -5,7 +5,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::{Failure, SuiteTable};
+use super::{Failure, SuiteTable, print_json};
 use crate::sim::report::table::Table;
 
 /// One row of a suite.
@@ -42,8 +42,7 @@ pub(super) fn suite(table: SuiteTable, json: bool, out: &mut impl Write) -> Resu
         ));
     };
     if json {
-        serde_json::to_writer_pretty(&mut *out, &rows)?;
-        writeln!(out)?;
+        print_json(out, &rows)?;
     } else {
         write!(out, "{}", rows_to_text(&rows))?;
     }

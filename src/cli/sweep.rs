@@ -4,17 +4,17 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::run::play_all;
-use super::{Failure, SweepArgs, split_setting};
+use super::run::{Point, play_all, verdict};
+use super::{Failure, SweepArgs, print_json, split_setting};
 use crate::sim::report::Report;
 use crate::sim::report::table::{Table, figures};
-use crate::sim::scenario::{Override, Scenario};
+use crate::sim::scenario::{Detail, Override, Source};
 
 /// A sweep is at most so large; nobody waits for more.
 const POINTS_MAX: usize = 100_000;
 
 #[derive(Debug, Serialize)]
-struct Point<'a> {
+struct Entry<'a> {
     settings: Vec<(&'a str, &'a str)>,
     report: &'a Report,
 }
@@ -49,17 +49,20 @@ pub(super) fn sweep(args: &SweepArgs, out: &mut impl Write) -> Result<(), Failur
     };
     let common = args.common.overrides()?;
     let settings: Vec<Vec<Override>> = (0..points).map(|point| combination(&axes, point)).collect();
-    // All are checked before the first one runs.
-    let scenarios = settings
+    let source = Source::open(&args.scenario)?;
+    let points: Vec<Point<'_>> = settings
         .iter()
-        .map(|settings| Scenario::load(&args.scenario, &[common.as_slice(), settings].concat()))
-        .collect::<Result<Vec<_>, _>>()?;
-    let reports = play_all(&scenarios, args.common.threads());
+        .map(|settings| Point {
+            source: &source,
+            overrides: [common.as_slice(), settings].concat(),
+        })
+        .collect();
+    let reports = play_all(&points, Detail::Figures, args.common.threads())?;
     if args.common.json {
-        let points: Vec<Point<'_>> = settings
+        let entries: Vec<Entry<'_>> = settings
             .iter()
             .zip(&reports)
-            .map(|(settings, report)| Point {
+            .map(|(settings, report)| Entry {
                 settings: settings
                     .iter()
                     .map(|item| (item.field.as_str(), item.value.as_str()))
@@ -67,8 +70,7 @@ pub(super) fn sweep(args: &SweepArgs, out: &mut impl Write) -> Result<(), Failur
                 report,
             })
             .collect();
-        serde_json::to_writer_pretty(&mut *out, &points)?;
-        writeln!(out)?;
+        print_json(out, &entries)?;
     } else {
         let head = axes
             .iter()
@@ -94,11 +96,7 @@ pub(super) fn sweep(args: &SweepArgs, out: &mut impl Write) -> Result<(), Failur
             }
         }
     }
-    if reports.iter().all(Report::is_finished) {
-        Ok(())
-    } else {
-        Err(Failure::NotWell)
-    }
+    verdict(&reports)
 }
 
 /// The settings of one point of the grid; the last axis changes fastest.

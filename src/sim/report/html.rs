@@ -32,7 +32,7 @@ text{font:12px system-ui,sans-serif;fill:var(--soft)}text.small{font-size:11px}t
 ";
 
 impl Report {
-    /// The page. Times over a run are those of the first seed; the distribution is that of all.
+    /// The page, of runs with [`Detail::Pictures`](crate::sim::scenario::Detail). Times over a run are those of the first seed; the distribution is that of all.
     #[must_use]
     pub fn to_html(&self, scenario: &Scenario) -> String {
         let mut page = format!(
@@ -133,7 +133,8 @@ impl Report {
                 let mut times: Vec<Picos> = self
                     .runs
                     .iter()
-                    .flat_map(|run| run.completion_times[part].iter().copied())
+                    .filter_map(|run| run.pictures.as_ref())
+                    .flat_map(|pictures| pictures.completion_times[part].iter().copied())
                     .collect();
                 times.sort_unstable();
                 Line {
@@ -204,7 +205,7 @@ fn cumulative(sorted: &[Picos]) -> Vec<(f64, f64)> {
 impl RunReport {
     /// Queue and rate over time; none for a run too short to be sampled.
     fn over_time(&self, scenario: &Scenario) -> Option<[Chart; 2]> {
-        let recorder = &self.recorder;
+        let recorder = &self.pictures.as_ref()?.recorder;
         let samples = recorder.queue_max_bytes().len();
         if samples < 2 {
             return None;
@@ -266,13 +267,14 @@ impl RunReport {
     }
 
     fn heat_map(&self) -> Option<HeatMap<'_>> {
-        let rows = self.recorder.utilisation();
+        let recorder = &self.pictures.as_ref()?.recorder;
+        let rows = recorder.utilisation();
         let samples = rows.first().map_or(0, |row| row.1.len());
         if samples < 2 {
             return None;
         }
         let (scale, unit) = time_unit(self.end_ps);
-        let sample = to_float(self.recorder.interval().0) / scale;
+        let sample = to_float(recorder.interval().0) / scale;
         Some(HeatMap {
             title: "share of time that links were busy, over time".to_owned(),
             across: format!("time, {unit}"),

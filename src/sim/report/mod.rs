@@ -51,11 +51,17 @@ pub struct RunReport {
     pub hosts: HostCounts,
     /// Flows that did not end, if any.
     pub stuck: Stuck,
-    /// Completion times of all flows that ended, picoseconds, by part and in rising order.
+    /// What pictures are made of, if they are wanted.
     #[serde(skip)]
+    pub pictures: Option<Pictures>,
+}
+
+/// What pictures are made of.
+#[derive(Debug, Clone)]
+pub struct Pictures {
+    /// Completion times of all flows that ended, by part and in rising order.
     pub completion_times: Vec<Vec<Picos>>,
     /// The fabric over time.
-    #[serde(skip)]
     pub recorder: Recorder,
 }
 
@@ -149,7 +155,7 @@ impl RunReport {
         workload: &Workload,
         endpoints: &mut E,
         hosts: HostCounts,
-        recorder: Recorder,
+        recorder: Option<Recorder>,
     ) -> Self {
         let floor = Floor::new(
             &scenario.fabric,
@@ -159,14 +165,6 @@ impl RunReport {
         );
         let stuck = find_stuck(workload, endpoints);
         let progress = &*endpoints.progress();
-        let flows = (0u32..).zip(workload.flows());
-        let mut times: Vec<Vec<Picos>> = vec![Vec::new(); workload.parts().len()];
-        for (index, flow) in flows {
-            times[usize::from(flow.part)].extend(progress.completion_time(index));
-        }
-        for times in &mut times {
-            times.sort_unstable();
-        }
         let part = |name: &str, is_member: &dyn Fn(&Flow) -> bool| {
             PartReport::new(name, workload, progress, &floor, is_member)
         };
@@ -188,8 +186,10 @@ impl RunReport {
             fabric: FabricCounts::new(fabric),
             hosts,
             stuck,
-            completion_times: times,
-            recorder,
+            pictures: recorder.map(|recorder| Pictures {
+                completion_times: completion_times(workload, progress),
+                recorder,
+            }),
         }
     }
 
@@ -254,6 +254,18 @@ impl PartReport {
             },
         }
     }
+}
+
+/// Of each part, in rising order.
+fn completion_times(workload: &Workload, progress: &Progress) -> Vec<Vec<Picos>> {
+    let mut times: Vec<Vec<Picos>> = vec![Vec::new(); workload.parts().len()];
+    for (index, flow) in (0u32..).zip(workload.flows()) {
+        times[usize::from(flow.part)].extend(progress.completion_time(index));
+    }
+    for times in &mut times {
+        times.sort_unstable();
+    }
+    times
 }
 
 fn ratio(a: u64, b: u64) -> f64 {

@@ -120,7 +120,7 @@ impl Recorder {
     }
 
     /// Takes a sample.
-    pub fn observe(&mut self, now: Picos, fabric: &Fabric, _open: usize) {
+    pub fn observe(&mut self, now: Picos, fabric: &Fabric) {
         let backlog = self.switch_ports.iter().map(|&port| fabric.backlog(port));
         let (most, sum) = backlog.fold((0, 0), |(most, sum), bytes| (bytes.max(most), sum + bytes));
         self.queue_max_bytes.push(most);

@@ -14,6 +14,7 @@ mod shipped;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,7 @@ pub use error::{Place, ScenarioError};
 pub use fabric::{ACK_BYTES, FabricSpec, PACKET_BYTES};
 pub(crate) use fabric::{host_rate, is_inside};
 pub use hosts::{Balance, EngineSpec, HostsSpec, ReferenceSpec, Transport, Ways};
-pub use play::Glimpse;
+pub use play::{Detail, Glimpse};
 pub use quantity::{Decimal, Size};
 pub use shipped::{SHIPPED, Shipped};
 
@@ -108,14 +109,26 @@ fn read_file(path: &Path) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())
 }
 
-impl Scenario {
-    /// Reads a scenario: a file, or one of those that are shipped, by its name.
+/// The text of a scenario, from which it is made as often as need be.
+#[derive(Debug, Clone)]
+pub struct Source {
+    name: String,
+    text: Cow<'static, str>,
+    folder: Option<PathBuf>,
+}
+
+impl Source {
+    /// Opens a scenario: a file, or one of those that are shipped, by its name.
     ///
     /// # Errors
-    /// The first thing that is wrong with it, with its line and field.
-    pub fn load(name: &str, overrides: &[Override]) -> Result<Self, ScenarioError> {
+    /// There is no such scenario.
+    pub fn open(name: &str) -> Result<Self, ScenarioError> {
         if let Some(shipped) = SHIPPED.iter().find(|shipped| shipped.name == name) {
-            return Self::parse(name, shipped.text, None, overrides);
+            return Ok(Self {
+                name: name.to_owned(),
+                text: Cow::Borrowed(shipped.text),
+                folder: None,
+            });
         }
         let path = Path::new(name);
         let text = read_file(path).map_err(|reason| ScenarioError {
@@ -123,8 +136,29 @@ impl Scenario {
             place: Place::File,
             problem: format!("{reason}; `thalweg sim list` names the shipped scenarios"),
         })?;
-        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        Self::parse(name, &text, Some(folder), overrides)
+        Ok(Self {
+            name: name.to_owned(),
+            text: Cow::Owned(text),
+            folder: Some(path.parent().unwrap_or(Path::new("")).to_owned()),
+        })
+    }
+
+    /// The scenario, with some of its fields set from outside.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it, with its line and field.
+    pub fn scenario(&self, overrides: &[Override]) -> Result<Scenario, ScenarioError> {
+        Scenario::parse(&self.name, &self.text, self.folder.clone(), overrides)
+    }
+}
+
+impl Scenario {
+    /// Reads a scenario: a file, or one of those that are shipped, by its name.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it, with its line and field.
+    pub fn load(name: &str, overrides: &[Override]) -> Result<Self, ScenarioError> {
+        Source::open(name)?.scenario(overrides)
     }
 
     /// Reads the text of a scenario; files that it names are looked for in `folder`.

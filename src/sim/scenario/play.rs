@@ -28,20 +28,35 @@ pub struct Glimpse {
     pub flows: usize,
 }
 
-/// Records the state of the fabric and lets somebody watch.
+/// How much is kept of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// What tables show.
+    Figures,
+    /// Also what pictures show: every completion time, and the fabric over time.
+    Pictures,
+}
+
+/// Records the state of the fabric, if that is wanted, and lets somebody watch.
 struct Watched<'a> {
-    recorder: Recorder,
+    recorder: Option<Recorder>,
+    next: Picos,
+    interval: Picos,
     flows: usize,
     watch: &'a mut dyn FnMut(Glimpse),
 }
 
 impl Observer for Watched<'_> {
     fn next(&self) -> Picos {
-        self.recorder.next()
+        self.next
     }
 
     fn observe(&mut self, now: Picos, fabric: &Fabric, open: usize) {
-        self.recorder.observe(now, fabric, open);
+        self.next = now + self.interval;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.observe(now, fabric);
+            self.next = recorder.next();
+        }
         (self.watch)(Glimpse {
             now,
             open,
@@ -53,22 +68,33 @@ impl Observer for Watched<'_> {
 impl Scenario {
     /// Runs it with this seed; `watch` is told from time to time how far it has come.
     #[must_use]
-    pub fn play(&self, seed: u64, watch: &mut dyn FnMut(Glimpse)) -> RunReport {
+    pub fn play(&self, seed: u64, detail: Detail, watch: &mut dyn FnMut(Glimpse)) -> RunReport {
         let workload = self.workload(seed);
+        let interval = self.run.sample;
+        let pictures = detail == Detail::Pictures;
+        let watched = Watched {
+            recorder: pictures.then(|| Recorder::new(&self.fabric.topology, interval)),
+            next: interval,
+            interval,
+            flows: workload.flows().len(),
+            watch,
+        };
         let fabric = Fabric::new(self.fabric.topology.clone(), &self.fabric.switch, seed);
         match &self.hosts {
             HostsSpec::Engine(spec) => {
                 let hosts = EngineHosts::new(&fabric, &workload, spec.host.clone(), spec.nic, seed);
-                self.drive(seed, fabric, hosts, &workload, watch, |hosts| HostCounts {
-                    sent: hosts.nic_stats().sent,
-                    sent_again: hosts.nic_stats().again,
-                    timeouts: hosts.nic_stats().timeouts,
-                    notifications: hosts.nic_stats().cnps,
-                    fences: hosts
-                        .events()
-                        .iter()
-                        .filter(|event| matches!(event.event, TxEvent::Fenced { .. }))
-                        .count() as u64,
+                self.drive(seed, fabric, hosts, &workload, watched, |hosts| {
+                    HostCounts {
+                        sent: hosts.nic_stats().sent,
+                        sent_again: hosts.nic_stats().again,
+                        timeouts: hosts.nic_stats().timeouts,
+                        notifications: hosts.nic_stats().cnps,
+                        fences: hosts
+                            .events()
+                            .iter()
+                            .filter(|event| matches!(event.event, TxEvent::Fenced { .. }))
+                            .count() as u64,
+                    }
                 })
             }
             HostsSpec::Reference(_) => {
@@ -83,14 +109,9 @@ impl Scenario {
         mut fabric: Fabric,
         mut hosts: E,
         workload: &Workload,
-        watch: &mut dyn FnMut(Glimpse),
+        mut watched: Watched<'_>,
         counts: impl FnOnce(&E) -> HostCounts,
     ) -> RunReport {
-        let mut watched = Watched {
-            recorder: Recorder::new(&self.fabric.topology, self.run.sample),
-            flows: workload.flows().len(),
-            watch,
-        };
         let ended = run_observed(
             &mut fabric,
             &mut hosts,

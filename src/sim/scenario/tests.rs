@@ -1,6 +1,7 @@
 //! What is refused, and with which words; and that a run is the same whenever it is repeated.
 
 use super::*;
+use crate::sim::report::RunReport;
 
 const GOOD: &str = r#"about = "a small one"
 
@@ -609,7 +610,7 @@ fn small(extra: &str) -> Scenario {
 #[test]
 fn a_run_gives_the_same_bytes_every_time() {
     let scenario = small("");
-    let tell = |seed| format!("{:?}", scenario.play(seed, &mut |_| {}));
+    let tell = |seed| format!("{:?}", scenario.play(seed, Detail::Pictures, &mut |_| {}));
     assert_eq!(tell(1), tell(1));
     assert_ne!(tell(1), tell(2));
 }
@@ -617,12 +618,20 @@ fn a_run_gives_the_same_bytes_every_time() {
 /// Whoever looks on changes nothing.
 #[test]
 fn looking_does_not_disturb() {
-    let often = small("[run]\nsample = \"10ns\"\n").play(1, &mut |_| {});
-    let seldom = small("[run]\nsample = \"1s\"\n").play(1, &mut |_| {});
-    assert_eq!(often.completion_times, seldom.completion_times);
-    assert_eq!(often.fabric.hops, seldom.fabric.hops);
-    assert!(often.recorder.queued_bytes().len() > 100);
-    assert!(seldom.recorder.queued_bytes().is_empty());
+    let often = small("[run]\nsample = \"10ns\"\n").play(1, Detail::Pictures, &mut |_| {});
+    let seldom = small("[run]\nsample = \"1s\"\n").play(1, Detail::Pictures, &mut |_| {});
+    let none = small("").play(1, Detail::Figures, &mut |_| {});
+    for other in [&seldom, &none] {
+        assert_eq!(often.total.mean_ps, other.total.mean_ps);
+        assert_eq!(often.total.max_ps, other.total.max_ps);
+        assert_eq!(often.fabric.hops, other.fabric.hops);
+    }
+    let samples = |report: &RunReport| {
+        let pictures = report.pictures.as_ref();
+        pictures.map(|pictures| pictures.recorder.queued_bytes().len())
+    };
+    assert!(samples(&often) > Some(100));
+    assert_eq!((samples(&seldom), samples(&none)), (Some(0), None));
 }
 
 #[test]
@@ -638,7 +647,7 @@ fn nothing_is_faster_than_its_floor() {
         "kind = \"kv\"\nhosts = \"0-3\"\nto = \"4-7\"\ncount = 3",
     ] {
         let text = GOOD.replace("kind = \"permutation\"", kind);
-        let report = parse(&text).unwrap().play(1, &mut |_| {});
+        let report = parse(&text).unwrap().play(1, Detail::Pictures, &mut |_| {});
         assert!(report.is_finished(), "{kind}: {}", report.stuck_text());
         let ratio = report.total.ratio;
         assert!((1.0..3.0).contains(&ratio), "{kind}: {ratio}");
@@ -651,7 +660,7 @@ fn what_cannot_finish_says_what_is_stuck() {
     let scenario = small(
         "[[fault]]\nkind = \"link-down\"\nlink = \"host 3 -> leaf *\"\nat = \"5us\"\n[run]\ndeadline = \"5ms\"\n",
     );
-    let report = scenario.play(1, &mut |_| {});
+    let report = scenario.play(1, Detail::Pictures, &mut |_| {});
     assert!(!report.is_finished());
     let text = report.stuck_text();
     assert!(text.contains("out of time at 5"), "{text}");
@@ -664,4 +673,15 @@ fn what_cannot_finish_says_what_is_stuck() {
         text.contains("started at 0 ns, has not arrived in full"),
         "{text}"
     );
+}
+
+/// The small ones of the shipped scenarios, one with each kind of trouble.
+#[test]
+fn shipped_scenarios_run_to_their_end() {
+    for name in ["hello", "permutation-2mb", "incast-32-pfc", "plane-lost"] {
+        let scenario = Scenario::load(name, &[]).unwrap();
+        let report = scenario.play(1, Detail::Figures, &mut |_| {});
+        assert!(report.is_finished(), "{}", report.stuck_text());
+        assert!(report.total.ratio >= 1.0, "{name}: {}", report.total.ratio);
+    }
 }
