@@ -180,8 +180,8 @@ fn section(page: &mut String, title: &str, about: &str, svg: &str) {
 /// Picoseconds in a unit that makes readable numbers of a time, and its name.
 fn time_unit(picos: u64) -> (f64, &'static str) {
     match picos {
-        0..20_000_000_000 => (1e6, "µs"),
-        20_000_000_000..20_000_000_000_000 => (1e9, "ms"),
+        0..10_000_000_000 => (1e6, "µs"),
+        10_000_000_000..10_000_000_000_000 => (1e9, "ms"),
         _ => (1e12, "s"),
     }
 }

@@ -48,9 +48,14 @@ impl Recorder {
     pub fn new(topology: &Topology, interval: Picos) -> Self {
         let ports = topology.ports();
         let count = ports.len() as u32;
-        let inside: Vec<u32> = (0..count)
+        let mut inside: Vec<u32> = (0..count)
             .filter(|&port| is_inside(topology, port))
             .collect();
+        // What leaves one switch stands together, not each link's two directions.
+        inside.sort_by_key(|&port| {
+            let port = &ports[port as usize];
+            (port.from.index(), port.to.index())
+        });
         let leaving = |switch: u32| {
             let from = move |port: &u32| ports[*port as usize].from == End::Switch(switch);
             inside.iter().copied().filter(from).collect::<Vec<u32>>()

@@ -635,6 +635,33 @@ fn looking_does_not_disturb() {
 }
 
 #[test]
+fn floors_are_what_they_are_by_hand() {
+    let floor = |name: &str, overrides: &[(&str, &str)]| {
+        let overrides: Vec<Override> = overrides
+            .iter()
+            .map(|(field, value)| Override {
+                field: (*field).to_owned(),
+                value: (*value).to_owned(),
+            })
+            .collect();
+        let scenario = Scenario::load(name, &overrides).unwrap();
+        let report = scenario.play(1, Detail::Figures, &mut |_| {});
+        report.total.floor_ps
+    };
+    // 2 MB in 489 packets with 64 bytes of headers each, at 20 ps a byte; the last of them, of
+    // 1216 bytes, over three more links; four microseconds there and four back, and a header.
+    let one = (2_000_000 + 489 * 64) * 20;
+    let way = 3 * 1216 * 20 + 4_000_000 + 4_000_000 + 4 * 64 * 20;
+    assert_eq!(floor("hello", &[]), one + way);
+    // An incast takes that many times as long on its last link.
+    let senders = [("workload.0.senders", "8")];
+    assert_eq!(floor("incast-32", &senders), 8 * one + way);
+    // Links that are slow from the start to the end count as what they are.
+    let slow = floor("slow-spine-links", &[]);
+    assert!(slow > floor("permutation-16mb", &[]), "{slow}");
+}
+
+#[test]
 fn nothing_is_faster_than_its_floor() {
     for kind in [
         "kind = \"permutation\"",
