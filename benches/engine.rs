@@ -110,7 +110,8 @@ impl Bench {
         self.now += Nanos(1000);
         let path = self.next();
         let epoch = self.epochs[usize::from(path)];
-        self.tx.handle_completions(path, epoch, 1, self.now);
+        self.tx
+            .handle_completions(path, epoch, 1, self.now, self.now);
     }
 
     /// As over TCP: an acknowledgement frame for each chunk, decoded.

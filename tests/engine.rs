@@ -510,7 +510,7 @@ impl World {
             let epoch = wire.epoch;
             let count = u32::try_from(due).unwrap();
             self.tx
-                .handle_completions(u8::try_from(path).unwrap(), epoch, count, now);
+                .handle_completions(u8::try_from(path).unwrap(), epoch, count, now, now);
         }
     }
 

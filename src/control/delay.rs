@@ -6,11 +6,10 @@
 //! makes just the target. Above the target it shrinks at most once per round trip, by a share of
 //! the excess, never by more than half.
 
+use super::median::Median;
 use super::{Controller, Sample};
 use crate::clock::Timestamp;
 use crate::units::{Bytes, Nanos};
-
-const SAMPLES: usize = 16;
 
 /// What [`Delay`] aims at.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +17,12 @@ pub struct DelayConfig {
     /// Queueing delay to hold. Default 2 ms: on kernel TCP the queue has to last while the host runs
     /// something else.
     pub target_queue: Nanos,
+    /// Added for each window that is acknowledged below the target, besides a 64th of it. Default
+    /// nothing; where a message lasts a few round trips, a chunk.
+    pub increase: Bytes,
+    /// Double until the target is met for the first time. Default yes; where the start is already
+    /// what the network carries, no.
+    pub probe_start: bool,
     /// Never less in flight. Default 256 KiB.
     pub window_min: Bytes,
     /// Never more in flight. Default 64 MiB.
@@ -30,6 +35,8 @@ impl Default for DelayConfig {
     fn default() -> Self {
         Self {
             target_queue: Nanos::from_millis(2),
+            increase: Bytes::ZERO,
+            probe_start: true,
             window_min: Bytes(256 << 10),
             window_max: Bytes(64 << 20),
             window_start: Bytes(1 << 20),
@@ -43,9 +50,7 @@ pub struct Delay {
     config: DelayConfig,
     window: u64,
     /// The last queueing delays of any path, ns.
-    queues_ns: [u64; SAMPLES],
-    filled: usize,
-    next: usize,
+    queues_ns: Median,
     /// Doubling per round trip, until the target is met for the first time.
     starting: bool,
     shrunk_at: Timestamp,
@@ -61,19 +66,10 @@ impl Delay {
                 .window_start
                 .0
                 .clamp(config.window_min.0, config.window_max.0),
-            queues_ns: [0; SAMPLES],
-            filled: 0,
-            next: 0,
-            starting: true,
+            queues_ns: Median::default(),
+            starting: config.probe_start,
             shrunk_at: Timestamp::ZERO,
         }
-    }
-
-    fn median_queue(&self) -> u64 {
-        let mut recent = self.queues_ns;
-        let recent = &mut recent[..self.filled];
-        recent.sort_unstable();
-        recent.get(recent.len() / 2).copied().unwrap_or(0)
     }
 }
 
@@ -83,9 +79,8 @@ impl Controller for Delay {
     }
 
     fn on_sample(&mut self, sample: &Sample) {
-        self.queues_ns[self.next] = sample.rtt.0.saturating_sub(sample.rtt_min.0);
-        self.next = (self.next + 1) % SAMPLES;
-        self.filled = (self.filled + 1).min(SAMPLES);
+        self.queues_ns
+            .push(sample.rtt.0.saturating_sub(sample.rtt_min.0));
 
         let target = self.config.target_queue.0;
         let latest = sample.rtt.0.saturating_sub(sample.rtt_min.0);
@@ -100,7 +95,7 @@ impl Controller for Delay {
                 .clamp(self.config.window_min.0, self.config.window_max.0);
             return;
         }
-        let queue = self.median_queue();
+        let queue = self.queues_ns.get();
         if queue <= target {
             // A window that isn't used says nothing about what the network would bear.
             if sample.in_flight.0 < self.window / 2 {
@@ -111,7 +106,8 @@ impl Controller for Delay {
             self.window += if self.starting {
                 acked
             } else {
-                acked / 64 * headroom / 16
+                let added = Bytes(self.config.increase.0).scale(acked, self.window.max(1));
+                (acked / 64 + added.0) * headroom / 16
             };
         } else {
             if sample.now.since(self.shrunk_at) < sample.rtt {
@@ -130,8 +126,7 @@ impl Controller for Delay {
 
     fn on_path_lost(&mut self, _now: Timestamp) {
         // The delays of the lost path are no measure of those that stay.
-        self.filled = 0;
-        self.next = 0;
+        self.queues_ns = Median::default();
     }
 
     fn window(&self) -> Bytes {

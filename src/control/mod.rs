@@ -6,9 +6,14 @@
 
 mod delay;
 mod fixed;
+pub(crate) mod median;
+mod power;
+mod timely;
 
 pub use delay::{Delay, DelayConfig};
 pub use fixed::Fixed;
+pub use power::{Power, PowerConfig};
+pub use timely::{Timely, TimelyConfig};
 
 use crate::clock::Timestamp;
 use crate::units::{Bytes, Nanos};
@@ -49,6 +54,10 @@ pub enum AnyController {
     Delay(Delay),
     /// A constant.
     Fixed(Fixed),
+    /// Follows the power that the network sees.
+    Power(Power),
+    /// Follows the gradient of the delay.
+    Timely(Timely),
 }
 
 impl Controller for AnyController {
@@ -56,6 +65,8 @@ impl Controller for AnyController {
         match self {
             Self::Delay(c) => c.name(),
             Self::Fixed(c) => c.name(),
+            Self::Power(c) => c.name(),
+            Self::Timely(c) => c.name(),
         }
     }
 
@@ -63,6 +74,8 @@ impl Controller for AnyController {
         match self {
             Self::Delay(c) => c.on_sample(sample),
             Self::Fixed(c) => c.on_sample(sample),
+            Self::Power(c) => c.on_sample(sample),
+            Self::Timely(c) => c.on_sample(sample),
         }
     }
 
@@ -70,6 +83,8 @@ impl Controller for AnyController {
         match self {
             Self::Delay(c) => c.on_path_lost(now),
             Self::Fixed(c) => c.on_path_lost(now),
+            Self::Power(c) => c.on_path_lost(now),
+            Self::Timely(c) => c.on_path_lost(now),
         }
     }
 
@@ -77,6 +92,8 @@ impl Controller for AnyController {
         match self {
             Self::Delay(c) => c.window(),
             Self::Fixed(c) => c.window(),
+            Self::Power(c) => c.window(),
+            Self::Timely(c) => c.window(),
         }
     }
 }

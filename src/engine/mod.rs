@@ -11,6 +11,7 @@
 //! fabric, and a set of paths that does not collide one way collides the other way. Two
 //! processes that send to each other have two links.
 
+pub mod admission;
 pub mod bitmap;
 mod rx;
 mod tx;
@@ -58,6 +59,9 @@ pub struct EngineConfig {
     pub completions: Completions,
     /// Receive work requests that the peer keeps posted on each path, where the transport needs them.
     pub receive_depth: Option<u32>,
+    /// The receiver grants bytes: a sender goes beyond its first allowance only as it is told.
+    /// The allowance at the start of a link; `None`: nothing is granted, a credit is enough.
+    pub first_grant: Option<u64>,
     /// Silence timeouts.
     pub health: HealthConfig,
     /// All paths silent or gone for so long: the peer is dead.
@@ -73,6 +77,7 @@ impl Default for EngineConfig {
             chunk_bytes: None,
             completions: Completions::Peer,
             receive_depth: None,
+            first_grant: None,
             health: HealthConfig::default(),
             dead_peer: Nanos::from_secs(30),
         }

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::bitmap::{Insert, SlidingBitmap};
 use super::wire::{self, Ack, Chunk, Credit, Eager, Frame, Header, Immediate, PathCount, Rkeys};
-use super::{EAGER_OVERHEAD, EAGER_WINDOW, EngineConfig, MemRange, Ordinals, UNHEARD};
+use super::{Completions, EAGER_OVERHEAD, EAGER_WINDOW, EngineConfig, MemRange, Ordinals, UNHEARD};
 use crate::clock::Timestamp;
 use crate::path::health::{Health, TransportStats, Verdict};
 use crate::units::Nanos;
@@ -212,8 +212,8 @@ struct RxPath {
     /// Something was sent on it that may still be under way.
     watched: bool,
     health: Option<Health>,
-    /// What was sent on it has not been acknowledged for too long.
-    suspect: bool,
+    /// Whether what was sent on it has not been acknowledged for too long.
+    verdict: Verdict,
 }
 
 impl RxPath {
@@ -290,6 +290,12 @@ pub struct RxEngine {
     /// When a frame last arrived, and when the peer was last asked after.
     heard_at: Timestamp,
     asked_at: Timestamp,
+    /// Bytes of chunks that have arrived, that the sender wants to send, and that it has given up,
+    /// all since the link began; and what it has been granted.
+    received: u64,
+    wanted: u64,
+    abandoned: u64,
+    granted: Option<u64>,
     /// How many chunks arrived twice: not an error, but never more than replays explain.
     duplicates: u64,
 }
@@ -321,6 +327,10 @@ impl RxEngine {
             heard: false,
             heard_at: now,
             asked_at: now,
+            received: 0,
+            wanted: 0,
+            abandoned: 0,
+            granted: config.first_grant,
             duplicates: 0,
         }
     }
@@ -495,7 +505,7 @@ impl RxEngine {
         p.unacked = false;
         p.watched = false;
         p.health = None;
-        p.suspect = false;
+        p.verdict = Verdict::Fine;
         let previous = fence.map(|epoch| PathCount {
             path,
             epoch,
@@ -556,8 +566,9 @@ impl RxEngine {
         }
         p.watched = stats.in_flight;
         let health = p.health.get_or_insert_with(|| Health::new(now));
-        let suspect = health.observe(now, stats, &self.config.health) != Verdict::Fine;
-        if suspect == std::mem::replace(&mut p.suspect, suspect) {
+        let verdict = health.observe(now, stats, &self.config.health);
+        let was = std::mem::replace(&mut p.verdict, verdict);
+        if was == verdict {
             return;
         }
         let Some(well) = self.paths_up().find(|&p| !self.is_suspect(p)) else {
@@ -566,8 +577,22 @@ impl RxEngine {
         if self.control_path.is_none_or(|p| self.is_suspect(p)) {
             self.control_path = Some(well);
         }
-        if self.paths_up().any(|p| self.is_suspect(p)) {
-            self.resync();
+        if !self.paths_up().any(|p| self.is_suspect(p)) {
+            return;
+        }
+        match self.config.completions {
+            Completions::Peer => self.resync(),
+            // An adapter sends a lost frame again by itself, and a path may just wait behind urgent
+            // traffic: only what holds the sender up is said again.
+            Completions::Local if verdict != Verdict::Dead => self.say_grant(),
+            Completions::Local => self.resync(),
+        }
+    }
+
+    /// Says again what the sender may send.
+    fn say_grant(&mut self) {
+        if let Some(granted) = self.granted {
+            self.say(Frame::Grant { granted });
         }
     }
 
@@ -576,7 +601,11 @@ impl RxEngine {
         if std::mem::take(&mut self.heard) {
             self.heard_at = now;
         }
-        if self.paths.iter().any(|p| p.is_up() && !p.suspect) {
+        if self
+            .paths
+            .iter()
+            .any(|p| p.is_up() && p.verdict == Verdict::Fine)
+        {
             self.last_life = now;
         }
         let asked = self.heard_at.max(self.asked_at);
@@ -601,6 +630,21 @@ impl RxEngine {
         }
     }
 
+    /// What the link has received, and what its sender wants to send in all: bytes since the link
+    /// began, for the device's [`Admission`](super::admission::Admission).
+    #[must_use]
+    pub fn demand(&self) -> (u64, u64) {
+        (self.received, self.wanted.saturating_sub(self.abandoned))
+    }
+
+    /// The sender may send so many bytes since the link began.
+    pub fn grant(&mut self, granted: u64) {
+        if self.granted.is_some_and(|before| before < granted) {
+            self.granted = Some(granted);
+            self.say(Frame::Grant { granted });
+        }
+    }
+
     /// When a path was last known to be well, as of the last [`RxEngine::handle_timeout`].
     #[must_use]
     pub fn last_life(&self) -> Timestamp {
@@ -608,7 +652,7 @@ impl RxEngine {
     }
 
     fn is_suspect(&self, path: u8) -> bool {
-        self.paths[usize::from(path)].suspect
+        self.paths[usize::from(path)].verdict != Verdict::Fine
     }
 
     /// Data came over this path: what is sent back goes there too, unless it gets lost there.
@@ -639,6 +683,7 @@ impl RxEngine {
         }
         self.ack_due = true;
         self.ack_urgent = true;
+        self.say_grant();
         let Self {
             conns,
             slots,
@@ -730,11 +775,16 @@ impl RxEngine {
                 self.control.push_back((Some(path), pong.encode()));
             }
             Frame::Pong { .. } => {}
+            Frame::Demand { wanted, abandoned } => {
+                self.wanted = self.wanted.max(wanted);
+                self.abandoned = self.abandoned.max(abandoned);
+            }
             Frame::Goodbye => self.actions.push_back(RxAction::Goodbye),
             Frame::Ack(_)
             | Frame::Credit(_)
             | Frame::Opened { .. }
             | Frame::Fenced(_)
+            | Frame::Grant { .. }
             | Frame::Lost { .. } => {
                 return Err(Violation::Protocol("a frame that only a receiver sends"));
             }
@@ -886,6 +936,7 @@ impl RxEngine {
             } => {
                 self.ack_urgent = true;
                 let s = &self.slots[usize::from(slot)];
+                self.received += u64::from(chunk.payload);
                 if s.generation == generation && s.state == SlotState::Granted {
                     let end = u64::from(chunk.index) * u64::from(chunk.chunk_bytes)
                         + u64::from(chunk.payload);
@@ -948,6 +999,7 @@ impl RxEngine {
             self.duplicates += 1;
             return Ok(());
         }
+        self.received += u64::from(bytes);
         let end = u64::from(imm.index) * u64::from(chunk_bytes) + u64::from(bytes);
         self.count_chunk(imm.slot, imm.index, imm.last.then_some(end));
         Ok(())
@@ -1009,7 +1061,7 @@ impl RxEngine {
                         .push_back((None, Frame::Credit(s.credit(slot)).encode()));
                     self.finish(slot, Err(RecvError::TooLong { size, capacity }));
                 } else {
-                    self.grant(slot);
+                    self.give_credit(slot);
                 }
             }
             None if c.wanted.contains(&(tag, ordinal)) => {}
@@ -1041,7 +1093,7 @@ impl RxEngine {
         for slot in held {
             let s = &self.slots[usize::from(slot)];
             if s.state == SlotState::Posted && s.buffer.len > u64::from(self.config.eager_bytes) {
-                self.grant(slot);
+                self.give_credit(slot);
             }
         }
         Ok(())
@@ -1153,11 +1205,11 @@ impl RxEngine {
         }
         let may_be_large = buffer.len > u64::from(self.config.eager_bytes);
         if wanted.is_some() || (may_be_large && !c.eager_mode) {
-            self.grant(index);
+            self.give_credit(index);
         }
     }
 
-    fn grant(&mut self, slot: u16) {
+    fn give_credit(&mut self, slot: u16) {
         let s = &mut self.slots[usize::from(slot)];
         s.state = SlotState::Granted;
         let credit = s.credit(slot);

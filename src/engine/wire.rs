@@ -193,6 +193,19 @@ pub enum Frame {
     },
     /// The process closes the link in good order.
     Goodbye,
+    /// The sender has begun messages of so many bytes since the link began, more than it has been
+    /// granted; so many of them will never be sent.
+    Demand {
+        /// Bytes.
+        wanted: u64,
+        /// Bytes.
+        abandoned: u64,
+    },
+    /// The sender may send so many bytes, since the link began.
+    Grant {
+        /// Bytes.
+        granted: u64,
+    },
 }
 
 /// Why a frame was refused. It names what the peer did; the caller adds which peer and path.
@@ -233,6 +246,8 @@ const LOST: u8 = 11;
 const PING: u8 = 12;
 const PONG: u8 = 13;
 const GOODBYE: u8 = 14;
+const DEMAND: u8 = 15;
+const GRANT: u8 = 16;
 
 const FLAG_LAST: u8 = 1;
 const FLAG_ACCEPTED: u8 = 1;
@@ -349,6 +364,10 @@ impl Frame {
                 .put(&sent_ns.to_le_bytes())
                 .put(&received_ns.to_le_bytes()),
             Self::Goodbye => Header::new(GOODBYE, 0),
+            Self::Demand { wanted, abandoned } => Header::new(DEMAND, 0)
+                .put(&wanted.to_le_bytes())
+                .put(&abandoned.to_le_bytes()),
+            Self::Grant { granted } => Header::new(GRANT, 0).put(&granted.to_le_bytes()),
         }
         .end()
     }
@@ -469,6 +488,11 @@ impl Frame {
                 received_ns: r.u64()?,
             },
             GOODBYE => Self::Goodbye,
+            DEMAND => Self::Demand {
+                wanted: r.u64()?,
+                abandoned: r.u64()?,
+            },
+            GRANT => Self::Grant { granted: r.u64()? },
             other => return Err(WireError::UnknownKind(other)),
         };
         if r.rest.is_empty() {
@@ -701,6 +725,11 @@ mod tests {
                 received_ns: !sent_ns
             }),
             Just(Frame::Goodbye),
+            any::<u64>().prop_map(|wanted| Frame::Demand {
+                wanted,
+                abandoned: wanted / 3
+            }),
+            any::<u64>().prop_map(|granted| Frame::Grant { granted }),
         ]
     }
 

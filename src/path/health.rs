@@ -6,6 +6,11 @@
 //! out on it and on its siblings. After a larger one it is dead, provided that the peer's program
 //! has answered on a sibling meanwhile; when all are quiet at once it is the peer or the whole
 //! network, and nothing is fenced.
+//!
+//! Where the host learns of each chunk when it departed and when it arrived, there is better
+//! evidence than time: a path is *overtaken* when chunks that departed later, on its siblings, have
+//! arrived. A network that is slow as a whole overtakes nobody; only a path that is worse than its
+//! siblings by more than queues explain is suspect, and then dead.
 
 use crate::clock::Timestamp;
 use crate::units::Nanos;
@@ -67,9 +72,10 @@ impl Default for HealthConfig {
 }
 
 /// What silence means so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing in flight, or acknowledged lately, or the receiver holds us back.
+    #[default]
     Fine,
     /// Quiet for longer than it ever should be: probe it and its siblings.
     Suspect,
@@ -152,6 +158,18 @@ impl Health {
         if quiet >= dead {
             Verdict::Dead
         } else if quiet >= Nanos(tail.0.saturating_mul(2)).clamp(config.suspect_min, dead) {
+            Verdict::Suspect
+        } else {
+            Verdict::Fine
+        }
+    }
+
+    /// What has departed so much later on siblings has arrived before what this path holds.
+    #[must_use]
+    pub fn overtaken(by: Nanos, config: &HealthConfig) -> Verdict {
+        if by >= config.dead_min {
+            Verdict::Dead
+        } else if by >= config.suspect_min {
             Verdict::Suspect
         } else {
             Verdict::Fine

@@ -1,6 +1,5 @@
 //! The choice of the path for the next chunk.
 
-use crate::clock::Timestamp;
 use crate::units::{Bytes, Nanos};
 
 /// What a selector sees of a path.
@@ -16,11 +15,8 @@ pub struct View {
     pub byte_time: u64,
     /// Smallest delay it has shown, ns.
     pub delay_ns: u64,
-    /// The queue that the last chunk on it met in the network, where completions tell, and when
-    /// that was known.
-    pub queue: Nanos,
-    /// See `queue`.
-    pub seen_at: Timestamp,
+    /// Smoothed round trip of its chunks, where completions tell.
+    pub rtt: Nanos,
 }
 
 impl View {
@@ -87,13 +83,15 @@ impl Selector for RoundRobin {
     }
 
     fn choose(&mut self, _conn: u32, bytes: u64, paths: &[View]) -> Option<usize> {
-        let count = paths.len();
-        let found = (0..count)
-            .map(|k| (self.next + k) % count)
-            .find(|&i| paths[i].has_room(bytes))?;
+        let found = in_turn(self.next, paths.len()).find(|&i| paths[i].has_room(bytes))?;
         self.next = found + 1;
         Some(found)
     }
+}
+
+/// All indices below `count`, once round from `first` on.
+fn in_turn(first: usize, count: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |k| (first + k) % count)
 }
 
 /// One path for each connection, fixed as long as the set of usable paths is: what ECMP does.
@@ -118,7 +116,12 @@ impl Selector for StaticHash {
     }
 }
 
-/// The path with the least bytes outstanding; the next in turn among equals.
+/// The next path in turn, unless it is more than a chunk behind the one with the least bytes
+/// outstanding.
+///
+/// Strict order of bytes outstanding would break the turns for the sake of a chunk whose
+/// completion is a moment late; turns spread the load more evenly, and a path that really is
+/// behind shows it by more than that.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LeastOutstanding {
     next: usize,
@@ -130,13 +133,47 @@ impl Selector for LeastOutstanding {
     }
 
     fn choose(&mut self, _conn: u32, bytes: u64, paths: &[View]) -> Option<usize> {
-        let count = paths.len();
-        let found = (0..count)
-            .map(|k| (self.next + k) % count)
-            .filter(|&i| paths[i].has_room(bytes))
-            .min_by_key(|&i| paths[i].outstanding)?;
+        let with_room = paths.iter().filter(|p| p.has_room(bytes));
+        let least = with_room.map(|p| p.outstanding.0).min()?;
+        let found = in_turn(self.next, paths.len())
+            .find(|&i| paths[i].has_room(bytes) && paths[i].outstanding.0 <= least + bytes)?;
         self.next = found + 1;
         Some(found)
+    }
+}
+
+/// Of two paths at random the one with the shorter round trip: what UCCL does.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PowerOfTwo {
+    drawn: u64,
+}
+
+impl PowerOfTwo {
+    /// A number below `bound`, by the finaliser of `SplitMix64`.
+    fn draw(&mut self, bound: usize) -> usize {
+        self.drawn = self.drawn.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.drawn ^ (self.drawn >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z >> 32) as usize * bound) >> 32
+    }
+}
+
+impl Selector for PowerOfTwo {
+    fn name(&self) -> &'static str {
+        "power-of-two"
+    }
+
+    fn choose(&mut self, _conn: u32, bytes: u64, paths: &[View]) -> Option<usize> {
+        let with_room = || (0..paths.len()).filter(|&i| paths[i].has_room(bytes));
+        let count = with_room().count();
+        if count == 0 {
+            return None;
+        }
+        let (first, second) = (self.draw(count), self.draw(count));
+        [first, second]
+            .into_iter()
+            .filter_map(|k| with_room().nth(k))
+            .min_by_key(|&i| paths[i].rtt)
     }
 }
 
@@ -145,6 +182,8 @@ impl Selector for LeastOutstanding {
 pub enum AnySelector {
     /// Least outstanding.
     LeastOutstanding(LeastOutstanding),
+    /// The better of two.
+    PowerOfTwo(PowerOfTwo),
     /// Least expected completion.
     Adaptive(Adaptive),
     /// In turn.
@@ -157,6 +196,7 @@ impl Selector for AnySelector {
     fn name(&self) -> &'static str {
         match self {
             Self::LeastOutstanding(s) => s.name(),
+            Self::PowerOfTwo(s) => s.name(),
             Self::Adaptive(s) => s.name(),
             Self::RoundRobin(s) => s.name(),
             Self::Hash(s) => s.name(),
@@ -166,6 +206,7 @@ impl Selector for AnySelector {
     fn choose(&mut self, conn: u32, bytes: u64, paths: &[View]) -> Option<usize> {
         match self {
             Self::LeastOutstanding(s) => s.choose(conn, bytes, paths),
+            Self::PowerOfTwo(s) => s.choose(conn, bytes, paths),
             Self::Adaptive(s) => s.choose(conn, bytes, paths),
             Self::RoundRobin(s) => s.choose(conn, bytes, paths),
             Self::Hash(s) => s.choose(conn, bytes, paths),
@@ -184,8 +225,7 @@ mod tests {
             cap: Bytes(1 << 20),
             byte_time: (8000 << 16) / rate_mbps,
             delay_ns: 100_000,
-            queue: Nanos(0),
-            seen_at: Timestamp::ZERO,
+            rtt: Nanos(10_000),
         }
     }
 
@@ -220,6 +260,8 @@ mod tests {
         let selectors = [
             AnySelector::Adaptive(Adaptive),
             AnySelector::RoundRobin(RoundRobin::default()),
+            AnySelector::LeastOutstanding(LeastOutstanding::default()),
+            AnySelector::PowerOfTwo(PowerOfTwo::default()),
         ];
         for mut selector in selectors {
             for _ in 0..10 {
@@ -234,6 +276,36 @@ mod tests {
         paths[2].usable = false;
         assert_eq!(Adaptive.choose(3, 1000, &paths), None);
         assert_eq!(StaticHash.choose(3, 1000, &[]), None);
+    }
+
+    #[test]
+    fn turns_are_kept_until_a_path_is_behind() {
+        let mut paths = [500; 4].map(path);
+        let mut selector = LeastOutstanding::default();
+        let mut next = |paths: &[View]| selector.choose(0, 1000, paths).unwrap();
+        paths[1].outstanding = Bytes(1000);
+        assert_eq!(
+            [(); 4].map(|()| next(&paths)),
+            [0, 1, 2, 3],
+            "a chunk is nothing"
+        );
+        paths[1].outstanding = Bytes(1001);
+        assert_eq!([(); 4].map(|()| next(&paths)), [0, 2, 3, 0]);
+    }
+
+    #[test]
+    fn the_slowest_of_all_is_never_the_better_of_two() {
+        let mut paths = [500; 8].map(path);
+        paths[5].rtt = Nanos(90_000);
+        let mut selector = PowerOfTwo::default();
+        let mut hit = [0; 8];
+        for _ in 0..8000 {
+            hit[selector.choose(0, 1000, &paths).unwrap()] += 1;
+        }
+        // Only when it is drawn twice.
+        assert!((60..200).contains(&hit[5]), "{hit:?}");
+        hit[5] = 1000;
+        assert!(hit.iter().all(|&n| n > 800), "{hit:?}");
     }
 
     #[test]

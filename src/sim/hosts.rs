@@ -10,19 +10,26 @@ use std::ops::Range;
 
 use super::fabric::{Fabric, Hosts, Net};
 use super::nic::{Completion, NicConfig, NicStats, Nics, Work};
-use super::packet::Packet;
+use super::packet::{CLASSES, Packet};
 use super::random::{Purpose, Stream, mix};
 use super::time::{ByteTime, Picos};
-use super::topology::Topology;
 use super::workload::{Flow, Progress, Workload};
 use super::world::Endpoints;
 use crate::control::AnyController;
+use crate::engine::admission::{Admission, AdmissionConfig};
 use crate::engine::wire::{Frame, Header, Immediate, PathCount, Rkeys};
 use crate::engine::{
     EngineConfig, MemRange, RxAction, RxEngine, Transmit, TxAction, TxEngine, TxEvent,
 };
 use crate::path::health::TransportStats;
 use crate::path::select::AnySelector;
+
+/// Ports that a host traces for each path: of 16 equal ways, one in 300 links then misses one.
+const TRACES_PER_PATH: u32 = 8;
+
+/// Frames that a link sends before another has its turn: a caller gives a message away as far as
+/// it goes, and what is begun is ended before the next is begun.
+const TURN: u32 = 16;
 
 /// What a host is like.
 #[derive(Debug, Clone)]
@@ -39,8 +46,22 @@ pub struct HostConfig {
     pub input_time: Picos,
     /// Links are looked after (silence, timers) so often while something is in flight.
     pub tick: Picos,
+    /// Grants of each receiving host, if its engines ask for them.
+    pub admission: AdmissionConfig,
+    /// Whether a host learns which switches a source port leads through before it uses it.
+    pub ways: Ways,
     /// From the wish for a path until it is there: handshake and the states of two queue pairs.
     pub dial_time: Picos,
+}
+
+/// How source ports are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ways {
+    /// At random: some ways get several paths, others none.
+    Unknown,
+    /// A host asks where a port leads, by probes with a small time to live that switches answer,
+    /// and takes ports so that its paths share ways as little as possible.
+    Traced,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +78,10 @@ enum Input {
     },
     /// The queue pair has been put into the error state and its completions taken out.
     Silenced,
+    /// The sender wants a path; its older queue pair is silent, and its completions taken out.
+    Accept {
+        fence: Option<u16>,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +90,8 @@ struct Job {
     path: u8,
     epoch: u16,
     input: Input,
+    /// When the adapter reported it.
+    at: Picos,
 }
 
 #[derive(Debug, Default)]
@@ -78,14 +105,21 @@ struct Processor {
 struct Host {
     sender: Processor,
     receiver: Processor,
-    /// Links that may have something to send, in turn.
-    ready: VecDeque<u32>,
+    /// Links that may have something to send, in turn, by class.
+    ready: [VecDeque<u32>; CLASSES],
+    /// Links with control frames to send.
+    urgent: VecDeque<u32>,
+    /// Frames that the first of them has sent in this turn.
+    turn: u32,
     /// Links that it sends on and that have something in flight.
     busy: Vec<u32>,
     /// Links that it receives on and has said something on.
     spoken: Vec<u32>,
     tick_at: Option<Picos>,
     dials: Vec<Dial>,
+    admission: Admission,
+    /// The link of each of its members.
+    members: Vec<u32>,
 }
 
 /// A path on its way up: first the receiver takes it, then the sender.
@@ -100,8 +134,45 @@ struct Dial {
 
 #[derive(Debug, Clone, Copy)]
 enum DialStep {
-    Accept { fence: Option<u16> },
-    Up { previous: Option<PathCount> },
+    Accept {
+        fence: Option<u16>,
+    },
+    Up {
+        qp: u32,
+        previous: Option<PathCount>,
+    },
+}
+
+/// When a host port will have sent all that it was given, by class: an urgent chunk overtakes the
+/// others.
+#[derive(Debug, Clone, Copy)]
+struct Departures {
+    free_at: [Picos; CLASSES],
+    byte_time: ByteTime,
+}
+
+impl Departures {
+    fn new(byte_time: ByteTime) -> Self {
+        Self {
+            free_at: [Picos::ZERO; CLASSES],
+            byte_time,
+        }
+    }
+
+    /// When a chunk that is given to the adapter now will have left.
+    fn next(&mut self, class: u8, now: Picos, bytes: u64) -> Picos {
+        for free_at in &mut self.free_at[usize::from(class)..] {
+            *free_at = (*free_at).max(now) + self.byte_time.time(bytes);
+        }
+        self.free_at[usize::from(class)]
+    }
+}
+
+impl Host {
+    /// The link whose turn it is: the urgent class first.
+    fn next_ready(&self) -> Option<u32> {
+        self.ready.iter().find_map(|queue| queue.front()).copied()
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -119,10 +190,19 @@ struct Link {
     tx: TxEngine,
     rx: RxEngine,
     conn: u32,
+    /// Its name in the receiver's admission.
+    member: u32,
     /// The sender's end of each path's queue pair.
     qps: Vec<Option<u32>>,
-    completed: Vec<u64>,
-    ports: Stream,
+    /// And those that the receiver has.
+    taken: Vec<Option<u32>>,
+    /// What the source ports of its paths hash to: the first so many are in use, then those of
+    /// paths that are dialled anew, in turn.
+    entropies: Vec<[u32; 2]>,
+    next_entropy: usize,
+    /// Flows that have started and not ended, and when one of them last got on.
+    open_flows: u32,
+    moved_at: Picos,
     is_ready: bool,
     is_busy: bool,
     has_spoken: bool,
@@ -149,12 +229,12 @@ pub struct EngineHosts {
     hosts: Vec<Host>,
     links: Vec<Link>,
     owners: Vec<Owner>,
-    /// When each host port will have sent all that it was given.
-    departures: Vec<(Picos, ByteTime)>,
+    departures: Vec<Departures>,
     host_ports: Vec<Range<u32>>,
     link_of_flow: Vec<u32>,
     progress: Progress,
     events: Vec<HostEvent>,
+    stall: Picos,
 }
 
 impl EngineHosts {
@@ -181,17 +261,21 @@ impl EngineHosts {
                 .map(|_| Host {
                     sender: Processor::default(),
                     receiver: Processor::default(),
-                    ready: VecDeque::new(),
+                    ready: Default::default(),
+                    urgent: VecDeque::new(),
+                    turn: 0,
                     busy: Vec::new(),
                     spoken: Vec::new(),
                     tick_at: None,
                     dials: Vec::new(),
+                    admission: Admission::new(config.admission),
+                    members: Vec::new(),
                 })
                 .collect(),
             links: Vec::new(),
             owners: Vec::new(),
             departures: host_ports()
-                .map(|port| (Picos::ZERO, byte_time(port)))
+                .map(|port| Departures::new(byte_time(port)))
                 .collect(),
             host_ports: (0..topology.hosts())
                 .map(|host| topology.host_ports_of(host))
@@ -199,13 +283,14 @@ impl EngineHosts {
             link_of_flow: Vec::new(),
             progress: Progress::new(workload),
             events: Vec::new(),
+            stall: Picos::ZERO,
             config,
         };
         let mut known = BTreeMap::new();
         for (index, flow) in (0u64..).zip(workload.flows()) {
             let link = *known
                 .entry((flow.from, flow.to, flow.class))
-                .or_insert_with(|| hosts.add_link(topology, flow.from, flow.to, flow.class, seed));
+                .or_insert_with(|| hosts.add_link(fabric, (flow.from, flow.to, flow.class), seed));
             hosts.link_of_flow.push(link);
             let link = &mut hosts.links[link as usize];
             let buffer = MemRange {
@@ -214,16 +299,27 @@ impl EngineHosts {
             };
             link.rx.post(link.conn, index, 0, buffer, Rkeys::default());
         }
+        for index in 0..hosts.links.len() {
+            hosts.report(index as u32);
+        }
+        for host in 0..hosts.hosts.len() {
+            while let Some((member, granted)) = hosts.hosts[host].admission.poll_grant() {
+                let link = hosts.hosts[host].members[member as usize];
+                hosts.links[link as usize].rx.grant(granted);
+            }
+        }
         for link in &mut hosts.links {
             link.shake_hands();
         }
         hosts
     }
 
-    fn add_link(&mut self, topology: &Topology, from: u32, to: u32, class: u8, seed: u64) -> u32 {
+    fn add_link(&mut self, fabric: &Fabric, (from, to, class): (u32, u32, u8), seed: u64) -> u32 {
+        let topology = fabric.topology();
         let now = Picos::ZERO.clock();
         let index = self.links.len() as u32;
         let paths = usize::from(self.config.engine.paths_max);
+        let mut stream = Stream::new(seed, Purpose::Host, u64::from(index));
         let mut link = Link {
             from,
             to,
@@ -236,9 +332,16 @@ impl EngineHosts {
             ),
             rx: RxEngine::new(self.config.engine, now),
             conn: 0,
+            member: 0,
             qps: vec![None; paths],
-            completed: vec![0; paths],
-            ports: Stream::new(seed, Purpose::Host, u64::from(index)),
+            taken: vec![None; paths],
+            entropies: match self.config.ways {
+                Ways::Unknown => (0..2 * paths).map(|_| random_port(&mut stream)).collect(),
+                Ways::Traced => spread(fabric, from, to, paths, &mut stream),
+            },
+            next_entropy: 0,
+            open_flows: 0,
+            moved_at: Picos::ZERO,
             is_ready: false,
             is_busy: false,
             has_spoken: false,
@@ -251,6 +354,7 @@ impl EngineHosts {
             while let Some(action) = link.tx.poll_action() {
                 if let TxAction::Dial { path, epoch, .. } = action {
                     let qp = connect(&mut self.nics, &mut link, path);
+                    link.qps[usize::from(path)] = Some(qp);
                     self.own(qp, index, path, epoch);
                     link.rx.handle_path_up(path, epoch, None);
                     link.tx.handle_path_up(path, epoch, None, now);
@@ -258,6 +362,9 @@ impl EngineHosts {
             }
         }
         link.shake_hands();
+        let receiver = &mut self.hosts[to as usize];
+        link.member = receiver.admission.join(class);
+        receiver.members.push(index);
         self.links.push(link);
         index
     }
@@ -273,6 +380,12 @@ impl EngineHosts {
         self.nics.stats()
     }
 
+    /// The longest time in which a link had something to send and nothing of it was acknowledged.
+    #[must_use]
+    pub fn longest_stall(&self) -> Picos {
+        self.stall
+    }
+
     /// What the engines told.
     #[must_use]
     pub fn events(&self) -> &[HostEvent] {
@@ -281,14 +394,18 @@ impl EngineHosts {
 
     fn make_ready(&mut self, index: u32) {
         let link = &mut self.links[index as usize];
+        let host = &mut self.hosts[link.from as usize];
         if !link.is_ready {
             link.is_ready = true;
-            self.hosts[link.from as usize].ready.push_back(index);
+            host.ready[usize::from(link.class)].push_back(index);
+        }
+        if link.tx.has_control() {
+            host.urgent.push_back(index);
         }
     }
 
     /// Sorts what the adapters report into the inboxes of the processors.
-    fn collect(&mut self) {
+    fn collect(&mut self, now: Picos) {
         while let Some((host, completion)) = self.nics.poll_completion() {
             let (qp, input) = match completion {
                 Completion::Sent { qp, work } => (qp, Input::Sent { work }),
@@ -301,6 +418,7 @@ impl EngineHosts {
                 path,
                 epoch,
                 input,
+                at: now,
             };
             // The even end of a queue pair is the sender's.
             let host = &mut self.hosts[host as usize];
@@ -319,14 +437,34 @@ impl EngineHosts {
             let cost = if let Some(job) = self.hosts[host as usize].sender.inbox.pop_front() {
                 self.sender_input(job, now, net);
                 self.config.input_time
-            } else if let Some(index) = self.hosts[host as usize].ready.front().copied() {
+            } else if let Some(index) = self.hosts[host as usize].urgent.pop_front() {
+                if !self.links[index as usize].tx.has_control() {
+                    continue;
+                }
+                self.hosts[host as usize].urgent.push_front(index);
+                match self.send_next(index, now, net) {
+                    Some(cost) => cost,
+                    None => {
+                        self.hosts[host as usize].urgent.pop_front();
+                        continue;
+                    }
+                }
+            } else if let Some(index) = self.hosts[host as usize].next_ready() {
+                let class = usize::from(self.links[index as usize].class);
                 match self.send_next(index, now, net) {
                     Some(cost) => {
-                        self.hosts[host as usize].ready.rotate_left(1);
+                        let host = &mut self.hosts[host as usize];
+                        host.turn += 1;
+                        if host.turn >= TURN {
+                            host.turn = 0;
+                            host.ready[class].rotate_left(1);
+                        }
                         cost
                     }
                     None => {
-                        self.hosts[host as usize].ready.pop_front();
+                        let host = &mut self.hosts[host as usize];
+                        host.turn = 0;
+                        host.ready[class].pop_front();
                         self.links[index as usize].is_ready = false;
                         continue;
                     }
@@ -344,15 +482,23 @@ impl EngineHosts {
         let clock = now.clock();
         match job.input {
             Input::Sent { work } => {
-                let (is_data, bytes) = match work {
-                    Work::Write { bytes, .. } => (true, bytes),
+                let is_data = match work {
+                    Work::Write { .. } => true,
                     Work::Send {
-                        is_data, payload, ..
-                    } => (is_data, payload),
+                        is_data, signalled, ..
+                    } => {
+                        if let Some(posted) = signalled {
+                            link.tx.handle_control_arrived(posted.clock(), clock);
+                        }
+                        is_data
+                    }
                 };
-                link.completed[usize::from(job.path)] += u64::from(bytes) + 1;
                 if is_data {
-                    link.tx.handle_completions(job.path, job.epoch, 1, clock);
+                    self.stall = self.stall.max(now.since(link.moved_at));
+                    link.moved_at = now;
+                    let at = job.at.clock();
+                    link.tx
+                        .handle_completions(job.path, job.epoch, 1, at, clock);
                 }
             }
             Input::Frame { frame } => {
@@ -362,11 +508,12 @@ impl EngineHosts {
                     .handle_frame(job.path, decoded, header, clock)
                     .expect("our own peer");
             }
-            Input::Written { .. } | Input::Silenced => {}
+            Input::Written { .. } | Input::Silenced | Input::Accept { .. } => {}
         }
         while let Some(done) = link.tx.poll_completion() {
-            assert!(done.result.is_ok(), "{done:?}");
+            assert!(done.result.is_ok(), "{done:?}: {:?}", link.tx.failure());
             self.progress.acknowledge(done.token as u32, now);
+            link.open_flows -= 1;
         }
         self.after_tx(job.link, now, net);
     }
@@ -415,6 +562,7 @@ impl EngineHosts {
                     frame: header,
                     payload: 0,
                     is_data: false,
+                    signalled: None,
                 };
                 (path, work, self.config.input_time)
             }
@@ -424,6 +572,7 @@ impl EngineHosts {
                     frame: Frame::Ping { id, sent_ns }.encode(),
                     payload: 0,
                     is_data: false,
+                    signalled: Some(now),
                 };
                 (path, work, self.config.input_time)
             }
@@ -454,18 +603,23 @@ impl EngineHosts {
                     frame: header,
                     payload: source.len as u32,
                     is_data: true,
+                    signalled: Some(now),
                 };
                 (path, work, self.config.chunk_time)
             }
         };
         let qp = link.qps[usize::from(path)]?;
-        let bytes = match work {
-            Work::Write { bytes, .. } => bytes,
-            Work::Send { payload, .. } => payload,
+        let (is_data, bytes) = match work {
+            Work::Write { bytes, .. } => (true, bytes),
+            Work::Send {
+                is_data, payload, ..
+            } => (is_data, payload),
         };
-        let (free_at, byte_time) = &mut self.departures[self.nics.host_port(qp) as usize];
-        *free_at = (*free_at).max(now) + byte_time.time(u64::from(bytes));
-        link.tx.handle_departure(path, free_at.clock());
+        if is_data {
+            let departure = &mut self.departures[self.nics.host_port(qp) as usize];
+            let at = departure.next(link.class, now, u64::from(bytes));
+            link.tx.handle_departure(path, at.clock());
+        }
         if !link.is_busy {
             link.is_busy = true;
             let host = &mut self.hosts[link.from as usize];
@@ -495,7 +649,7 @@ impl EngineHosts {
                 let unacked = qp.is_some_and(|qp| self.nics.is_busy(qp));
                 let stats = TransportStats {
                     in_flight: unacked,
-                    acked: link.completed[usize::from(path)],
+                    acked: qp.map_or(0, |qp| self.nics.completed(qp)),
                     ..TransportStats::default()
                 };
                 in_flight |= unacked;
@@ -517,7 +671,7 @@ impl EngineHosts {
                 if !link.rx.wants_stats(path) {
                     continue;
                 }
-                let qp = link.qps[usize::from(path)];
+                let qp = link.taken[usize::from(path)];
                 let stats = TransportStats {
                     in_flight: qp.is_some_and(|qp| self.nics.is_busy(qp + 1)),
                     acked: qp.map_or(0, |qp| self.nics.completed(qp + 1)),
@@ -574,6 +728,25 @@ impl EngineHosts {
                 }
             }
             Input::Silenced => link.rx.handle_silenced(job.path, job.epoch),
+            Input::Accept { fence } => {
+                let qp = connect(&mut self.nics, link, job.path);
+                let previous = link.rx.handle_path_up(job.path, job.epoch, fence);
+                let at = now + self.config.dial_time / 2;
+                self.hosts[link.from as usize].dials.push(Dial {
+                    at,
+                    link: job.link,
+                    path: job.path,
+                    epoch: job.epoch,
+                    step: DialStep::Up { qp, previous },
+                });
+                net.wake_at(link.from, at);
+                let owner = Owner {
+                    link: job.link,
+                    path: job.path,
+                    epoch: job.epoch,
+                };
+                self.owners.resize(qp as usize + 2, owner);
+            }
             Input::Sent { .. } => {}
         }
         while let Some(done) = link.rx.poll_completion() {
@@ -583,11 +756,36 @@ impl EngineHosts {
         self.after_rx(job.link, now, net);
     }
 
+    /// Tells the receiver's admission how far a link has come.
+    fn report(&mut self, index: u32) {
+        let link = &self.links[index as usize];
+        let (received, wanted) = link.rx.demand();
+        let expects = link.rx.receives_pending() > 0;
+        let admission = &mut self.hosts[link.to as usize].admission;
+        admission.update(link.member, received, wanted, expects);
+    }
+
+    /// Gives what may be given, and sends what the receiving engine has to say.
     fn after_rx(&mut self, index: u32, now: Picos, net: &mut Net) {
+        if self.config.engine.first_grant.is_some() {
+            self.report(index);
+            let host = self.links[index as usize].to as usize;
+            while let Some((member, granted)) = self.hosts[host].admission.poll_grant() {
+                let other = self.hosts[host].members[member as usize];
+                self.links[other as usize].rx.grant(granted);
+                if other != index {
+                    self.say_rx(other, now, net);
+                }
+            }
+        }
+        self.say_rx(index, now, net);
+    }
+
+    fn say_rx(&mut self, index: u32, now: Picos, net: &mut Net) {
         let link = &mut self.links[index as usize];
         while let Some(action) = link.rx.poll_action() {
             if let RxAction::Silence { path, epoch } = action {
-                if let Some(qp) = find_qp(&self.owners, index, path, epoch) {
+                if let Some(qp) = link.taken[usize::from(path)].take() {
                     self.nics.kill(qp + 1);
                 }
                 let host = &mut self.hosts[link.to as usize].receiver;
@@ -596,17 +794,19 @@ impl EngineHosts {
                     path,
                     epoch,
                     input: Input::Silenced,
+                    at: now,
                 });
             }
         }
         while let Some(frame) = link.rx.poll_ack(false).or_else(|| link.rx.poll_transmit()) {
-            let Some(qp) = link.qps[usize::from(frame.path)] else {
+            let Some(qp) = link.taken[usize::from(frame.path)] else {
                 continue;
             };
             let work = Work::Send {
                 frame: frame.header,
                 payload: 0,
                 is_data: false,
+                signalled: None,
             };
             self.nics.post(qp + 1, work, now, net);
             if !link.has_spoken {
@@ -639,32 +839,25 @@ impl EngineHosts {
             let link = &mut self.links[index as usize];
             match dial.step {
                 DialStep::Accept { fence } => {
-                    let qp = connect(&mut self.nics, link, path);
-                    let previous = link.rx.handle_path_up(path, epoch, fence);
-                    let at = now + self.config.dial_time / 2;
-                    self.hosts[link.from as usize].dials.push(Dial {
-                        at,
-                        step: DialStep::Up { previous },
-                        ..dial
+                    if let Some(qp) = link.taken[usize::from(path)].take() {
+                        self.nics.kill(qp + 1);
+                    }
+                    self.hosts[host as usize].receiver.inbox.push_back(Job {
+                        link: index,
+                        path,
+                        epoch,
+                        input: Input::Accept { fence },
+                        at: now,
                     });
-                    net.wake_at(link.from, at);
-                    self.own(qp, index, path, epoch);
-                    self.after_rx(index, now, net);
                 }
-                DialStep::Up { previous } => {
+                DialStep::Up { qp, previous } => {
+                    link.qps[usize::from(path)] = Some(qp);
                     link.tx.handle_path_up(path, epoch, previous, now.clock());
                     self.after_tx(index, now, net);
                 }
             }
         }
     }
-}
-
-fn find_qp(owners: &[Owner], link: u32, path: u8, epoch: u16) -> Option<u32> {
-    owners
-        .iter()
-        .position(|o| (o.link, o.path, o.epoch) == (link, path, epoch))
-        .map(|at| at as u32)
 }
 
 fn wake(host: u32, processor: &mut Processor, net: &mut Net) {
@@ -674,13 +867,46 @@ fn wake(host: u32, processor: &mut Processor, net: &mut Net) {
     }
 }
 
+/// Source ports for the paths of a link, found by tracing: each of the ways that lead there gets
+/// as many paths as any other, give or take one. As many ports again follow, for paths that have
+/// to be dialled anew.
+fn spread(fabric: &Fabric, from: u32, to: u32, paths: usize, stream: &mut Stream) -> Vec<[u32; 2]> {
+    let topology = fabric.topology();
+    let [from, to] = [from, to].map(|host| topology.host_ports_of(host));
+    let mut chosen: Vec<[u32; 2]> = Vec::with_capacity(2 * paths);
+    let mut ways: BTreeMap<Vec<u32>, Vec<u32>> = BTreeMap::new();
+    for path in 0..TRACES_PER_PATH * paths as u32 {
+        let entropy = random_port(stream)[0];
+        let pick = |range: &Range<u32>| range.start + path % (range.end - range.start);
+        let way = fabric.trace(pick(&from), pick(&to), entropy);
+        ways.entry(way).or_default().push(entropy);
+    }
+    let mut ways: Vec<Vec<u32>> = ways.into_values().collect();
+    stream.shuffle(&mut ways);
+    for round in 0..2 * paths {
+        for way in &ways {
+            if let Some(&entropy) = way.get(round)
+                && chosen.len() < 2 * paths
+            {
+                chosen.push([entropy, random_port(stream)[1]]);
+            }
+        }
+    }
+    chosen
+}
+
+fn random_port(stream: &mut Stream) -> [u32; 2] {
+    [stream.next(), stream.next()].map(|port| (mix(port) >> 32) as u32)
+}
+
 /// A queue pair with a source port of its own for a path.
 fn connect(nics: &mut Nics, link: &mut Link, path: u8) -> u32 {
     let [from, to] = link.host_ports.clone();
     let pick = |range: Range<u32>| range.start + u32::from(path) % (range.end - range.start);
-    let entropies = [link.ports.next(), link.ports.next()].map(|port| (mix(port) >> 32) as u32);
+    let entropies = link.entropies[link.next_entropy % link.entropies.len()];
+    link.next_entropy += 1;
     let qp = nics.connect(pick(from), pick(to), entropies, link.class);
-    link.qps[usize::from(path)] = Some(qp);
+    link.taken[usize::from(path)] = Some(qp);
     qp
 }
 
@@ -715,8 +941,13 @@ impl Link {
                     .expect("our own peer");
             }
             if quiet {
-                return;
+                break;
             }
+        }
+        // All of it has arrived.
+        for path in 0..self.qps.len() as u8 {
+            self.tx.handle_stats(path, TransportStats::default(), now);
+            self.rx.handle_stats(path, &TransportStats::default(), now);
         }
     }
 }
@@ -734,6 +965,10 @@ impl Endpoints for EngineHosts {
             len: spec.bytes,
         };
         link.tx.submit(link.conn, u64::from(flow), 0, source);
+        if link.open_flows == 0 {
+            link.moved_at = now;
+        }
+        link.open_flows += 1;
         self.make_ready(index);
         self.run_sender(spec.from, now, net);
     }
@@ -742,7 +977,7 @@ impl Endpoints for EngineHosts {
 impl Hosts for EngineHosts {
     fn receive(&mut self, _port: u32, packet: &Packet, now: Picos, net: &mut Net) {
         self.nics.receive(packet, now, net);
-        self.collect();
+        self.collect(now);
         let host = self.nics.host_of(packet.to);
         self.run_receiver(host, now, net);
         self.run_sender(host, now, net);

@@ -10,6 +10,7 @@
     reason = "components are numbered in 32 bits, and a topology is checked to have fewer"
 )]
 
+pub mod control_suite;
 pub mod dcqcn;
 pub mod events;
 pub mod fabric;

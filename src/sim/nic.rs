@@ -92,10 +92,22 @@ pub enum Work {
         payload: u32,
         /// It counts among the data frames of the engine.
         is_data: bool,
+        /// When it was posted, if the host is to hear of its arrival.
+        signalled: Option<Picos>,
     },
 }
 
 impl Work {
+    fn is_signalled(&self) -> bool {
+        !matches!(
+            self,
+            Self::Send {
+                signalled: None,
+                ..
+            }
+        )
+    }
+
     fn bytes(&self) -> u32 {
         match self {
             Self::Write { bytes, .. } => *bytes,
@@ -575,8 +587,10 @@ impl Nics {
             let work = done.work;
             q.posted.pop_front();
             q.completed += 1;
-            self.completions
-                .push_back((host, Completion::Sent { qp, work }));
+            if work.is_signalled() {
+                self.completions
+                    .push_back((host, Completion::Sent { qp, work }));
+            }
         }
         self.arm_timeout(qp, net);
     }

@@ -97,6 +97,9 @@ impl TxEngine {
             return;
         }
         let chunk_bytes = self.chunk_bytes_for(len);
+        if let Some(grants) = &mut self.grants {
+            grants.started += len;
+        }
         let m = &mut self.messages[key as usize];
         m.credit = Some(credit);
         m.chunk_bytes = chunk_bytes;
@@ -132,6 +135,38 @@ impl TxEngine {
             u64::from(wire::CHUNK_BYTES_MAX),
         );
         u32::try_from(bounded).unwrap_or(wire::CHUNK_BYTES_MAX)
+    }
+
+    /// What has not been given to a path of a message that has begun never will be.
+    pub(super) fn abandon(&mut self, key: u32) {
+        let m = &self.messages[key as usize];
+        let given = u64::from(m.next) * u64::from(m.chunk_bytes);
+        if let (Some(grants), Some(_)) = (&mut self.grants, m.credit) {
+            grants.abandoned += m.source.len.saturating_sub(given);
+        }
+    }
+
+    /// A chunk that was to be sent again never will be.
+    pub(super) fn abandon_chunk(&mut self, key: u32, chunk: u32) {
+        let m = &self.messages[key as usize];
+        let offset = u64::from(chunk) * u64::from(m.chunk_bytes);
+        if let Some(grants) = &mut self.grants {
+            grants.abandoned += (m.source.len - offset).min(u64::from(m.chunk_bytes));
+        }
+    }
+
+    /// Forgets the replays of messages that nobody waits for any more.
+    pub(super) fn drop_replays(&mut self) {
+        for _ in 0..self.replays.len() {
+            let Some((key, chunk)) = self.replays.pop_front() else {
+                return;
+            };
+            if self.messages[key as usize].token.is_some() {
+                self.replays.push_back((key, chunk));
+            } else {
+                self.abandon_chunk(key, chunk);
+            }
+        }
     }
 
     pub(super) fn message_done(&mut self, key: u32) {
@@ -221,15 +256,15 @@ impl TxEngine {
             if let Some(token) = m.token.take() {
                 let result = Err(SendError::PeerClosed);
                 self.done.push_back(SendDone { token, result });
-                if m.in_flight == 0 {
-                    self.free_messages
-                        .push(u32::try_from(key).unwrap_or(u32::MAX));
+                let idle = m.in_flight == 0;
+                let key = u32::try_from(key).unwrap_or(u32::MAX);
+                self.abandon(key);
+                if idle {
+                    self.free_messages.push(key);
                     self.connection_drains(conn);
                 }
             }
         }
-        let messages = &self.messages;
-        self.replays
-            .retain(|&(key, _)| messages[key as usize].token.is_some());
+        self.drop_replays();
     }
 }

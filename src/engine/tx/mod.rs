@@ -24,6 +24,7 @@ use super::bitmap::SlidingBitmap;
 use super::wire::{self, Chunk, Frame, Header, Rkeys};
 use super::{Completions, EAGER_WINDOW, EngineConfig, MemRange, Ordinals, UNHEARD};
 use crate::clock::Timestamp;
+use crate::control::median::Median;
 use crate::control::{AnyController, Controller};
 use crate::path::health::Verdict;
 use crate::path::search::{Base, Moments};
@@ -258,6 +259,12 @@ pub struct TxEngine {
     done: VecDeque<SendDone>,
     events: VecDeque<TxEvent>,
     base: Base,
+    /// The latest departure of anything whose arrival is known.
+    newest_arrival: Timestamp,
+    /// The time of the last completion or timeout.
+    now: Timestamp,
+    /// The queues that the last chunks met, on any path.
+    recent_queues: Median,
     /// The least time from a chunk's departure to its completion.
     base_rtt: Base,
     /// Since when there has been more to send than the paths take.
@@ -270,7 +277,22 @@ pub struct TxEngine {
     last_life: Timestamp,
     /// The peer has said good-bye: what it closes is not dialled again.
     peer_leaves: bool,
+    grants: Option<Grants>,
     failed: Option<String>,
+}
+
+/// What the receiver has allowed, and what it has been told. Bytes of chunks since the link began.
+#[derive(Debug, Clone, Copy)]
+struct Grants {
+    granted: u64,
+    /// Of messages that have been begun.
+    started: u64,
+    /// Given to paths for the first time.
+    sent: u64,
+    /// Begun, and never to be sent.
+    abandoned: u64,
+    /// The receiver knows of so many started and abandoned.
+    told: (u64, u64),
 }
 
 impl TxEngine {
@@ -288,8 +310,7 @@ impl TxEngine {
             cap: Bytes(0),
             byte_time: 0,
             delay_ns: 0,
-            queue: Nanos::ZERO,
-            seen_at: Timestamp::ZERO,
+            rtt: Nanos::ZERO,
         };
         Self {
             config,
@@ -322,6 +343,9 @@ impl TxEngine {
             done: VecDeque::new(),
             events: VecDeque::new(),
             base: Base::default(),
+            newest_arrival: Timestamp::ZERO,
+            now,
+            recent_queues: Median::default(),
             base_rtt: Base::default(),
             backlog_since: None,
             moments: Moments::new(config.paths_max.into()),
@@ -331,6 +355,13 @@ impl TxEngine {
             dial_earned_at: now,
             last_life: now,
             peer_leaves: false,
+            grants: config.first_grant.map(|granted| Grants {
+                granted,
+                started: 0,
+                sent: 0,
+                abandoned: 0,
+                told: (0, 0),
+            }),
             failed: None,
         }
     }
@@ -447,33 +478,34 @@ impl TxEngine {
         c.credits.clear();
         let mut in_flight = false;
         let idle: Vec<u32> = c.waiting.drain(..).chain(c.ready.drain(..)).collect();
-        c.live -= u32::try_from(idle.len()).unwrap_or(0);
+        let mut live = c.live;
         for key in idle {
-            self.messages[key as usize].token = None;
-            if self.messages[key as usize].in_flight == 0 {
+            self.abandon(key);
+            let m = &mut self.messages[key as usize];
+            m.token = None;
+            if m.in_flight == 0 {
                 self.free_messages.push(key);
+                live -= 1;
             } else {
                 in_flight = true;
-                c.live += 1;
             }
         }
-        for (key, m) in self.messages.iter_mut().enumerate() {
-            if m.conn == conn && m.token.is_some() {
-                m.token = None;
+        for (key, m) in (0..).zip(&mut self.messages) {
+            if m.conn == conn && m.token.take().is_some() {
                 in_flight |= m.in_flight > 0;
                 if m.in_flight == 0 {
                     // All of its chunks wait for a replay.
-                    c.live -= 1;
-                    self.free_messages
-                        .push(u32::try_from(key).unwrap_or(u32::MAX));
+                    live -= 1;
+                    self.free_messages.push(key);
                 }
             }
         }
-        let messages = &self.messages;
-        self.replays
-            .retain(|&(key, _)| messages[key as usize].token.is_some());
+        self.drop_replays();
         self.turns.retain(|&turn| turn != conn);
-        if peer_closed && c.live == 0 {
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.live = live;
+        }
+        if peer_closed && live == 0 {
             self.conns.remove(&conn);
         } else {
             self.close_if_drained(conn);
@@ -626,6 +658,8 @@ impl TxEngine {
                 received_ns,
                 id,
             } => {
+                let probed_at = self.paths[usize::from(path)].probed_at;
+                self.newest_arrival = self.newest_arrival.max(probed_at);
                 if sent_ns != 0 && received_ns != 0 {
                     let owd = received_ns.wrapping_sub(sent_ns).cast_signed();
                     let waited = self.base.observe(now, owd);
@@ -635,10 +669,16 @@ impl TxEngine {
             }
             // Acknowledgements may still be under way on other paths: the link ends with the last.
             Frame::Goodbye => self.peer_leaves = true,
+            Frame::Grant { granted } => {
+                if let Some(grants) = &mut self.grants {
+                    grants.granted = grants.granted.max(granted);
+                }
+            }
             Frame::Chunk(_)
             | Frame::Eager(_)
             | Frame::Announce { .. }
             | Frame::Open { .. }
+            | Frame::Demand { .. }
             | Frame::Fence { .. } => return violation("a frame that only a sender sends"),
         }
         Ok(())
@@ -681,7 +721,7 @@ impl TxEngine {
             if p.open_fence.is_some() {
                 by(p.fence_sent_at + self.config.health.fence_repeat);
             }
-            if p.verdict != Verdict::Fine || p.watched {
+            if p.verdict != Verdict::Fine || p.watched.is_some() {
                 by(soon);
             }
             let wanted = self.search_ended_at.is_none() || p.died_silent || !self.config.search;

@@ -20,6 +20,12 @@ use crate::units::{Bytes, Nanos};
 /// program: how long that program may be busy elsewhere before the path runs dry.
 pub(super) const LAG_MAX: u64 = 8 << 20;
 
+/// A path rests when its queue is longer than so many times the usual one and a round trip.
+const REST_QUEUES: u64 = 2;
+/// For so many times that queue: what it could carry meanwhile is little, and a chunk that waits
+/// there holds its message up.
+const REST_TIMES: u64 = 8;
+
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Cargo {
     Chunk { message: u32, index: u32 },
@@ -104,13 +110,10 @@ pub(super) struct PathDelay {
     /// Smoothed round trip, and its mean deviation.
     rtt: Nanos,
     rtt_var: Nanos,
-    /// The queue that the last chunk met, and when it was seen.
-    pub(super) queue: Nanos,
-    pub(super) seen_at: Timestamp,
 }
 
 impl PathDelay {
-    fn observe(&mut self, rtt: Nanos, queue: Nanos, now: Timestamp) {
+    fn observe(&mut self, rtt: Nanos) {
         if self.rtt.is_zero() {
             self.rtt = rtt;
             self.rtt_var = rtt / 2;
@@ -120,8 +123,6 @@ impl PathDelay {
             self.rtt_var = self.rtt_var - self.rtt_var / 4 + deviation / 4;
             self.rtt = self.rtt - self.rtt / 8 + rtt / 8;
         }
-        self.queue = queue;
-        self.seen_at = now;
     }
 }
 
@@ -143,10 +144,12 @@ pub(super) struct TxPath {
     /// Since when a sibling has answered while this one was suspect.
     pub(super) sibling_since: Option<Timestamp>,
     pub(super) probed_at: Timestamp,
-    /// A control frame was sent on it that may still be under way.
-    pub(super) watched: bool,
+    /// A control frame was sent on it that may still be under way: since then.
+    pub(super) watched: Option<Timestamp>,
     pub(super) meter: RateMeter,
     pub(super) delay: PathDelay,
+    /// Its last chunk met a queue far longer than the others': it carries none until then.
+    pub(super) rests_until: Timestamp,
     pub(super) candidate: Candidate,
     /// The channel whose fence has not been answered: the queue holds what it carried.
     pub(super) open_fence: Option<u16>,
@@ -179,9 +182,10 @@ impl TxPath {
             suspect_since: now,
             sibling_since: None,
             probed_at: Timestamp::ZERO,
-            watched: false,
+            watched: None,
             meter: RateMeter::default(),
             delay: PathDelay::default(),
+            rests_until: Timestamp::ZERO,
             candidate: Candidate::new(paths),
             open_fence: None,
             fence_sent_at: Timestamp::ZERO,
@@ -245,6 +249,7 @@ impl TxEngine {
         p.verdict = Verdict::Fine;
         p.meter = RateMeter::default();
         p.delay = PathDelay::default();
+        p.rests_until = Timestamp::ZERO;
         p.candidate.reset(&self.moments);
         p.verify_at = now + VERIFY_FIRST;
         p.verify_gap = VERIFY_FIRST;
@@ -274,12 +279,18 @@ impl TxEngine {
             return;
         }
         let was = p.verdict;
+        let progressed = p.stats.acked != stats.acked;
         p.stats = stats;
         if self.config.completions == Completions::Local {
-            (p.stats.rtt, p.stats.rtt_var) = (p.delay.rtt, p.delay.rtt_var);
+            if progressed || !stats.in_flight {
+                p.watched = stats.in_flight.then_some(now);
+            }
+            return self.judge_overtaken(index, now);
         }
         p.verdict = p.health.observe(now, &p.stats, &config);
-        p.watched &= stats.in_flight;
+        if !stats.in_flight {
+            p.watched = None;
+        }
         self.last_life = self.last_life.max(p.health.alive_at());
         let active = p.state == PathState::Active;
         match (was, p.verdict) {
@@ -287,8 +298,7 @@ impl TxEngine {
                 if was != Verdict::Fine {
                     self.refresh_views();
                 }
-                let by_peer = self.config.completions == Completions::Peer;
-                if by_peer && active && self.acked_since_sample > 0 {
+                if active && self.acked_since_sample > 0 {
                     let acked = Bytes(std::mem::take(&mut self.acked_since_sample));
                     let in_flight = self.views.iter().map(|v| v.outstanding).sum();
                     // What the transport itself holds back waits as well, unseen by its round
@@ -324,6 +334,56 @@ impl TxEngine {
                 }
             }
         }
+    }
+
+    /// Judges a path by what departed later on its siblings and has arrived, where completions
+    /// tell. While nothing else is under way that could show it, a sibling is probed.
+    fn judge_overtaken(&mut self, index: usize, now: Timestamp) {
+        let config = self.config.health;
+        let newest = self.newest_arrival;
+        let p = &mut self.paths[index];
+        let was = p.verdict;
+        let chunk = p.queue.front().map(|oldest| oldest.departs);
+        let held = chunk.into_iter().chain(p.watched).min();
+        p.verdict = held.map_or(Verdict::Fine, |departed| {
+            Health::overtaken(newest.since(departed), &config)
+        });
+        let verdict = p.verdict;
+        if let Some(departed) = held
+            && now.since(departed) >= config.suspect_min
+            && now.since(newest) >= config.probe_gap
+        {
+            self.probe_sibling(index, now);
+        }
+        if verdict == Verdict::Dead {
+            let p = &mut self.paths[index];
+            let quiet = now.since(p.health.alive_at());
+            let epoch = p.epoch;
+            p.died_silent = true;
+            self.fence(index, epoch, FenceReason::Silent(quiet), now);
+        } else if was != verdict {
+            self.refresh_views();
+        }
+    }
+
+    /// Asks after the path that has been idle for longest of those that hold nothing.
+    fn probe_sibling(&mut self, index: usize, now: Timestamp) {
+        let gap = self.config.health.probe_gap;
+        if self.paths.iter().any(|p| now.since(p.probed_at) < gap) {
+            return;
+        }
+        let idle = (0..self.paths.len())
+            .filter(|&i| i != index && self.paths[i].is_well())
+            .min_by_key(|&i| (self.paths[i].queue.len(), self.paths[i].probed_at));
+        if let Some(idle) = idle {
+            self.probe(idle, now);
+        }
+    }
+
+    /// The adapter has told that a control frame given to a path at `departed` has arrived.
+    pub fn handle_control_arrived(&mut self, departed: Timestamp, now: Timestamp) {
+        self.newest_arrival = self.newest_arrival.max(departed);
+        self.last_life = now;
     }
 
     /// Whether the peer's program goes on answering on another path while this one is suspect.
@@ -458,9 +518,13 @@ impl TxEngine {
                     m.in_flight -= 1;
                     if m.token.is_some() {
                         self.replays.push_back((message, chunk));
-                    } else if m.in_flight == 0 {
-                        self.message_done(message);
-                        continue;
+                    } else {
+                        let over = m.in_flight == 0;
+                        self.abandon_chunk(message, chunk);
+                        if over {
+                            self.message_done(message);
+                            continue;
+                        }
                     }
                 }
             }
@@ -492,6 +556,9 @@ impl TxEngine {
         }
         for p in &mut self.paths {
             p.fence_sent_at = Timestamp::ZERO;
+        }
+        if let Some(grants) = &mut self.grants {
+            grants.told = (0, 0);
         }
     }
 
@@ -564,8 +631,18 @@ impl TxEngine {
         }
     }
 
-    /// A verbs transport's own completions: `count` more data frames of this channel are done.
-    pub fn handle_completions(&mut self, path: u8, epoch: u16, count: u32, now: Timestamp) {
+    /// A verbs transport's own completions: `count` more data frames of this channel are done, the
+    /// last of them since `completed_at`, as the adapter tells; how long it then waited for the host
+    /// to look is no delay of the network.
+    pub fn handle_completions(
+        &mut self,
+        path: u8,
+        epoch: u16,
+        count: u32,
+        completed_at: Timestamp,
+        now: Timestamp,
+    ) {
+        self.now = now;
         let index = usize::from(path);
         let p = &mut self.paths[index];
         if p.epoch != epoch {
@@ -576,7 +653,8 @@ impl TxEngine {
         let in_flight = Bytes(self.in_flight);
         self.acknowledge(index, count as usize, now);
         if let Some(departed) = departed {
-            self.sample(index, now.since(departed), in_flight, now);
+            self.newest_arrival = self.newest_arrival.max(departed);
+            self.sample(index, completed_at.since(departed), in_flight, now);
         }
         self.refresh_views();
     }
@@ -586,7 +664,12 @@ impl TxEngine {
         let queue = self.base_rtt.observe(now, rtt.0.cast_signed());
         let p = &mut self.paths[index];
         p.health.saw_acknowledgement(now);
-        p.delay.observe(rtt, queue, now);
+        p.delay.observe(rtt);
+        let usual = self.recent_queues.get();
+        if queue.0 > REST_QUEUES * usual + (rtt - queue).0 {
+            p.rests_until = now + queue * REST_TIMES;
+        }
+        self.recent_queues.push(queue.0);
         self.last_life = now;
         if p.verdict == Verdict::Fine {
             self.controller.on_sample(&Sample {
@@ -613,6 +696,23 @@ impl TxEngine {
                 && p.verdict == Verdict::Fine
                 && p.queued_bytes <= LAG_MAX;
         }
+        if self.config.completions == Completions::Local {
+            self.rest_slow_paths();
+        }
+    }
+
+    /// Leaves out the paths that rest, unless all do.
+    fn rest_slow_paths(&mut self) {
+        let now = self.now;
+        let rests = |p: &TxPath| p.rests_until > now;
+        let others = self
+            .paths
+            .iter()
+            .zip(&self.views)
+            .any(|(p, view)| view.usable && !rests(p));
+        for (p, view) in self.paths.iter().zip(&mut self.views) {
+            view.usable &= !others || !rests(p);
+        }
     }
 
     /// Shares the link's window out among its paths, by their measured rates.
@@ -630,6 +730,7 @@ impl TxEngine {
         let window = u128::from(self.controller.window().0);
         let per_rate = (window << 32) / u128::from(total.max(1));
         let chunk = u64::from(self.chunk_bytes_for(u64::MAX >> 1));
+        let local = self.config.completions == Completions::Local;
         for (p, view) in self.paths.iter().zip(&mut self.views) {
             if !p.is_active() {
                 continue;
@@ -640,10 +741,13 @@ impl TxEngine {
             };
             let share = (per_rate * u128::from(rate)) >> 32;
             view.cap = Bytes(u64::try_from(share).unwrap_or(u64::MAX).max(2 * chunk));
+            if local && p.delay.rtt.is_zero() {
+                // Nothing is known of it: one chunk finds out.
+                view.cap = Bytes(chunk);
+            }
             view.byte_time = byte_time;
             view.delay_ns = p.stats.rtt_min.0;
-            view.queue = p.delay.queue;
-            view.seen_at = p.delay.seen_at;
+            view.rtt = p.delay.rtt;
         }
     }
 
@@ -666,7 +770,7 @@ impl TxEngine {
     #[must_use]
     pub fn wants_stats(&self, path: u8) -> bool {
         let p = &self.paths[usize::from(path)];
-        p.is_up() && (!p.queue.is_empty() || p.watched || p.verdict != Verdict::Fine)
+        p.is_up() && (!p.queue.is_empty() || p.watched.is_some() || p.verdict != Verdict::Fine)
     }
 
     /// Whether any path is up.

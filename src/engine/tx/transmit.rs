@@ -11,7 +11,7 @@ use crate::path::select::Selector;
 impl TxEngine {
     /// The next frame to send; `None` when there is none, or no path has room.
     pub fn poll_transmit(&mut self, now: Timestamp) -> Option<Transmit> {
-        if let Some(control) = self.poll_control() {
+        if let Some(control) = self.poll_control(now) {
             return Some(control);
         }
         if let Some(transmit) = self.poll_eager(now) {
@@ -32,11 +32,34 @@ impl TxEngine {
         self.control.push_back((None, frame.encode()));
     }
 
-    pub(super) fn poll_control(&mut self) -> Option<Transmit> {
+    /// Whether a control frame waits to be sent: others wait for it, so it goes before any chunk
+    /// of any link.
+    #[must_use]
+    pub fn has_control(&mut self) -> bool {
+        self.say_demand();
+        !(self.probes.is_empty() && self.control.is_empty())
+    }
+
+    /// Tells the receiver what is wanted beyond what it has granted, and what no longer is.
+    fn say_demand(&mut self) {
+        let Some(grants) = &mut self.grants else {
+            return;
+        };
+        let now = (grants.started, grants.abandoned);
+        let wants_more = grants.started > grants.granted && grants.told.0 < grants.started;
+        if wants_more || grants.told.1 < grants.abandoned {
+            grants.told = now;
+            let (wanted, abandoned) = now;
+            self.say(Frame::Demand { wanted, abandoned });
+        }
+    }
+
+    pub(super) fn poll_control(&mut self, now: Timestamp) -> Option<Transmit> {
+        self.say_demand();
         while let Some((path, id)) = self.probes.pop_front() {
             let p = &mut self.paths[usize::from(path)];
             if p.is_up() {
-                p.watched = true;
+                p.watched.get_or_insert(now);
                 return Some(Transmit::Probe { path, id });
             }
         }
@@ -53,7 +76,7 @@ impl TxEngine {
                 None => index_u8(self.control_path()?),
             };
             self.control.pop_front();
-            self.paths[usize::from(path)].watched = true;
+            self.paths[usize::from(path)].watched.get_or_insert(now);
             return Some(Transmit::Control { path, header });
         }
         None
@@ -69,6 +92,11 @@ impl TxEngine {
         let offset = u64::from(chunk) * u64::from(m.chunk_bytes);
         let len = (m.source.len - offset).min(u64::from(m.chunk_bytes));
         let conn = m.conn;
+        if let (Some(grants), None) = (&self.grants, replay)
+            && grants.sent >= grants.granted
+        {
+            return None;
+        }
         // Where the host alone decides what is in the network, the window is kept to the byte.
         if self.config.completions == Completions::Local
             && self.in_flight > 0
@@ -91,6 +119,9 @@ impl TxEngine {
         if replay.is_some() {
             self.replays.pop_front();
         } else {
+            if let Some(grants) = &mut self.grants {
+                grants.sent += len;
+            }
             self.turn_taken(conn, key);
         }
         let payload = u32::try_from(len).unwrap_or(u32::MAX);

@@ -35,6 +35,7 @@ const DIAL_EARN: Nanos = Nanos(250_000_000);
 impl TxEngine {
     /// Does what time has made due: fences that were not answered, dials, the search.
     pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.now = now;
         if self.failed.is_some() {
             return;
         }

@@ -1,0 +1,466 @@
+//! The scenes by which the engine's control is judged, on a fabric of 128 hosts at 400 Gb/s, and
+//! the bounds that it has to keep there.
+//!
+//! Each scene runs on a lossless fabric (pause frames) and on a lossy one (trimming), over several
+//! seeds: the seed makes the workload, the switches' hashes and the source ports. Beside the
+//! engine stand what it is compared with: one path for each connection, which is what ECMP gives,
+//! and switches that choose the way of each packet themselves.
+
+use super::fabric::{Fabric, Overflow, PauseConfig, QueueConfig, Routing, SwitchConfig};
+use super::hosts::{EngineHosts, HostConfig, Ways};
+use super::nic::{NicConfig, Recovery};
+use super::packet::{BULK, HIGH};
+use super::random::{Purpose, Stream};
+use super::time::Picos;
+use super::topology::{End, LinkSpec, Topology};
+use super::workload::{DoneWhen, Flow, Workload};
+use super::world::{Change, Ended, Endpoints, Fault, run};
+use crate::control::{AnyController, Delay, DelayConfig};
+use crate::engine::admission::AdmissionConfig;
+use crate::engine::{Completions, EngineConfig, TxEvent};
+use crate::path::health::HealthConfig;
+use crate::path::select::{AnySelector, LeastOutstanding, RoundRobin, StaticHash};
+use crate::units::{Bytes, Nanos, Rate};
+
+const HOSTS: u32 = 128;
+const LEAVES: u32 = 8;
+const SPINES: u32 = 16;
+const LINK: LinkSpec = LinkSpec {
+    rate: Rate::from_mbps(400_000),
+    delay: Picos::from_micros(1),
+};
+/// There and back in the idle fabric, with a full packet out and an acknowledgement back.
+pub const BASE_RTT: Picos = Picos(8_337_000);
+/// Queue of a port: one bandwidth-delay product in packets of 4150 bytes, as the Ultra Ethernet
+/// simulator sets it.
+const QUEUE_BYTES: u32 = 101 * 4150;
+
+/// What happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scene {
+    /// Every host sends so many bytes to another, and receives from another.
+    Permutation(u64),
+    /// Eight rings of 16 hosts, an all-reduce of 16 chunks of 1 MiB.
+    Rings,
+    /// So many hosts send 2 MB to one.
+    Incast(u32),
+    /// Everybody sends 128 KiB to everybody, 8 messages in flight from each.
+    AllToAll,
+    /// A permutation of 16 MB while four of the links between leaves and spines go at a tenth.
+    SlowLinks,
+    /// A permutation of 16 MB in the middle of which a link between a leaf and a spine is cut.
+    Cut,
+    /// The rings in the higher class, and a permutation of bulk beside them.
+    RingsAndBulk,
+    /// The bulk alone.
+    Bulk,
+}
+
+/// How switches deal with congestion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// They pause who sends.
+    Lossless,
+    /// They trim what does not fit.
+    Trimming,
+}
+
+/// What the hosts do.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The hosts.
+    pub hosts: HostConfig,
+    /// The switches choose the way of each packet.
+    pub adaptive_switches: bool,
+}
+
+/// What a run showed.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// Completion times of the flows, sorted, of each part.
+    pub completion: Vec<Vec<Picos>>,
+    /// When the last flow of each part ended.
+    pub makespan: Vec<Picos>,
+    /// Bytes of each part that had arrived by the end of the first part.
+    pub delivered: Vec<u64>,
+    /// Longest time in which a flow made no progress.
+    pub stall: Picos,
+    /// Paths fenced.
+    pub fences: usize,
+    /// Packets trimmed.
+    pub trims: u64,
+    /// Packets dropped.
+    pub drops: u64,
+    /// Pauses: of hosts and spines by the last switch, and of anybody else.
+    pub pauses: (u64, u64),
+    /// Most bytes waiting at a port.
+    pub backlog: u32,
+    /// Did it end?
+    pub finished: bool,
+    /// What the fabric could do at best in this scene, where that is not the idle floor.
+    pub bound: Picos,
+}
+
+impl Outcome {
+    /// The worst flow of a part.
+    #[must_use]
+    pub fn worst(&self, part: usize) -> Picos {
+        self.completion[part].last().copied().unwrap_or_default()
+    }
+
+    /// Jain's fairness index of the flows' mean rates.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    pub fn jain(&self, part: usize) -> f64 {
+        let rates = self.completion[part].iter().map(|t| 1.0 / t.0 as f64);
+        let (sum, squares) = rates.fold((0.0, 0.0), |(s, q), r| (s + r, q + r * r));
+        sum * sum / (squares * self.completion[part].len() as f64)
+    }
+}
+
+impl Setup {
+    /// The engine as it is meant to be used on such a fabric.
+    #[must_use]
+    pub fn ours() -> Self {
+        Self {
+            hosts: hosts(),
+            adaptive_switches: false,
+        }
+    }
+
+    /// One path for each connection.
+    #[must_use]
+    pub fn ecmp() -> Self {
+        let mut hosts = hosts();
+        hosts.ways = Ways::Unknown;
+        hosts.engine.paths_max = 1;
+        hosts.selector = AnySelector::Hash(StaticHash);
+        Self {
+            hosts,
+            adaptive_switches: false,
+        }
+    }
+
+    /// Paths at random, taken in turn.
+    #[must_use]
+    pub fn static_spray() -> Self {
+        let mut hosts = hosts();
+        hosts.ways = Ways::Unknown;
+        hosts.selector = AnySelector::RoundRobin(RoundRobin::default());
+        Self {
+            hosts,
+            adaptive_switches: false,
+        }
+    }
+}
+
+fn hosts() -> HostConfig {
+    HostConfig {
+        engine: EngineConfig {
+            paths_max: 16,
+            search: false,
+            eager_bytes: 0,
+            chunk_bytes: Some(32 << 10),
+            completions: Completions::Local,
+            receive_depth: None,
+            first_grant: Some(0),
+            health: HealthConfig {
+                suspect_min: Nanos(3 * BASE_RTT.as_nanos()),
+                dead_min: Nanos(16 * BASE_RTT.as_nanos()),
+                dead_max: Nanos(200 * BASE_RTT.as_nanos()),
+                probe_gap: Nanos(2 * BASE_RTT.as_nanos()),
+                sibling_span: Nanos(BASE_RTT.as_nanos()),
+                sibling_lately: Nanos(2 * BASE_RTT.as_nanos()),
+                fence_repeat: Nanos(2 * BASE_RTT.as_nanos()),
+            },
+            dead_peer: Nanos::from_secs(1),
+        },
+        controller: AnyController::Delay(Delay::new(DelayConfig {
+            target_queue: Nanos(BASE_RTT.as_nanos() * 3 / 4),
+            window_min: Bytes(64 << 10),
+            window_max: Bytes(625_000),
+            window_start: Bytes(625_000),
+            increase: Bytes(32 << 10),
+            probe_start: false,
+        })),
+        selector: AnySelector::LeastOutstanding(LeastOutstanding::default()),
+        admission: AdmissionConfig {
+            bdp: Bytes(417_000),
+            quantum: Bytes(128 << 10),
+            unasked_min: Bytes(32 << 10),
+        },
+        chunk_time: Picos::from_nanos(567),
+        input_time: Picos::from_nanos(100),
+        tick: Picos::from_micros(4),
+        ways: Ways::Traced,
+        dial_time: Picos::from_micros(500),
+    }
+}
+
+/// Runs one scene once.
+#[must_use]
+pub fn measure(scene: Scene, loss: Loss, setup: &Setup, seed: u64) -> Outcome {
+    let topology = Topology::leaf_spine(LEAVES, HOSTS / LEAVES, SPINES, LINK, LINK)
+        .expect("a fabric of these sizes exists");
+    let pause = PauseConfig {
+        on: 2 * QUEUE_BYTES / 5,
+        off: QUEUE_BYTES / 3,
+        // A round trip on the wire, and a packet at either end.
+        headroom: 100_000 + 3 * 4160,
+    };
+    let switch = SwitchConfig {
+        queue: QueueConfig {
+            capacity: QUEUE_BYTES,
+            control_capacity: 2 * QUEUE_BYTES,
+            mark_low: u32::MAX,
+            mark_high: u32::MAX,
+            overflow: Overflow::Trim,
+        },
+        pause: (loss == Loss::Lossless).then_some(pause),
+        shared_buffer: None,
+        routing: if setup.adaptive_switches {
+            Routing::Adaptive
+        } else {
+            Routing::Hash
+        },
+    };
+    let nic = NicConfig {
+        mtu: 4096,
+        recovery: Recovery::Selective,
+        timeout: Picos::from_micros(1000),
+        dcqcn: None,
+    };
+    let workload = workload(scene, seed);
+    let mut fabric = Fabric::new(topology, &switch, seed);
+    let (faults, bound) = faults(scene, &fabric, &workload, seed);
+    let mut hosts = EngineHosts::new(&fabric, &workload, setup.hosts.clone(), nic, seed);
+    let ended = run(
+        &mut fabric,
+        &mut hosts,
+        &workload,
+        &faults,
+        Picos::from_micros(200_000),
+    );
+    let mut outcome = collect(&fabric, &mut hosts, &workload);
+    outcome.finished = ended == Ended::Finished;
+    outcome.bound = bound;
+    outcome
+}
+
+fn collect(fabric: &Fabric, hosts: &mut EngineHosts, workload: &Workload) -> Outcome {
+    let parts = workload.parts().len();
+    let mut outcome = Outcome {
+        completion: vec![Vec::new(); parts],
+        makespan: vec![Picos::ZERO; parts],
+        delivered: vec![0; parts],
+        stall: hosts.longest_stall(),
+        fences: hosts
+            .events()
+            .iter()
+            .filter(|e| matches!(e.event, TxEvent::Fenced { .. }))
+            .count(),
+        drops: fabric.totals().dropped,
+        ..Outcome::default()
+    };
+    let numbered = || (0u32..).zip(workload.flows());
+    for (index, flow) in numbered() {
+        let part = usize::from(flow.part);
+        outcome.completion[part].extend(hosts.progress().completion_time(index));
+        let ended = hosts.progress().ended(index).unwrap_or_default();
+        outcome.makespan[part] = outcome.makespan[part].max(ended);
+    }
+    for times in &mut outcome.completion {
+        times.sort_unstable();
+    }
+    for (index, flow) in numbered() {
+        let received = hosts.progress().received(index);
+        if received.is_some_and(|at| at <= outcome.makespan[0]) {
+            outcome.delivered[usize::from(flow.part)] += flow.bytes;
+        }
+    }
+    for (port, spec) in (0..).zip(fabric.topology().ports()) {
+        let stats = fabric.stats(port);
+        outcome.trims += stats.trims;
+        outcome.backlog = outcome.backlog.max(stats.backlog_max);
+        // Pauses that a leaf sends stay with its own hosts or reach its spines; those of a spine
+        // spread to other leaves.
+        let by_spine = matches!(spec.to, End::Switch(switch) if switch >= LEAVES);
+        if by_spine {
+            outcome.pauses.1 += stats.pauses;
+        } else {
+            outcome.pauses.0 += stats.pauses;
+        }
+    }
+    outcome
+}
+
+fn workload(scene: Scene, seed: u64) -> Workload {
+    let mut stream = Stream::new(seed, Purpose::Workload, 0);
+    let mut workload = Workload::new(DoneWhen::Acknowledged);
+    match scene {
+        Scene::Permutation(bytes) => {
+            permutation(&mut workload, "permutation", bytes, 1, BULK, &mut stream)
+        }
+        Scene::SlowLinks | Scene::Cut => {
+            permutation(
+                &mut workload,
+                "permutation",
+                16_000_000,
+                1,
+                BULK,
+                &mut stream,
+            );
+        }
+        Scene::Rings => rings(&mut workload, BULK, &mut stream),
+        Scene::RingsAndBulk => {
+            rings(&mut workload, HIGH, &mut stream);
+            permutation(&mut workload, "bulk", 512_000, 128, BULK, &mut stream);
+        }
+        Scene::Bulk => permutation(&mut workload, "bulk", 512_000, 128, BULK, &mut stream),
+        Scene::Incast(senders) => {
+            let part = workload.add_part("incast");
+            let mut from: Vec<u32> = (1..HOSTS).collect();
+            stream.shuffle(&mut from);
+            for &from in &from[..senders as usize] {
+                workload.add(flow(from, 0, 2_000_000, BULK, part));
+            }
+        }
+        Scene::AllToAll => {
+            // A window of eight that moves on as messages end.
+            let part = workload.add_part("all-to-all");
+            let mut rank: Vec<u32> = (0..HOSTS).collect();
+            stream.shuffle(&mut rank);
+            for s in 0..HOSTS {
+                let flows: Vec<u32> = (1..HOSTS)
+                    .map(|d| {
+                        let to = rank[((s + d) % HOSTS) as usize];
+                        workload.add(flow(rank[s as usize], to, 128 << 10, BULK, part))
+                    })
+                    .collect();
+                for d in 8..flows.len() {
+                    workload.wait(flows[d - 8], flows[d]);
+                }
+            }
+        }
+    }
+    workload
+}
+
+fn flow(from: u32, to: u32, bytes: u64, class: u8, part: u8) -> Flow {
+    Flow {
+        from,
+        to,
+        bytes,
+        start: Picos::ZERO,
+        class,
+        part,
+    }
+}
+
+fn permutation(
+    workload: &mut Workload,
+    name: &str,
+    bytes: u64,
+    times: u32,
+    class: u8,
+    stream: &mut Stream,
+) {
+    let part = workload.add_part(name);
+    // A random cycle through all hosts (Sattolo): nobody sends to itself.
+    let mut to: Vec<u32> = (0..HOSTS).collect();
+    for last in (1..to.len()).rev() {
+        to.swap(last, stream.below(last as u32) as usize);
+    }
+    for (from, &to) in (0..).zip(&to) {
+        for _ in 0..times {
+            workload.add(flow(from, to, bytes, class, part));
+        }
+    }
+}
+
+fn rings(workload: &mut Workload, class: u8, stream: &mut Stream) {
+    let part = workload.add_part("rings");
+    let mut order: Vec<u32> = (0..HOSTS).collect();
+    stream.shuffle(&mut order);
+    for ring in order.chunks(16) {
+        let size = ring.len();
+        // Each chunk of the buffer goes round: reduced once, then handed out.
+        for chunk in 0..size {
+            let mut before = None;
+            for step in 0..2 * size - 1 {
+                let at = |k: usize| ring[k % size];
+                let next = workload.add(flow(
+                    at(chunk + step),
+                    at(chunk + step + 1),
+                    1 << 20,
+                    class,
+                    part,
+                ));
+                if let Some(before) = before.replace(next) {
+                    workload.wait(before, next);
+                }
+            }
+        }
+    }
+}
+
+/// What goes wrong in a scene, and what the fabric could do at best with it.
+fn faults(scene: Scene, fabric: &Fabric, workload: &Workload, seed: u64) -> (Vec<Fault>, Picos) {
+    let topology = fabric.topology();
+    let mut uplinks: Vec<u32> = (0..)
+        .zip(topology.ports())
+        .filter(
+            |(_, port)| matches!((port.from, port.to), (End::Switch(a), End::Switch(b)) if a < b),
+        )
+        .map(|(port, _)| port)
+        .collect();
+    Stream::new(seed, Purpose::Workload, 1).shuffle(&mut uplinks);
+    match scene {
+        Scene::SlowLinks => {
+            let slow = &uplinks[..4];
+            let rate = Rate(LINK.rate.0 / 10);
+            let faults = slow
+                .iter()
+                .map(|&port| Fault {
+                    at: Picos::ZERO,
+                    change: Change::LinkRate(port, rate),
+                })
+                .collect();
+            (faults, leaf_bound(topology, workload, slow))
+        }
+        Scene::Cut => {
+            let fault = Fault {
+                at: Picos::from_micros(100),
+                change: Change::LinkDown(uplinks[0]),
+            };
+            (vec![fault], Picos::ZERO)
+        }
+        _ => (Vec::new(), Picos::ZERO),
+    }
+}
+
+/// No leaf can send or receive more than its links to the spines carry: the time that the busiest
+/// one needs for the bytes that have to cross them, at the least.
+fn leaf_bound(topology: &Topology, workload: &Workload, slow: &[u32]) -> Picos {
+    let leaf = |host: u32| host / (HOSTS / LEAVES);
+    let mut worst = Picos::ZERO;
+    for which in 0..LEAVES {
+        let slow_here = slow
+            .iter()
+            .filter(|&&port| topology.ports()[port as usize].from == End::Switch(which))
+            .count() as u64;
+        let tenths = u64::from(SPINES) * 10 - slow_here * 9;
+        for out in [true, false] {
+            let crossing: u64 = workload
+                .flows()
+                .iter()
+                .filter(|f| leaf(f.from) != leaf(f.to))
+                .filter(|f| which == if out { leaf(f.from) } else { leaf(f.to) })
+                .map(|f| f.bytes.div_ceil(4096) * (4096 + 64))
+                .sum();
+            // 20 ps a byte at 400 Gb/s.
+            worst = worst.max(Picos(crossing * 20 * 10 / tenths));
+        }
+    }
+    worst + BASE_RTT
+}
