@@ -5,6 +5,8 @@
 //! chunk takes and how fast. `docs/architecture.md` has the words, the layers and the reasons.
 
 pub mod auth;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;

@@ -8,7 +8,7 @@
 //! documentation all come from it.
 
 mod error;
-mod nearest;
+pub(crate) mod nearest;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -12,21 +12,32 @@ pub(super) fn nearest<'a>(
     name: &str,
     variables: impl Iterator<Item = &'a Variable>,
 ) -> Option<&'a Variable> {
+    nearest_named(
+        name,
+        variables.map(|variable| (variable.bare_name(), variable)),
+    )
+}
+
+/// The same for anything that has a name: that of a scenario's field or of an algorithm.
+pub(crate) fn nearest_named<N: AsRef<str>, T>(
+    name: &str,
+    known: impl Iterator<Item = (N, T)>,
+) -> Option<T> {
     // What is much longer than all names is near none of them; this also bounds the work.
     let written: Vec<char> = name.to_uppercase().chars().take(64).collect();
-    variables
-        .map(|variable| {
-            let letters: Vec<char> = variable.bare_name().chars().collect();
+    known
+        .map(|(candidate, item)| {
+            let letters: Vec<char> = candidate.as_ref().to_uppercase().chars().collect();
             // A short name is within a few edits of anything.
             (
                 edits(&written, &letters),
                 EDITS_MAX.min(letters.len() / 2),
-                variable,
+                item,
             )
         })
         .filter(|(edits, max, _)| edits <= max)
         .min_by_key(|(edits, ..)| *edits)
-        .map(|(.., variable)| variable)
+        .map(|(.., item)| item)
 }
 
 /// The least number of letters to insert, remove, replace, or swap with their neighbour, that

@@ -18,12 +18,9 @@ use super::time::Picos;
 use super::topology::{End, LinkSpec, Topology};
 use super::workload::{DoneWhen, Flow, Workload};
 use super::world::{Change, Ended, Endpoints, Fault, run};
-use crate::control::{AnyController, Delay, DelayConfig};
-use crate::engine::admission::AdmissionConfig;
-use crate::engine::{Completions, EngineConfig, TxEvent};
-use crate::path::health::HealthConfig;
-use crate::path::select::{AnySelector, LeastOutstanding, RoundRobin, StaticHash};
-use crate::units::{Bytes, Nanos, Rate};
+use crate::engine::TxEvent;
+use crate::path::select::{AnySelector, RoundRobin, StaticHash};
+use crate::units::{Nanos, Rate};
 
 const HOSTS: u32 = 128;
 const LEAVES: u32 = 8;
@@ -158,46 +155,7 @@ impl Setup {
 }
 
 fn hosts() -> HostConfig {
-    HostConfig {
-        engine: EngineConfig {
-            paths_max: 16,
-            search: false,
-            eager_bytes: 0,
-            chunk_bytes: Some(32 << 10),
-            completions: Completions::Local,
-            receive_depth: None,
-            first_grant: Some(0),
-            health: HealthConfig {
-                suspect_min: Nanos(3 * BASE_RTT.as_nanos()),
-                dead_min: Nanos(16 * BASE_RTT.as_nanos()),
-                dead_max: Nanos(200 * BASE_RTT.as_nanos()),
-                probe_gap: Nanos(2 * BASE_RTT.as_nanos()),
-                sibling_span: Nanos(BASE_RTT.as_nanos()),
-                sibling_lately: Nanos(2 * BASE_RTT.as_nanos()),
-                fence_repeat: Nanos(2 * BASE_RTT.as_nanos()),
-            },
-            dead_peer: Nanos::from_secs(1),
-        },
-        controller: AnyController::Delay(Delay::new(DelayConfig {
-            target_queue: Nanos(BASE_RTT.as_nanos() * 3 / 4),
-            window_min: Bytes(64 << 10),
-            window_max: Bytes(625_000),
-            window_start: Bytes(625_000),
-            increase: Bytes(32 << 10),
-            probe_start: false,
-        })),
-        selector: AnySelector::LeastOutstanding(LeastOutstanding::default()),
-        admission: AdmissionConfig {
-            bdp: Bytes(417_000),
-            quantum: Bytes(128 << 10),
-            unasked_min: Bytes(32 << 10),
-        },
-        chunk_time: Picos::from_nanos(567),
-        input_time: Picos::from_nanos(100),
-        tick: Picos::from_micros(4),
-        ways: Ways::Traced,
-        dial_time: Picos::from_micros(500),
-    }
+    HostConfig::for_fabric(LINK.rate, Nanos(BASE_RTT.as_nanos()))
 }
 
 /// Runs one scene once.

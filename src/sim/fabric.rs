@@ -444,6 +444,12 @@ impl Fabric {
         self.net.queue.push(at, OUTSIDE << KIND_SHIFT | event);
     }
 
+    /// The queue of a port.
+    #[must_use]
+    pub fn queue(&self, port: u32) -> QueueConfig {
+        self.queues[usize::from(self.ports[port as usize].queue)]
+    }
+
     /// Gives one port of a switch a queue that is not like the others.
     pub fn set_queue(&mut self, port: u32, config: QueueConfig) {
         let known = self.queues.iter().position(|&other| other == config);

@@ -238,7 +238,137 @@ impl Topology {
         Ok(topology)
     }
 
+    /// Servers with a port on each rail: each rail has leaves of its own, and all leaves share the
+    /// spines. What stays on one rail and under one leaf never meets a spine.
+    ///
+    /// # Errors
+    /// A number of none, or servers that do not fill their leaves.
+    pub fn rail_optimised(
+        servers: u32,
+        rails: u32,
+        servers_per_leaf: u32,
+        spines: u32,
+        host_link: LinkSpec,
+        spine_link: LinkSpec,
+    ) -> Result<Self, TopologyError> {
+        at_least_one("servers", servers)?;
+        at_least_one("rails", rails)?;
+        at_least_one("servers_per_leaf", servers_per_leaf)?;
+        at_least_one("spines", spines)?;
+        if !servers.is_multiple_of(servers_per_leaf) {
+            return Err(TopologyError::Number {
+                what: "servers",
+                value: u64::from(servers),
+                must: "a multiple of servers_per_leaf",
+            });
+        }
+        let leaves = servers / servers_per_leaf;
+        let links = u64::from(servers) + u64::from(leaves) * u64::from(spines);
+        fits(u64::from(rails) * links * 2)?;
+        let mut topology = Self::new();
+        for rail in 0..rails {
+            for leaf in 0..leaves {
+                topology.add_switch(format!("rail {rail} leaf {leaf}"));
+            }
+        }
+        for spine in 0..spines {
+            topology.add_switch(format!("spine {spine}"));
+        }
+        for server in 0..servers {
+            let leaf = server / servers_per_leaf;
+            let links: Vec<_> = (0..rails)
+                .map(|rail| (rail * leaves + leaf, host_link))
+                .collect();
+            topology.add_host(&links);
+        }
+        for leaf in 0..rails * leaves {
+            for spine in 0..spines {
+                topology.connect(leaf, rails * leaves + spine, spine_link);
+            }
+        }
+        Ok(topology)
+    }
+
+    /// Planes that have nothing in common but the hosts: each host has a port on each of them, and
+    /// each is a leaf-spine network.
+    ///
+    /// # Errors
+    /// A number of none.
+    pub fn multi_plane(
+        planes: u32,
+        leaves: u32,
+        hosts_per_leaf: u32,
+        spines: u32,
+        host_link: LinkSpec,
+        spine_link: LinkSpec,
+    ) -> Result<Self, TopologyError> {
+        at_least_one("planes", planes)?;
+        at_least_one("leaves", leaves)?;
+        at_least_one("hosts_per_leaf", hosts_per_leaf)?;
+        at_least_one("spines", spines)?;
+        let links = u64::from(leaves) * (u64::from(hosts_per_leaf) + u64::from(spines));
+        fits(u64::from(planes).saturating_mul(links) * 2)?;
+        let mut topology = Self::new();
+        for plane in 0..planes {
+            for leaf in 0..leaves {
+                topology.add_switch(format!("plane {plane} leaf {leaf}"));
+            }
+            for spine in 0..spines {
+                topology.add_switch(format!("plane {plane} spine {spine}"));
+            }
+        }
+        let first = |plane: u32| plane * (leaves + spines);
+        for host in 0..leaves * hosts_per_leaf {
+            let links: Vec<_> = (0..planes)
+                .map(|plane| (first(plane) + host / hosts_per_leaf, host_link))
+                .collect();
+            topology.add_host(&links);
+        }
+        for plane in 0..planes {
+            for leaf in 0..leaves {
+                for spine in 0..spines {
+                    topology.connect(
+                        first(plane) + leaf,
+                        first(plane) + leaves + spine,
+                        spine_link,
+                    );
+                }
+            }
+        }
+        Ok(topology)
+    }
+
     // ---- reading ----
+
+    /// How an end of a link is called: `leaf 3`, `host 17`.
+    #[must_use]
+    pub fn end_name(&self, end: End) -> String {
+        match end {
+            End::HostPort(port) => format!("host {}", self.host_of(port)),
+            End::Switch(switch) => self.switch_name(switch).to_owned(),
+        }
+    }
+
+    /// The switches of this name; `*` stands for any number in it.
+    #[must_use]
+    pub fn switches_named(&self, name: &str) -> Vec<u32> {
+        (0..self.switches())
+            .filter(|&switch| matches(name, self.switch_name(switch)))
+            .collect()
+    }
+
+    /// The links between ends of these two names (see [`Topology::switches_named`]), each by its
+    /// port from the first to the second.
+    #[must_use]
+    pub fn links_named(&self, from: &str, to: &str) -> Vec<u32> {
+        (0u32..)
+            .zip(&self.ports)
+            .filter(|(_, port)| {
+                matches(from, &self.end_name(port.from)) && matches(to, &self.end_name(port.to))
+            })
+            .map(|(port, _)| port)
+            .collect()
+    }
 
     /// All ports: both directions of a link are neighbours.
     #[must_use]
@@ -256,6 +386,12 @@ impl Topology {
     #[must_use]
     pub fn switches(&self) -> u32 {
         self.switches.len() as u32
+    }
+
+    /// Number of switches that hosts hang on.
+    #[must_use]
+    pub fn edges(&self) -> u32 {
+        self.edges.len() as u32
     }
 
     /// Name of a switch.
@@ -317,6 +453,17 @@ impl Topology {
             sum + ByteTime::of(port.rate).time(bytes) + port.delay
         }))
     }
+}
+
+/// Whether a name fits a pattern: word by word, where `*` stands for any word.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut words = name.split(' ');
+    let fit = pattern.split_whitespace().all(|wanted| {
+        words
+            .next()
+            .is_some_and(|word| wanted == "*" || wanted == word)
+    });
+    fit && words.next().is_none()
 }
 
 fn at_least_one(what: &'static str, value: u32) -> Result<(), TopologyError> {
@@ -446,6 +593,52 @@ mod tests {
         assert_eq!(topology.way(&groups, 0, 7).unwrap().len(), 4);
         let there = topology.idle_delay(&groups, 0, 127, 4150).unwrap();
         assert_eq!(there, Picos(6_000_000 + 6 * 332_000));
+    }
+
+    #[test]
+    fn rails_meet_at_the_spines_only() {
+        let topology = Topology::rail_optimised(8, 4, 4, 2, LINK, LINK).unwrap();
+        assert_eq!((topology.hosts(), topology.switches()), (8, 4 * 2 + 2));
+        assert_eq!(topology.host_ports_of(3).len(), 4);
+        let groups = Groups::shortest(&topology, |_| true);
+        // The same rail under one leaf; the same rail, other leaf; another rail.
+        for (to, hops) in [(4, 2), (4 * 4, 4), (5, 4)] {
+            assert_eq!(topology.way(&groups, 0, to).unwrap().len(), hops, "{to}");
+        }
+        let error = Topology::rail_optimised(9, 4, 4, 2, LINK, LINK).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "servers must be a multiple of servers_per_leaf, not 9"
+        );
+    }
+
+    #[test]
+    fn planes_have_nothing_in_common() {
+        let topology = Topology::multi_plane(2, 2, 2, 3, LINK, LINK).unwrap();
+        assert_eq!((topology.hosts(), topology.switches()), (4, 10));
+        let groups = Groups::shortest(&topology, |_| true);
+        assert_eq!(topology.way(&groups, 0, 6).unwrap().len(), 4);
+        assert_eq!(topology.way(&groups, 1, 7).unwrap().len(), 4);
+        assert_eq!(topology.way(&groups, 0, 7), None, "the other plane");
+    }
+
+    #[test]
+    fn links_have_names() {
+        let topology = Topology::leaf_spine(2, 2, 3, LINK, LINK).unwrap();
+        let link = topology.links_named("leaf 1", "spine 2");
+        assert_eq!(link.len(), 1);
+        let port = topology.ports()[link[0] as usize];
+        assert_eq!(topology.end_name(port.from), "leaf 1");
+        assert_eq!(topology.end_name(port.to), "spine 2");
+        assert_eq!(topology.links_named("leaf *", "spine 0").len(), 2);
+        assert_eq!(
+            topology.links_named("host 3", "*").len(),
+            0,
+            "one word only"
+        );
+        assert_eq!(topology.links_named("host 3", "leaf *").len(), 1);
+        assert_eq!(topology.switches_named("spine *").len(), 3);
+        assert!(topology.switches_named("spine 3").is_empty());
     }
 
     #[test]

@@ -232,7 +232,9 @@ impl Progress {
             .map(|(flow, spec)| (flow, spec.start))
             .collect();
         let mut relays = workload.relays.clone();
-        relays.iter_mut().for_each(|flows| flows.reverse());
+        for flows in &mut relays {
+            flows.reverse();
+        }
         Self {
             waiting_for,
             first,

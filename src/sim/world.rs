@@ -12,6 +12,13 @@ pub trait Endpoints: Hosts {
     fn progress(&mut self) -> &mut Progress;
     /// A flow starts at its sending host.
     fn start(&mut self, flow: u32, spec: &Flow, now: Picos, net: &mut Net);
+    /// Bytes of a flow that its receiver has, where hosts keep count of that.
+    fn delivered(&self, _flow: u32) -> Option<u64> {
+        None
+    }
+    /// From now on this host takes so many times as long for everything. Hosts whose own time is
+    /// not counted ignore it.
+    fn slow_down(&mut self, _host: u32, _times: u32) {}
 }
 
 /// Something that happens to the fabric.
@@ -33,6 +40,8 @@ pub enum Change {
     Pause(u32, u8),
     /// And lets it go.
     Release(u32, u8),
+    /// This host takes so many times as long for everything it does.
+    HostSlow(u32, u32),
     /// The switches have found the ways that are left.
     Reroute,
 }
@@ -57,6 +66,26 @@ pub enum Ended {
     Stuck,
 }
 
+/// Somebody who looks on while a scenario runs and changes nothing.
+pub trait Observer {
+    /// Not called again before this time.
+    fn next(&self) -> Picos;
+    /// The time has come; so many flows have not ended.
+    fn observe(&mut self, now: Picos, fabric: &Fabric, open: usize);
+}
+
+/// Nobody looks on.
+#[derive(Debug, Clone, Copy)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn next(&self) -> Picos {
+        Picos::MAX
+    }
+
+    fn observe(&mut self, _now: Picos, _fabric: &Fabric, _open: usize) {}
+}
+
 const FAULT: u32 = 1 << 28;
 
 /// Runs a workload to its end, or until `deadline`.
@@ -66,6 +95,26 @@ pub fn run<E: Endpoints>(
     workload: &Workload,
     faults: &[Fault],
     deadline: Picos,
+) -> Ended {
+    run_observed(
+        fabric,
+        endpoints,
+        workload,
+        faults,
+        deadline,
+        &mut Unobserved,
+    )
+}
+
+/// [`run`], with somebody who looks on. Looking takes no event: a run that has come to a stop is
+/// seen to have, and its result is the same whoever looks.
+pub fn run_observed<E: Endpoints>(
+    fabric: &mut Fabric,
+    endpoints: &mut E,
+    workload: &Workload,
+    faults: &[Fault],
+    deadline: Picos,
+    observer: &mut impl Observer,
 ) -> Ended {
     for (index, fault) in (0..).zip(faults) {
         fabric.schedule(fault.at, FAULT | index);
@@ -77,7 +126,11 @@ pub fn run<E: Endpoints>(
         if endpoints.progress().open() == 0 {
             return Ended::Finished;
         }
-        match fabric.step(endpoints) {
+        let step = fabric.step(endpoints);
+        while fabric.now() >= observer.next() {
+            observer.observe(observer.next(), fabric, endpoints.progress().open());
+        }
+        match step {
             None => return Ended::Stuck,
             Some(_) if fabric.now() > deadline => return Ended::OutOfTime,
             Some(None) => {}
@@ -100,29 +153,30 @@ fn apply<E: Endpoints>(fabric: &mut Fabric, endpoints: &mut E, change: Change) {
     let both = |port| [port, Topology::reverse(port)];
     match change {
         Change::LinkDown(port) => {
-            both(port)
-                .into_iter()
-                .for_each(|port| fabric.set_down(port, true, endpoints));
+            for port in both(port) {
+                fabric.set_down(port, true, endpoints);
+            }
         }
         Change::LinkUp(port) => {
-            both(port)
-                .into_iter()
-                .for_each(|port| fabric.set_down(port, false, endpoints));
+            for port in both(port) {
+                fabric.set_down(port, false, endpoints);
+            }
         }
         Change::LinkRate(port, rate) => {
-            both(port)
-                .into_iter()
-                .for_each(|port| fabric.set_rate(port, ByteTime::of(rate)));
+            for port in both(port) {
+                fabric.set_rate(port, ByteTime::of(rate));
+            }
         }
         Change::LinkLoss(port, ppm) => {
-            both(port)
-                .into_iter()
-                .for_each(|port| fabric.set_loss(port, ppm));
+            for port in both(port) {
+                fabric.set_loss(port, ppm);
+            }
         }
         Change::SwitchDown(switch) => fabric.set_switch_down(switch, true, endpoints),
         Change::SwitchUp(switch) => fabric.set_switch_down(switch, false, endpoints),
         Change::Pause(port, class) => fabric.force_pause(port, class, true, endpoints),
         Change::Release(port, class) => fabric.force_pause(port, class, false, endpoints),
+        Change::HostSlow(host, times) => endpoints.slow_down(host, times),
         Change::Reroute => fabric.reroute(),
     }
 }

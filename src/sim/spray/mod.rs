@@ -166,20 +166,25 @@ impl SprayConfig {
     ) -> Fabric {
         let switch = self.switch(queue_packets, routing);
         let mut fabric = Fabric::new(topology, &switch, seed);
+        self.quiet_last_hop(&mut fabric);
+        fabric
+    }
+
+    /// With receiver credit the last hop does not mark: its queue is the receiver's business.
+    pub fn quiet_last_hop(&self, fabric: &mut Fabric) {
         if self.credit {
-            let queue = QueueConfig {
-                mark_low: u32::MAX,
-                mark_high: u32::MAX,
-                ..switch.queue
-            };
             for host in 0..fabric.topology().hosts() {
                 for host_port in fabric.topology().host_ports_of(host) {
                     let port = fabric.topology().last_port_to(host_port);
+                    let queue = QueueConfig {
+                        mark_low: u32::MAX,
+                        mark_high: u32::MAX,
+                        ..fabric.queue(port)
+                    };
                     fabric.set_queue(port, queue);
                 }
             }
         }
-        fabric
     }
 }
 

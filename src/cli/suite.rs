@@ -1,0 +1,177 @@
+//! `thalweg sim suite`: the tables that show how good the simulator and the algorithms are, ours
+//! beside the reference, with a bound in each row.
+
+use std::io::Write;
+use std::num::NonZero;
+
+use serde::Serialize;
+
+use super::{Failure, SuiteTable, print_json};
+use crate::sim::control_suite::{self, Reach};
+use crate::sim::report::table::Table;
+use crate::sim::spray::{golden, speed};
+
+/// One row of a suite.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// What was measured.
+    pub name: String,
+    /// What it is compared with, in the unit that the name says.
+    pub reference: f64,
+    /// What came out here.
+    pub ours: f64,
+    /// The error, or the ratio, that has a bound.
+    pub ratio_or_error: f64,
+    /// The bound, in words: `± 1 %`, `≤ 56`.
+    pub bound: String,
+    /// Whether it is held.
+    pub holds: bool,
+    /// Where the row cannot hold its bound: the bound that was found instead, with its argument in
+    /// the documentation. A row with a note does not fail the suite.
+    pub note: Option<String>,
+}
+
+/// The rows of a suite.
+fn rows(table: SuiteTable) -> Vec<Row> {
+    match table {
+        SuiteTable::Golden => golden::rows(golden::Subset::Full)
+            .map(from_golden)
+            .collect(),
+        SuiteTable::Control => {
+            let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+            control_suite::rows(CONTROL_SEEDS, threads)
+                .into_iter()
+                .map(from_control)
+                .collect()
+        }
+        SuiteTable::Speed => speed::rows().map(from_speed).collect(),
+    }
+}
+
+/// Seeds of the control suite: the targets are means over at least five.
+const CONTROL_SEEDS: u64 = 5;
+
+fn from_golden(row: golden::Row) -> Row {
+    Row {
+        name: format!("{}: {}", row.name, row.what),
+        reference: row.theirs,
+        ours: row.ours,
+        ratio_or_error: row.error,
+        bound: format!("± {:.1} %", row.bound * 100.0),
+        holds: row.holds,
+        note: (!row.note.is_empty()).then(|| row.note.to_owned()),
+    }
+}
+
+fn from_control(row: control_suite::Row) -> Row {
+    let (bound, reach) = match row.reach {
+        Reach::AtMost(reach) => (format!("≤ {reach}"), reach),
+        Reach::AtLeast(reach) => (format!("≥ {reach}"), reach),
+    };
+    Row {
+        name: format!("{}: {}", row.scene, row.what),
+        reference: row.ecmp,
+        ours: row.ours,
+        ratio_or_error: if reach == 0.0 {
+            row.ours
+        } else {
+            row.ours / reach
+        },
+        bound,
+        holds: row.holds(),
+        note: None,
+    }
+}
+
+fn from_speed(row: speed::Speed) -> Row {
+    let memory = row.memory_mib.unwrap_or(f64::NAN);
+    Row {
+        name: format!("{}: million packet-hops/s", row.name),
+        reference: row.theirs.unwrap_or(f64::NAN),
+        ours: row.mhops_per_second,
+        ratio_or_error: row.mhops_per_second / row.theirs.unwrap_or(f64::NAN),
+        bound: format!(
+            "≥ {} within {} MiB (took {:.1} s, {memory:.0} MiB)",
+            row.bound, row.memory_bound_mib, row.seconds
+        ),
+        holds: row.holds,
+        note: None,
+    }
+}
+
+pub(super) fn suite(table: SuiteTable, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+    let rows = rows(table);
+    if json {
+        print_json(out, &rows)?;
+    } else {
+        write!(out, "{}", rows_to_text(&rows))?;
+    }
+    if rows.iter().all(|row| row.holds || row.note.is_some()) {
+        Ok(())
+    } else {
+        Err(Failure::NotWell)
+    }
+}
+
+/// The rows as a table, and how many of them hold.
+#[must_use]
+pub fn rows_to_text(rows: &[Row]) -> String {
+    let mut table = Table::new([
+        "row",
+        "reference",
+        "ours",
+        "error or ratio",
+        "bound",
+        "holds",
+    ]);
+    for row in rows {
+        let holds = match (row.holds, &row.note) {
+            (true, _) => "yes".to_owned(),
+            (false, Some(note)) => format!("no: {note}"),
+            (false, None) => "NO".to_owned(),
+        };
+        table.push(vec![
+            row.name.clone(),
+            format!("{:.2}", row.reference),
+            format!("{:.2}", row.ours),
+            format!("{:.4}", row.ratio_or_error),
+            row.bound.clone(),
+            holds,
+        ]);
+    }
+    let held = rows.iter().filter(|row| row.holds).count();
+    let noted = rows
+        .iter()
+        .filter(|row| !row.holds && row.note.is_some())
+        .count();
+    let failed = rows.len() - held - noted;
+    format!(
+        "{}\n{held} of {} rows hold, {noted} have a bound of their own, {failed} do not hold\n",
+        table.to_text(),
+        rows.len()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_do_not_hold_are_seen() {
+        let row = |holds, note: Option<&str>| Row {
+            name: "permutation 2 MB, µs".to_owned(),
+            reference: 53.2,
+            ours: 55.1,
+            ratio_or_error: 1.0357,
+            bound: "≤ 56".to_owned(),
+            holds,
+            note: note.map(str::to_owned),
+        };
+        let text = rows_to_text(&[row(true, None), row(false, Some("≤ 60")), row(false, None)]);
+        assert!(
+            text.contains("1 of 3 rows hold, 1 have a bound of their own, 1 do not hold"),
+            "{text}"
+        );
+        assert!(text.contains("NO\n") && text.contains("no: ≤ 60"), "{text}");
+    }
+}

@@ -1,0 +1,421 @@
+//! The section `[hosts]`: what the hosts run, and with which settings.
+
+use super::error::ScenarioError;
+use super::fabric::FabricSpec;
+use super::reader::Section;
+use crate::control::{
+    AnyController, Delay, DelayConfig, Fixed, Power, PowerConfig, Timely, TimelyConfig,
+};
+use crate::path::select::{
+    Adaptive, AnySelector, LeastOutstanding, PowerOfTwo, RoundRobin, StaticHash,
+};
+use crate::sim::dcqcn::DcqcnConfig;
+use crate::sim::fabric::Overflow;
+use crate::sim::hosts::{HostConfig, Ways};
+use crate::sim::nic::{NicConfig, PACKET_OVERHEAD, Recovery};
+use crate::sim::spray::window::Control;
+use crate::sim::spray::{SprayConfig, balance};
+use crate::sim::time::Picos;
+use crate::units::{Bytes, Nanos, Rate};
+
+/// What the hosts run.
+#[derive(Debug, Clone)]
+pub enum HostsSpec {
+    /// The library's own engine, over simulated RDMA adapters.
+    Engine(Box<EngineSpec>),
+    /// A transport of others, packet by packet, to compare with.
+    Reference(ReferenceSpec),
+}
+
+impl HostsSpec {
+    /// Payload and header bytes of a full packet on the wire.
+    #[must_use]
+    pub fn packet(&self) -> (u64, u64) {
+        match self {
+            Self::Engine(spec) => (u64::from(spec.nic.mtu), u64::from(PACKET_OVERHEAD)),
+            Self::Reference(_) => (4086, 64),
+        }
+    }
+}
+
+/// Hosts that run the engine.
+#[derive(Debug, Clone)]
+pub struct EngineSpec {
+    /// Host and engine.
+    pub host: HostConfig,
+    /// Adapter.
+    pub nic: NicConfig,
+}
+
+/// Which reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReferenceSpec {
+    /// What decides how much is in flight.
+    pub transport: Transport,
+    /// What decides which way a packet takes.
+    pub balance: Balance,
+    /// Entropy values a flow has.
+    pub paths: u32,
+    /// The window at the start, in bytes; the transport's own default if none.
+    pub window: Option<u64>,
+    /// Bytes received after which an acknowledgement is sent; the transport's own default if none.
+    pub acknowledge_after: Option<u64>,
+}
+
+/// Congestion control of a reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Ultra Ethernet's sender-based control.
+    Nscc,
+    /// Ultra Ethernet's receiver credits.
+    Rccc,
+    /// Both.
+    NsccRccc,
+    /// A constant window.
+    Constant,
+    /// DCQCN over go-back-N: what clusters run today.
+    Dcqcn,
+}
+
+const TRANSPORTS: [(&str, Transport); 5] = [
+    ("nscc", Transport::Nscc),
+    ("rccc", Transport::Rccc),
+    ("nscc+rccc", Transport::NsccRccc),
+    ("constant", Transport::Constant),
+    ("dcqcn", Transport::Dcqcn),
+];
+
+/// Load balancing of a reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// One way for all packets of a flow.
+    Single,
+    /// All ways in turn, whatever happens.
+    Oblivious,
+    /// All ways in turn, but for those lately marked.
+    Bitmap,
+    /// Ways that were good are used again.
+    Reps,
+    /// Bitmap at first, then REPS.
+    Mixed,
+}
+
+const BALANCES: [(&str, Balance); 5] = [
+    ("single", Balance::Single),
+    ("oblivious", Balance::Oblivious),
+    ("bitmap", Balance::Bitmap),
+    ("reps", Balance::Reps),
+    ("mixed", Balance::Mixed),
+];
+
+#[derive(Debug, Clone, Copy)]
+enum Controller {
+    Delay,
+    Fixed,
+    Power,
+    Timely,
+}
+
+/// The controllers by the names that users choose them by. A new one has a line here and an arm
+/// in [`read_controller`].
+const CONTROLLERS: [(&str, Controller); 4] = [
+    ("delay", Controller::Delay),
+    ("fixed", Controller::Fixed),
+    ("power", Controller::Power),
+    ("timely", Controller::Timely),
+];
+
+#[derive(Debug, Clone, Copy)]
+enum Selector {
+    LeastOutstanding,
+    PowerOfTwo,
+    Adaptive,
+    RoundRobin,
+    Hash,
+}
+
+/// The selectors by name.
+const SELECTORS: [(&str, Selector); 5] = [
+    ("least-outstanding", Selector::LeastOutstanding),
+    ("power-of-two", Selector::PowerOfTwo),
+    ("adaptive", Selector::Adaptive),
+    ("round-robin", Selector::RoundRobin),
+    ("hash", Selector::Hash),
+];
+
+pub(super) fn read(
+    mut section: Section<'_>,
+    fabric: &FabricSpec,
+    deadline: Picos,
+) -> Result<HostsSpec, ScenarioError> {
+    let is_engine = match section.get("kind") {
+        Some(field) => field.one_of("kind of host", &[("engine", true), ("reference", false)])?,
+        None => true,
+    };
+    let spec = if is_engine {
+        HostsSpec::Engine(Box::new(read_engine(&mut section, fabric, deadline)?))
+    } else {
+        let reference = read_reference(&mut section, fabric)?;
+        if reference.transport == Transport::Dcqcn {
+            HostsSpec::Engine(Box::new(today(fabric, deadline)))
+        } else {
+            HostsSpec::Reference(reference)
+        }
+    };
+    section.finish()?;
+    Ok(spec)
+}
+
+/// Chunks are whole lines of this many bytes.
+const CHUNK_STEP: u64 = 128;
+
+fn read_engine(
+    section: &mut Section<'_>,
+    fabric: &FabricSpec,
+    deadline: Picos,
+) -> Result<EngineSpec, ScenarioError> {
+    let rate = super::fabric::host_rate(&fabric.topology, 0);
+    let mut host = HostConfig::for_fabric(rate, Nanos(fabric.round_trip.as_nanos()));
+    let chunk = match section.get("chunk") {
+        Some(field) => {
+            let bytes = field.bytes()?;
+            if !(1024..=16 << 20).contains(&bytes) || bytes % CHUNK_STEP != 0 {
+                return Err(field.must_be("a multiple of 128 bytes from 1 KiB to 16 MiB"));
+            }
+            bytes
+        }
+        None => u64::from(host.engine.chunk_bytes.unwrap_or(32 << 10)),
+    };
+    let paths = section
+        .get("paths")
+        .map_or(Ok(16), |field| field.count(1..=64))?;
+    host.controller = read_controller(section, fabric, chunk)?;
+    let selector = match section.get("selector") {
+        Some(field) => field.one_of("selector", &SELECTORS)?,
+        None => Selector::LeastOutstanding,
+    };
+    let mut time = |name, default| match section.get(name) {
+        Some(field) => field.delay(),
+        None => Ok(default),
+    };
+    let chunk_time = time("chunk_time", host.chunk_time)?;
+    let input_time = time("input_time", host.input_time)?;
+    let dial_time = time("dial_time", host.dial_time)?;
+    let mut above_zero = |name, default| match section.get(name) {
+        Some(field) => field.time(),
+        None => Ok(default),
+    };
+    let tick = above_zero("tick", host.tick)?;
+    let suspect = above_zero("suspect", Picos::from(host.engine.health.suspect_min))?;
+    let dead = above_zero("dead", Picos::from(host.engine.health.dead_min))?;
+    let timeout = above_zero("timeout", Picos::from_micros(2_000))?;
+    let mtu = match section.get("mtu") {
+        Some(field) => u16::try_from(field.number(256..=9000)?).unwrap_or(9000),
+        None => 4096,
+    };
+    let recovery = match section.get("recovery") {
+        Some(field) => field.one_of(
+            "loss recovery",
+            &[
+                ("selective", Recovery::Selective),
+                ("go-back-n", Recovery::GoBackN),
+            ],
+        )?,
+        None => Recovery::Selective,
+    };
+    let dcqcn = section
+        .get("dcqcn")
+        .map_or(Ok(false), |field| field.boolean())?;
+    let ways = match section.get("ways") {
+        Some(field) => {
+            let known = [("unknown", Ways::Unknown), ("traced", Ways::Traced)];
+            field.one_of("knowledge of ways", &known)?
+        }
+        None => host.ways,
+    };
+    let grants = section
+        .get("grants")
+        .map_or(Ok(true), |field| field.boolean())?;
+    host.engine.paths_max = u8::try_from(paths).unwrap_or(64);
+    host.engine.chunk_bytes = u32::try_from(chunk).ok();
+    host.engine.first_grant = grants.then_some(0);
+    host.engine.health.suspect_min = Nanos(suspect.as_nanos());
+    host.engine.health.dead_min = Nanos(dead.as_nanos());
+    // No peer dies in a scenario: what cannot go on is reported as stuck at the deadline.
+    host.engine.dead_peer = Nanos(deadline.as_nanos()) + Nanos::from_secs(1);
+    host.admission.quantum = Bytes(4 * chunk);
+    host.admission.unasked_min = Bytes(chunk);
+    host.selector = match selector {
+        Selector::LeastOutstanding => AnySelector::LeastOutstanding(LeastOutstanding::default()),
+        Selector::PowerOfTwo => AnySelector::PowerOfTwo(PowerOfTwo::default()),
+        Selector::Adaptive => AnySelector::Adaptive(Adaptive),
+        Selector::RoundRobin => AnySelector::RoundRobin(RoundRobin::default()),
+        Selector::Hash => AnySelector::Hash(StaticHash),
+    };
+    host.chunk_time = chunk_time;
+    host.input_time = input_time;
+    host.tick = tick;
+    host.dial_time = dial_time;
+    host.ways = ways;
+    Ok(EngineSpec {
+        host,
+        nic: NicConfig {
+            mtu,
+            recovery,
+            timeout,
+            dcqcn: dcqcn.then(|| DcqcnConfig::paper(gbps(fabric))),
+        },
+    })
+}
+
+/// What clusters run today: one queue pair for each connection, of which the adapter itself
+/// controls the rate, and go-back-N. The host only hands the message over.
+fn today(fabric: &FabricSpec, deadline: Picos) -> EngineSpec {
+    let rate = super::fabric::host_rate(&fabric.topology, 0);
+    let mut host = HostConfig::for_fabric(rate, Nanos(fabric.round_trip.as_nanos()));
+    host.engine.paths_max = 1;
+    host.engine.chunk_bytes = Some(4 << 20);
+    host.engine.first_grant = None;
+    host.engine.dead_peer = Nanos(deadline.as_nanos()) + Nanos::from_secs(1);
+    host.controller = AnyController::Fixed(Fixed::new(Bytes::from_mib(1024)));
+    host.selector = AnySelector::Hash(StaticHash);
+    host.ways = Ways::Unknown;
+    EngineSpec {
+        host,
+        nic: NicConfig {
+            mtu: 4096,
+            recovery: Recovery::GoBackN,
+            timeout: Picos::from_micros(2_000),
+            dcqcn: Some(DcqcnConfig::paper(gbps(fabric))),
+        },
+    }
+}
+
+impl ReferenceSpec {
+    /// The transport on this fabric.
+    #[must_use]
+    pub fn spray(&self, fabric: &FabricSpec) -> SprayConfig {
+        let rate = super::fabric::host_rate(&fabric.topology, 0);
+        let mut config = SprayConfig::new(rate, fabric.round_trip);
+        let queue = u64::from(fabric.switch.queue.capacity);
+        config.set_queue(queue.div_ceil(super::fabric::PACKET_BYTES));
+        config.trimming = fabric.switch.queue.overflow == Overflow::Trim;
+        config.control = match self.transport {
+            Transport::Rccc => Control::Open,
+            Transport::Constant => Control::Constant(self.window.unwrap_or(config.window_first)),
+            Transport::Nscc | Transport::NsccRccc | Transport::Dcqcn => Control::Nscc,
+        };
+        config.credit = matches!(self.transport, Transport::Rccc | Transport::NsccRccc);
+        config.balance = match self.balance {
+            Balance::Single | Balance::Oblivious => balance::Balance::Oblivious,
+            Balance::Bitmap => balance::Balance::Bitmap,
+            Balance::Reps => balance::Balance::Reps,
+            Balance::Mixed => balance::Balance::Mixed,
+        };
+        config.paths = match self.balance {
+            Balance::Single => 1,
+            _ => u16::try_from(self.paths.next_power_of_two()).unwrap_or(1 << 15),
+        };
+        config.window_first = self.window.unwrap_or(config.window_first);
+        if let Some(bytes) = self.acknowledge_after {
+            config.ack_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        }
+        config
+    }
+}
+
+fn gbps(fabric: &FabricSpec) -> u64 {
+    let Rate(bytes) = super::fabric::host_rate(&fabric.topology, 0);
+    bytes * 8 / 1_000_000_000
+}
+
+fn read_controller(
+    section: &mut Section<'_>,
+    fabric: &FabricSpec,
+    chunk: u64,
+) -> Result<AnyController, ScenarioError> {
+    let controller = match section.get("controller") {
+        Some(field) => field.one_of("controller", &CONTROLLERS)?,
+        None => Controller::Delay,
+    };
+    let mut window = |name, default: u64| match section.get(name) {
+        Some(field) => {
+            let bytes = fabric.bytes(field.size()?);
+            if bytes == 0 {
+                return Err(field.must_be("above 0"));
+            }
+            Ok(Bytes(bytes))
+        }
+        None => Ok(Bytes(default)),
+    };
+    let bdp = fabric
+        .bdp_packets
+        .saturating_mul(super::fabric::PACKET_BYTES);
+    let start = window("window", (bdp.saturating_mul(3) / 2).max(4 * chunk))?;
+    if matches!(controller, Controller::Fixed) {
+        return Ok(AnyController::Fixed(Fixed::new(start)));
+    }
+    let window_min = window("window_min", (2 * chunk).min(start.0))?;
+    let window_max = window("window_max", start.0)?;
+    if window_min > window_max {
+        return Err(section.error(format!(
+            "hosts.window_min is {window_min}, above hosts.window_max {window_max}; exchange them"
+        )));
+    }
+    let target_queue = match section.get("target_queue") {
+        Some(field) => Nanos(field.time()?.as_nanos()),
+        None => Nanos((fabric.round_trip * 3 / 4).as_nanos()),
+    };
+    Ok(match controller {
+        Controller::Power => AnyController::Power(Power::new(PowerConfig {
+            window_min,
+            window_max,
+            window_start: start,
+            increase: Bytes(chunk),
+        })),
+        Controller::Timely => AnyController::Timely(Timely::new(TimelyConfig {
+            window_min,
+            window_max,
+            line_rate: super::fabric::host_rate(&fabric.topology, 0),
+            queue_low: target_queue / 2,
+            queue_high: target_queue * 4,
+        })),
+        Controller::Delay | Controller::Fixed => AnyController::Delay(Delay::new(DelayConfig {
+            target_queue,
+            window_min,
+            window_max,
+            window_start: start,
+            increase: Bytes(chunk),
+            probe_start: false,
+        })),
+    })
+}
+
+fn read_reference(
+    section: &mut Section<'_>,
+    fabric: &FabricSpec,
+) -> Result<ReferenceSpec, ScenarioError> {
+    let transport = section
+        .need("transport", "\"nscc\"")?
+        .one_of("transport", &TRANSPORTS)?;
+    let balance = match section.get("balance") {
+        Some(field) => field.one_of("load balancer", &BALANCES)?,
+        None => Balance::Mixed,
+    };
+    let paths = section
+        .get("paths")
+        .map_or(Ok(128), |field| field.count(1..=65_536))?;
+    let mut size = |name| {
+        let field = section.get(name);
+        field
+            .map(|field| Ok(fabric.bytes(field.size()?)))
+            .transpose()
+    };
+    Ok(ReferenceSpec {
+        transport,
+        balance,
+        paths,
+        window: size("window")?,
+        acknowledge_after: size("acknowledge_after")?,
+    })
+}

@@ -1,0 +1,142 @@
+//! The run of a scenario with one seed.
+
+use super::{HostsSpec, Scenario};
+use crate::engine::TxEvent;
+use crate::sim::fabric::Fabric;
+use crate::sim::hosts::EngineHosts;
+use crate::sim::report::{HostCounts, Recorder, RunReport};
+use crate::sim::spray::SprayHosts;
+use crate::sim::time::Picos;
+use crate::sim::workload::Workload;
+use crate::sim::world::{Endpoints, Observer, run_observed};
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glimpse {
+    /// Time in the run.
+    pub now: Picos,
+    /// Flows that have not ended.
+    pub open: usize,
+    /// All flows.
+    pub flows: usize,
+}
+
+/// How much is kept of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// What tables show.
+    Figures,
+    /// Also what pictures show: every completion time, and the fabric over time.
+    Pictures,
+}
+
+/// Records the state of the fabric, if that is wanted, and lets somebody watch.
+struct Watched<'a> {
+    recorder: Option<Recorder>,
+    next: Picos,
+    interval: Picos,
+    flows: usize,
+    watch: &'a mut dyn FnMut(Glimpse),
+}
+
+impl Observer for Watched<'_> {
+    fn next(&self) -> Picos {
+        self.next
+    }
+
+    fn observe(&mut self, now: Picos, fabric: &Fabric, open: usize) {
+        self.next = now + self.interval;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.observe(now, fabric);
+            self.next = recorder.next();
+        }
+        (self.watch)(Glimpse {
+            now,
+            open,
+            flows: self.flows,
+        });
+    }
+}
+
+impl Scenario {
+    /// Runs it with this seed; `watch` is told from time to time how far it has come.
+    #[must_use]
+    pub fn play(&self, seed: u64, detail: Detail, watch: &mut dyn FnMut(Glimpse)) -> RunReport {
+        let workload = self.workload(seed);
+        let interval = self.run.sample;
+        let pictures = detail == Detail::Pictures;
+        let watched = Watched {
+            recorder: pictures.then(|| Recorder::new(&self.fabric.topology, interval)),
+            next: interval,
+            interval,
+            flows: workload.flows().len(),
+            watch,
+        };
+        let mut fabric = Fabric::new(self.fabric.topology.clone(), &self.fabric.switch, seed);
+        if let HostsSpec::Reference(spec) = &self.hosts {
+            spec.spray(&self.fabric).quiet_last_hop(&mut fabric);
+        }
+        match &self.hosts {
+            HostsSpec::Engine(spec) => {
+                let hosts = EngineHosts::new(&fabric, &workload, spec.host.clone(), spec.nic, seed);
+                self.drive(seed, fabric, hosts, &workload, watched, |hosts| {
+                    HostCounts {
+                        sent: hosts.nic_stats().sent,
+                        sent_again: hosts.nic_stats().again,
+                        timeouts: hosts.nic_stats().timeouts,
+                        notifications: hosts.nic_stats().cnps,
+                        fences: hosts
+                            .events()
+                            .iter()
+                            .filter(|event| matches!(event.event, TxEvent::Fenced { .. }))
+                            .count() as u64,
+                    }
+                })
+            }
+            HostsSpec::Reference(spec) => {
+                let config = spec.spray(&self.fabric);
+                let hosts = SprayHosts::new(&fabric, &workload, config, seed);
+                self.drive(seed, fabric, hosts, &workload, watched, |hosts| {
+                    let stats = hosts.stats();
+                    HostCounts {
+                        sent: stats.sent,
+                        sent_again: stats.again,
+                        timeouts: stats.timeouts,
+                        notifications: 0,
+                        fences: 0,
+                    }
+                })
+            }
+        }
+    }
+
+    fn drive<E: Endpoints>(
+        &self,
+        seed: u64,
+        mut fabric: Fabric,
+        mut hosts: E,
+        workload: &Workload,
+        mut watched: Watched<'_>,
+        counts: impl FnOnce(&E) -> HostCounts,
+    ) -> RunReport {
+        let ended = run_observed(
+            &mut fabric,
+            &mut hosts,
+            workload,
+            &self.faults,
+            self.run.deadline,
+            &mut watched,
+        );
+        let counts = counts(&hosts);
+        RunReport::new(
+            self,
+            seed,
+            ended,
+            &fabric,
+            workload,
+            &mut hosts,
+            counts,
+            watched.recorder,
+        )
+    }
+}
