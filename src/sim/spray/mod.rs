@@ -447,7 +447,7 @@ impl SprayHosts {
         let mut packet = Packet::new(receiver.to, HEADER, CONTROL, GRANT);
         packet.flow = receiver.flow;
         packet.seq = NO_PACKET;
-        packet.entropy = receiver.flow << 16 | receiver.grants % 128;
+        packet.entropy = (receiver.flow << 16) | (receiver.grants % 128);
         packet.words[0] = grant.granted;
         self.stats.grants += 1;
         self.release_if_over(grant.slot);
@@ -504,7 +504,7 @@ impl SprayHosts {
     /// Looks at all flows of a port for what has not been heard of.
     fn check_timeouts(&mut self, port: u32, now: Picos, net: &mut Net) {
         let timeout = self.config.timeout;
-        let mut next: Option<Picos> = None;
+        let mut earliest: Option<Picos> = None;
         for index in 0..self.adapters[port as usize].flows.len() {
             let slot = self.adapters[port as usize].flows[index];
             let sender = &mut self.senders[slot as usize];
@@ -520,10 +520,10 @@ impl SprayHosts {
             let deadline = self.senders[slot as usize].deadline(timeout);
             // What waits for its turn is on no clock, but will be when it is sent.
             let deadline = deadline.unwrap_or(now + timeout);
-            next = Some(next.map_or(deadline, |at| at.min(deadline)));
+            earliest = Some(earliest.map_or(deadline, |at| at.min(deadline)));
         }
-        self.adapters[port as usize].timeout_at = next;
-        if let Some(at) = next {
+        self.adapters[port as usize].timeout_at = earliest;
+        if let Some(at) = earliest {
             net.wake_at(self.host_of(port), at);
         }
     }
