@@ -624,13 +624,18 @@ impl Outcome {
     }
 }
 
-const ONE_SEED: &str = "theirs is one seed of a figure that varies by about as much";
-const PHASE: &str = "which of two hosts' grants and data come first";
+// Why a bound is wider than the usual one. These bounds were widened after the first comparison:
+// such a row shows how far the two are apart, and that this stays so, but is no proof of agreement.
+const ONE_SEED: &str = "wider bound; theirs is a single seed";
+const PHASE: &str = "wider bound; grants and data of two hosts meet in another order";
+const HEADERS: &str =
+    "wider bound; the control queue drops thousands of headers, found by timeouts";
 const TIMEOUTS: &str =
-    "acknowledgements come later than the timeout, and how that is queued differs";
-const BANDS_NOTE: &str = "bands and their age are those of an older release";
-const NO_FABRIC_SHARE: &str = "theirs hands out less credit when the fabric trims, ours doesn't";
-const UNEXPLAINED: &str = "ours is faster; why is not known";
+    "wider bound; acknowledgements come later than the timeout, and theirs resends differently";
+const BANDS_NOTE: &str = "wider bound; bands and age are an older release's, theirs may differ";
+const NO_FABRIC_SHARE: &str =
+    "wider bound; theirs gives less credit when the fabric trims: 47 945 trims, ours 1.6 million";
+const UNEXPLAINED: &str = "wider bound; ours is faster, and why is not known";
 
 const MB: u64 = 1_000_000;
 const KB: u64 = 1000;
@@ -683,8 +688,8 @@ const CASES: &[Case] = &[
     case(FT128, IncastAll, 2 * MB, Rccc, MIXED, 2, &[(Max, 20_891.4, 0.01), (Trims, 6206.0, 0.15)]),
     case(FT128, IncastAll, 2 * MB, Both, MIXED, 2, &[(Max, 20_892.4, 0.01), (Trims, 6216.0, 0.15)]),
     case(FT1024, IncastAll, 100 * KB, Nscc, MIXED, 1, &[(Max, 10_556.2, 0.01), (Trims, 433_185.0, 0.15)]).window(50),
-    case(FT1024, IncastAll, 100 * KB, Rccc, MIXED, 1, &[(Max, 8902.25, 0.03), (Trims, 12_211.0, 0.15)]).note(TIMEOUTS).window(50),
-    case(FT1024, IncastAll, 100 * KB, Both, MIXED, 1, &[(Max, 8802.62, 0.03), (Trims, 12_033.0, 0.15)]).note(TIMEOUTS).window(50),
+    case(FT1024, IncastAll, 100 * KB, Rccc, MIXED, 1, &[(Max, 8902.25, 0.03), (Trims, 12_211.0, 0.15)]).note(HEADERS).window(50),
+    case(FT1024, IncastAll, 100 * KB, Both, MIXED, 1, &[(Max, 8802.62, 0.03), (Trims, 12_033.0, 0.15)]).note(HEADERS).window(50),
     // Permutations.
     case(FT16, Permutation, 2 * MB, Nscc, MIXED, 10, &[(Max, 194.022, 0.03), (Acks, 2547.0, 0.05)]).fast(),
     case(FT16, Permutation, 2 * MB, Rccc, MIXED, 10, &[(Max, 195.673, 0.03), (Acks, 2911.0, 0.12)]).note(ONE_SEED).fast(),
@@ -730,7 +735,7 @@ const CASES: &[Case] = &[
     case(FT1024, Permutation, 2 * MB, Nscc, OBLIVIOUS, 1, &[(Max, 221.895, 0.07), (Acks, 187_792.0, 0.05)]).note(ONE_SEED).queue(500),
     case(FT1024, Permutation, 2 * MB, Nscc, BITMAP, 1, &[(Max, 202.349, 0.03), (Acks, 171_850.0, 0.05)]).queue(500),
     case(LS1024, Permutation, 2 * MB, Nscc, MIXED, 1, &[(Max, 785.774, 0.03), (Trims, 31_934.0, 0.15)]),
-    case(LS1024, Permutation, 2 * MB, Both, MIXED, 1, &[(Max, 814.138, 0.05), (Trims, 31_622.0, 0.15)]),
+    case(LS1024, Permutation, 2 * MB, Both, MIXED, 1, &[(Max, 814.138, 0.03), (Trims, 31_622.0, 0.15)]),
     case(LS1024, Permutation, 2 * MB, Rccc, MIXED, 1, &[(Max, 749.717, 0.07)]).note(NO_FABRIC_SHARE),
     // Constant windows.
     case(LS128, Permutation, 2 * MB, Constant(15), MIXED_ACK, 3, &[(Max, 51.2, 0.03)]).fast(),
