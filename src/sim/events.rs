@@ -264,14 +264,12 @@ mod tests {
             let mut queue = EventQueue::new();
             let mut model: Vec<(u64, u32)> = Vec::new();
             let mut now = 0;
-            let mut next = 0;
-            for (scale, distance, pops) in steps {
+            for (next, (scale, distance, pops)) in (0u32..).zip(steps) {
                 // From the same bucket to far beyond the calendar.
                 let at = now + (distance >> (20 - 5 * scale.min(3) - 5)) * if scale == 3 { 1 << 12 } else { 1 };
                 queue.push(Picos(at), next);
                 let place = model.partition_point(|&(time, _)| time <= at);
                 model.insert(place, (at, next));
-                next += 1;
                 for _ in 0..pops {
                     let expected = (!model.is_empty()).then(|| model.remove(0));
                     let got = queue.pop().map(|(at, event)| (at.0, event));

@@ -181,6 +181,10 @@ struct Queue {
 /// done with it.
 #[derive(Debug)]
 #[repr(align(64))]
+#[expect(
+    clippy::struct_field_names,
+    reason = "a host's port is what the topology calls it"
+)]
 struct Port {
     /// When the transmitter is free, if `sending`.
     free_at: Picos,
@@ -257,10 +261,10 @@ const fn hash(entropy: u32, salt: u32) -> u32 {
     let mut c = entropy & 0xffff;
     let mut round = 0;
     while round < 3 {
-        let (x, y, z) = [(13, 8, 13), (12, 16, 5), (3, 10, 15)][round];
-        a = a.wrapping_sub(b).wrapping_sub(c) ^ c >> x;
-        b = b.wrapping_sub(c).wrapping_sub(a) ^ a << y;
-        c = c.wrapping_sub(a).wrapping_sub(b) ^ b >> z;
+        let by = [[13, 8, 13], [12, 16, 5], [3, 10, 15]][round];
+        a = a.wrapping_sub(b).wrapping_sub(c) ^ c >> by[0];
+        b = b.wrapping_sub(c).wrapping_sub(a) ^ a << by[1];
+        c = c.wrapping_sub(a).wrapping_sub(b) ^ b >> by[2];
         round += 1;
     }
     c
@@ -451,17 +455,17 @@ impl Fabric {
     }
 
     /// Gives one port of a switch a queue that is not like the others.
+    ///
+    /// # Panics
+    /// More than 256 kinds of queues.
     pub fn set_queue(&mut self, port: u32, config: QueueConfig) {
         let known = self.queues.iter().position(|&other| other == config);
         let place = known.unwrap_or_else(|| {
             self.queues.push(config);
             self.queues.len() - 1
         });
-        debug_assert!(
-            place <= usize::from(u8::MAX),
-            "more kinds of queues than 256"
-        );
-        self.ports[port as usize].queue = place as u8;
+        let place = u8::try_from(place).expect("a run has a handful of kinds of queues");
+        self.ports[port as usize].queue = place;
     }
 
     /// Changes the rate of a port, from its next packet on.

@@ -6,6 +6,11 @@
 //! agree to the nanosecond, and everything that depends on chance agrees as far as two seeds of
 //! the same simulator do. How far that is stands with each row as its bound.
 
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "counts of packets and flows are far below 2^53"
+)]
+
 use super::balance::Balance;
 use super::speed::SpeedCase;
 use super::twister::Twister;
@@ -511,19 +516,26 @@ impl Case {
         let deadline = Picos::from_micros(1_000_000);
         let ended = run(&mut fabric, &mut hosts, &workload, &[], deadline);
         let stats = hosts.stats();
+        let totals = fabric.totals();
+        assert_eq!(
+            totals.sent,
+            totals.delivered + totals.dropped + fabric.in_flight(),
+            "every packet has been delivered or dropped, or is under way"
+        );
         Ok(Outcome::of(
             ended,
             hosts.progress(),
             workload.flows().len(),
             stats,
-            fabric.totals(),
+            totals,
         ))
     }
 
     /// Runs it, and says how many packet-hops that was; 0 if it did not finish.
     pub(super) fn hops(&self, seed: u64) -> u64 {
         let outcome = self.run(seed);
-        outcome.map_or(0, |outcome| outcome.totals.hops)
+        let finished = outcome.ok().filter(|outcome| outcome.makespan.is_finite());
+        finished.map_or(0, |outcome| outcome.totals.hops)
     }
 
     fn rows(&self) -> Vec<Row> {
@@ -612,13 +624,18 @@ impl Outcome {
     }
 }
 
-const ONE_SEED: &str = "theirs is one seed of a figure that varies by about as much";
-const PHASE: &str = "which of two hosts' grants and data come first";
+// Why a bound is wider than the usual one. These bounds were widened after the first comparison:
+// such a row shows how far the two are apart, and that this stays so, but is no proof of agreement.
+const ONE_SEED: &str = "wider bound; theirs is a single seed";
+const PHASE: &str = "wider bound; grants and data of two hosts meet in another order";
+const HEADERS: &str =
+    "wider bound; the control queue drops thousands of headers, found by timeouts";
 const TIMEOUTS: &str =
-    "acknowledgements come later than the timeout, and how that is queued differs";
-const BANDS_NOTE: &str = "bands and their age are those of an older release";
-const NO_FABRIC_SHARE: &str = "theirs hands out less credit when the fabric trims, ours doesn't";
-const UNEXPLAINED: &str = "ours is faster; why is not known";
+    "wider bound; acknowledgements come later than the timeout, and theirs resends differently";
+const BANDS_NOTE: &str = "wider bound; bands and age are an older release's, theirs may differ";
+const NO_FABRIC_SHARE: &str =
+    "wider bound; theirs gives less credit when the fabric trims: 47 945 trims, ours 1.6 million";
+const UNEXPLAINED: &str = "wider bound; ours is faster, and why is not known";
 
 const MB: u64 = 1_000_000;
 const KB: u64 = 1000;
@@ -667,12 +684,12 @@ const CASES: &[Case] = &[
     case(LS128, Incast(32), 2 * MB, Nscc, Ecmp, 3, &[(Mean, 1095.9, 0.05), (Max, 1324.5, 0.01), (Trims, 4533.0, 0.15)]),
     case(LS128, Incast(32), 2 * MB, Nscc, Adaptive, 3, &[(Mean, 1132.8, 0.05), (Max, 1324.0, 0.01), (Trims, 4578.0, 0.15)]),
     case(LS128, Incast(32), 2 * MB, Rccc, MIXED, 3, &[(Mean, 1305.7, 0.01), (Max, 1316.5, 0.01), (Trims, 2955.0, 0.15)]).fast(),
-    case(FT128, IncastAll, 2 * MB, Nscc, MIXED, 2, &[(Max, 21029.3, 0.01), (Trims, 72623.0, 0.15)]),
-    case(FT128, IncastAll, 2 * MB, Rccc, MIXED, 2, &[(Max, 20891.4, 0.01), (Trims, 6206.0, 0.15)]),
-    case(FT128, IncastAll, 2 * MB, Both, MIXED, 2, &[(Max, 20892.4, 0.01), (Trims, 6216.0, 0.15)]),
-    case(FT1024, IncastAll, 100 * KB, Nscc, MIXED, 1, &[(Max, 10556.2, 0.01), (Trims, 433185.0, 0.15)]).window(50),
-    case(FT1024, IncastAll, 100 * KB, Rccc, MIXED, 1, &[(Max, 8902.25, 0.03), (Trims, 12211.0, 0.15)]).note(TIMEOUTS).window(50),
-    case(FT1024, IncastAll, 100 * KB, Both, MIXED, 1, &[(Max, 8802.62, 0.03), (Trims, 12033.0, 0.15)]).note(TIMEOUTS).window(50),
+    case(FT128, IncastAll, 2 * MB, Nscc, MIXED, 2, &[(Max, 21_029.3, 0.01), (Trims, 72_623.0, 0.15)]),
+    case(FT128, IncastAll, 2 * MB, Rccc, MIXED, 2, &[(Max, 20_891.4, 0.01), (Trims, 6206.0, 0.15)]),
+    case(FT128, IncastAll, 2 * MB, Both, MIXED, 2, &[(Max, 20_892.4, 0.01), (Trims, 6216.0, 0.15)]),
+    case(FT1024, IncastAll, 100 * KB, Nscc, MIXED, 1, &[(Max, 10_556.2, 0.01), (Trims, 433_185.0, 0.15)]).window(50),
+    case(FT1024, IncastAll, 100 * KB, Rccc, MIXED, 1, &[(Max, 8902.25, 0.03), (Trims, 12_211.0, 0.15)]).note(HEADERS).window(50),
+    case(FT1024, IncastAll, 100 * KB, Both, MIXED, 1, &[(Max, 8802.62, 0.03), (Trims, 12_033.0, 0.15)]).note(HEADERS).window(50),
     // Permutations.
     case(FT16, Permutation, 2 * MB, Nscc, MIXED, 10, &[(Max, 194.022, 0.03), (Acks, 2547.0, 0.05)]).fast(),
     case(FT16, Permutation, 2 * MB, Rccc, MIXED, 10, &[(Max, 195.673, 0.03), (Acks, 2911.0, 0.12)]).note(ONE_SEED).fast(),
@@ -711,14 +728,14 @@ const CASES: &[Case] = &[
     case(FT1024, Permutation, 2 * MB, Nscc, Adaptive, 1, &[(Mean, 189.3, 0.025), (Max, 198.1, 0.05)]).note(BANDS_NOTE),
     case(FT1024, Permutation, 2 * MB, Rccc, MIXED, 1, &[(Mean, 193.2, 0.01), (Max, 203.4, 0.03)]),
     case(FT1024, Permutation, 2 * MB, Nscc, Ecmp, 2, &[(Mean, 402.0, 0.05)]),
-    case(FT1024, Permutation, 2 * MB, Both, MIXED, 1, &[(Max, 202.633, 0.03), (Acks, 173066.0, 0.05)]),
-    case(FT1024, Permutation, 2 * MB, Nscc, BITMAP, 1, &[(Max, 200.507, 0.03), (Acks, 171855.0, 0.05)]),
-    case(FT1024, Permutation, 2 * MB, Nscc, MIXED_ACK, 1, &[(Max, 193.184, 0.03), (Acks, 501760.0, 0.05)]),
-    case(FT1024, Permutation, 2 * MB, Nscc, REPS_ACK, 1, &[(Max, 198.246, 0.03), (Acks, 501760.0, 0.05)]),
-    case(FT1024, Permutation, 2 * MB, Nscc, OBLIVIOUS, 1, &[(Max, 221.895, 0.07), (Acks, 187792.0, 0.05)]).note(ONE_SEED).queue(500),
-    case(FT1024, Permutation, 2 * MB, Nscc, BITMAP, 1, &[(Max, 202.349, 0.03), (Acks, 171850.0, 0.05)]).queue(500),
-    case(LS1024, Permutation, 2 * MB, Nscc, MIXED, 1, &[(Max, 785.774, 0.03), (Trims, 31934.0, 0.15)]),
-    case(LS1024, Permutation, 2 * MB, Both, MIXED, 1, &[(Max, 814.138, 0.05), (Trims, 31622.0, 0.15)]),
+    case(FT1024, Permutation, 2 * MB, Both, MIXED, 1, &[(Max, 202.633, 0.03), (Acks, 173_066.0, 0.05)]),
+    case(FT1024, Permutation, 2 * MB, Nscc, BITMAP, 1, &[(Max, 200.507, 0.03), (Acks, 171_855.0, 0.05)]),
+    case(FT1024, Permutation, 2 * MB, Nscc, MIXED_ACK, 1, &[(Max, 193.184, 0.03), (Acks, 501_760.0, 0.05)]),
+    case(FT1024, Permutation, 2 * MB, Nscc, REPS_ACK, 1, &[(Max, 198.246, 0.03), (Acks, 501_760.0, 0.05)]),
+    case(FT1024, Permutation, 2 * MB, Nscc, OBLIVIOUS, 1, &[(Max, 221.895, 0.07), (Acks, 187_792.0, 0.05)]).note(ONE_SEED).queue(500),
+    case(FT1024, Permutation, 2 * MB, Nscc, BITMAP, 1, &[(Max, 202.349, 0.03), (Acks, 171_850.0, 0.05)]).queue(500),
+    case(LS1024, Permutation, 2 * MB, Nscc, MIXED, 1, &[(Max, 785.774, 0.03), (Trims, 31_934.0, 0.15)]),
+    case(LS1024, Permutation, 2 * MB, Both, MIXED, 1, &[(Max, 814.138, 0.03), (Trims, 31_622.0, 0.15)]),
     case(LS1024, Permutation, 2 * MB, Rccc, MIXED, 1, &[(Max, 749.717, 0.07)]).note(NO_FABRIC_SHARE),
     // Constant windows.
     case(LS128, Permutation, 2 * MB, Constant(15), MIXED_ACK, 3, &[(Max, 51.2, 0.03)]).fast(),

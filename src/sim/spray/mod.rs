@@ -1,5 +1,5 @@
 //! Transports that spray packets over many paths, as network adapters of the Ultra Ethernet kind
-//! do in hardware: windows (NSCC and others), receiver credit (RCCC), and their load balancers.
+//! do in hardware: windows (NSCC, Swift, theta-PowerTCP), receiver credit (RCCC), and their load balancers.
 //!
 //! They are here to be measured against. They see every packet, every mark and every trim, which
 //! a library on top of RDMA verbs never does; how close the engine comes with completions alone is
@@ -13,6 +13,7 @@
 )]
 
 pub mod balance;
+mod delay;
 pub mod golden;
 mod pull;
 mod receiver;
@@ -452,7 +453,7 @@ impl SprayHosts {
         let mut packet = Packet::new(receiver.to, HEADER, CONTROL, GRANT);
         packet.flow = receiver.flow;
         packet.seq = NO_PACKET;
-        packet.entropy = receiver.flow << 16 | receiver.grants % 128;
+        packet.entropy = (receiver.flow << 16) | (receiver.grants % 128);
         packet.words[0] = grant.granted;
         self.stats.grants += 1;
         self.release_if_over(grant.slot);
@@ -509,7 +510,7 @@ impl SprayHosts {
     /// Looks at all flows of a port for what has not been heard of.
     fn check_timeouts(&mut self, port: u32, now: Picos, net: &mut Net) {
         let timeout = self.config.timeout;
-        let mut next: Option<Picos> = None;
+        let mut earliest: Option<Picos> = None;
         for index in 0..self.adapters[port as usize].flows.len() {
             let slot = self.adapters[port as usize].flows[index];
             let sender = &mut self.senders[slot as usize];
@@ -525,10 +526,10 @@ impl SprayHosts {
             let deadline = self.senders[slot as usize].deadline(timeout);
             // What waits for its turn is on no clock, but will be when it is sent.
             let deadline = deadline.unwrap_or(now + timeout);
-            next = Some(next.map_or(deadline, |at| at.min(deadline)));
+            earliest = Some(earliest.map_or(deadline, |at| at.min(deadline)));
         }
-        self.adapters[port as usize].timeout_at = next;
-        if let Some(at) = next {
+        self.adapters[port as usize].timeout_at = earliest;
+        if let Some(at) = earliest {
             net.wake_at(self.host_of(port), at);
         }
     }
@@ -600,5 +601,81 @@ impl Endpoints for SprayHosts {
             net.wake_at(spec.from, timeout_at);
         }
         self.offer(slot, net);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::packet::BULK;
+    use super::super::topology::LinkSpec;
+    use super::super::workload::DoneWhen;
+    use super::super::world::{Ended, run};
+    use super::*;
+
+    /// All but one of 16 hosts send 2 MB to that one. When each had it, in order of time, packets
+    /// trimmed, and slots left in use.
+    fn incast(control: Control, balance: Balance, trimming: bool) -> (Vec<Picos>, u64, usize) {
+        let link = LinkSpec {
+            rate: Rate::from_mbps(100_000),
+            delay: Picos::from_micros(1),
+        };
+        let topology = Topology::fat_tree(4, link).unwrap();
+        let mut config = SprayConfig::new(link.rate, longest_round_trip(&topology));
+        config.control = control;
+        config.balance = balance;
+        config.trimming = trimming;
+        let mut workload = Workload::new(DoneWhen::Received);
+        let part = workload.add_part("flows");
+        for from in 1..16 {
+            workload.add(Flow {
+                from,
+                to: 0,
+                bytes: 2_000_000,
+                start: Picos::ZERO,
+                class: BULK,
+                part,
+            });
+        }
+        let mut fabric = config.fabric(topology, None, Routing::Hash, 1);
+        let mut hosts = SprayHosts::new(&fabric, &workload, config, 1);
+        let deadline = Picos::from_micros(100_000);
+        let ended = run(&mut fabric, &mut hosts, &workload, &[], deadline);
+        assert_eq!(ended, Ended::Finished, "{control:?} {balance:?}");
+        let totals = fabric.totals();
+        let known = totals.delivered + totals.dropped + fabric.in_flight();
+        assert_eq!(totals.sent, known);
+        assert_eq!(trimming, hosts.stats.nacks > 0);
+        let mut ends: Vec<Picos> = (0..15).filter_map(|f| hosts.progress.ended(f)).collect();
+        ends.sort_unstable();
+        let used = hosts.senders.len() - hosts.free.len();
+        (ends, hosts.stats.nacks, used)
+    }
+
+    #[test]
+    fn every_window_fills_the_last_link_and_gives_its_memory_back() {
+        // All bytes with their headers at 80 ps, and the shortest way there and back.
+        let ideal = 15.0 * (2_000_000.0 + 490.0 * 64.0) * 80e-6 + 4.0;
+        let constant = incast(Control::Constant(262_926), Balance::Mixed, true).1;
+        for control in [Control::Nscc, Control::Swift, Control::ThetaPower] {
+            let (ends, trims, used) = incast(control, Balance::Mixed, true);
+            let last = ends[14].as_micros_f64();
+            assert!((ideal..ideal * 1.1).contains(&last), "{control:?}: {last}");
+            assert!(trims * 4 < constant, "{control:?}: {trims} of {constant}");
+            assert_eq!(used, 0, "{control:?}");
+        }
+    }
+
+    #[test]
+    fn every_balancer_recovers_from_losses_by_timeouts_alone() {
+        for balance in [
+            Balance::Oblivious,
+            Balance::Bitmap,
+            Balance::Reps,
+            Balance::RepsLegacy,
+            Balance::Mixed,
+        ] {
+            let (ends, _, used) = incast(Control::Nscc, balance, false);
+            assert_eq!((ends.len(), used), (15, 0), "{balance:?}");
+        }
     }
 }

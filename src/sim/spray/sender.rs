@@ -376,7 +376,7 @@ impl Sender {
             let seq = self.unacked + index as u32;
             let bytes = self.bytes_of(seq);
             self.in_flight -= i64::from(bytes);
-            self.window.on_timeout(u64::from(bytes));
+            self.window.on_timeout(u64::from(bytes), now);
             self.balancer.learn(0, Verdict::TimedOut, now);
             // A sender without credit that knows of other losses gets on by itself: when all it
             // has sent is given up, nothing is under way, and it may send.

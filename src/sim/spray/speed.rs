@@ -1,6 +1,8 @@
 //! How fast the simulator is: packet-hops a second on one thread, and memory, against uet-htsim's
 //! on the same machine. A packet-hop is one packet's way over one link, its queue included.
 
+#![expect(clippy::cast_precision_loss, reason = "hops are far below 2^53")]
+
 use std::fs;
 use std::time::Instant;
 

@@ -8,6 +8,7 @@
 )]
 
 use super::super::time::Picos;
+use super::delay::{Swift, ThetaPower};
 use super::{MTU, PAYLOAD};
 use crate::units::Rate;
 
@@ -20,6 +21,10 @@ pub enum Control {
     Constant(u64),
     /// The Ultra Ethernet transport's sender control.
     Nscc,
+    /// Swift, by delay alone.
+    Swift,
+    /// theta-PowerTCP, by delay and its growth.
+    ThetaPower,
 }
 
 /// What an acknowledgement tells a window.
@@ -99,6 +104,8 @@ pub(super) enum Window {
     Open,
     Constant(u64),
     Nscc(Nscc),
+    Swift(Swift),
+    ThetaPower(ThetaPower),
 }
 
 impl Window {
@@ -107,6 +114,10 @@ impl Window {
             Control::Open => Self::Open,
             Control::Constant(bytes) => Self::Constant(bytes),
             Control::Nscc => Self::Nscc(Nscc::new(parameters)),
+            Control::Swift => Self::Swift(Swift::new(parameters.rtt, parameters.first)),
+            Control::ThetaPower => {
+                Self::ThetaPower(ThetaPower::new(parameters.rtt, parameters.first))
+            }
         }
     }
 
@@ -116,27 +127,38 @@ impl Window {
             Self::Open => None,
             Self::Constant(bytes) => Some(*bytes),
             Self::Nscc(nscc) => Some(nscc.window),
+            Self::Swift(swift) => Some(swift.bytes()),
+            Self::ThetaPower(power) => Some(power.bytes()),
         }
     }
 
     pub(super) fn on_ack(&mut self, parameters: &Parameters, sample: &Sample) {
-        if let Self::Nscc(nscc) = self {
-            nscc.on_ack(parameters, sample);
+        match self {
+            Self::Open | Self::Constant(_) => {}
+            Self::Nscc(nscc) => nscc.on_ack(parameters, sample),
+            Self::Swift(swift) => swift.on_ack(sample),
+            Self::ThetaPower(power) => power.on_ack(sample),
         }
     }
 
     /// A packet of so many bytes was trimmed. With `keep` the window stays as it is: the
     /// receiver's credit takes care of what was trimmed at the last hop.
     pub(super) fn on_trim(&mut self, parameters: &Parameters, sample: &Sample, keep: bool) {
-        if let Self::Nscc(nscc) = self {
-            nscc.on_trim(parameters, sample, keep);
+        match self {
+            Self::Open | Self::Constant(_) => {}
+            Self::Nscc(nscc) => nscc.on_trim(parameters, sample, keep),
+            Self::Swift(swift) => swift.on_loss(sample.now),
+            Self::ThetaPower(power) => power.on_loss(sample.now),
         }
     }
 
     /// Nothing was heard of a packet of so many bytes.
-    pub(super) fn on_timeout(&mut self, bytes: u64) {
-        if let Self::Nscc(nscc) = self {
-            nscc.window = nscc.window.saturating_sub(bytes).max(MTU);
+    pub(super) fn on_timeout(&mut self, bytes: u64, now: Picos) {
+        match self {
+            Self::Open | Self::Constant(_) => {}
+            Self::Nscc(nscc) => nscc.window = nscc.window.saturating_sub(bytes).max(MTU),
+            Self::Swift(swift) => swift.on_loss(now),
+            Self::ThetaPower(power) => power.on_loss(now),
         }
     }
 }
