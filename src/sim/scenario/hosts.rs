@@ -2,14 +2,19 @@
 
 use super::error::ScenarioError;
 use super::fabric::FabricSpec;
-use super::play::{CAN_RUN_REFERENCES, CAN_TRACE};
+use super::play::CAN_RUN_REFERENCES;
 use super::reader::Section;
-use crate::control::{AnyController, Delay, DelayConfig, Fixed};
+use crate::control::{
+    AnyController, Delay, DelayConfig, Fixed, Power, PowerConfig, Timely, TimelyConfig,
+};
+use crate::engine::admission::AdmissionConfig;
 use crate::engine::{Completions, EngineConfig};
 use crate::path::health::HealthConfig;
-use crate::path::select::{Adaptive, AnySelector, LeastOutstanding, RoundRobin, StaticHash};
+use crate::path::select::{
+    Adaptive, AnySelector, LeastOutstanding, PowerOfTwo, RoundRobin, StaticHash,
+};
 use crate::sim::dcqcn::DcqcnConfig;
-use crate::sim::hosts::HostConfig;
+use crate::sim::hosts::{HostConfig, Ways};
 use crate::sim::nic::{NicConfig, PACKET_OVERHEAD, Recovery};
 use crate::sim::time::Picos;
 use crate::units::{Bytes, Nanos, Rate};
@@ -41,17 +46,6 @@ pub struct EngineSpec {
     pub host: HostConfig,
     /// Adapter.
     pub nic: NicConfig,
-    /// How source ports are chosen.
-    pub ways: Ways,
-}
-
-/// How the source ports of paths are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ways {
-    /// At random.
-    Unknown,
-    /// So that they lead different ways, as probes have shown.
-    Traced,
 }
 
 /// Which reference.
@@ -128,24 +122,32 @@ const BALANCES: [(&str, Balance); 5] = [
 enum Controller {
     Delay,
     Fixed,
+    Power,
+    Timely,
 }
 
 /// The controllers by the names that users choose them by. A new one has a line here and an arm
 /// in [`read_controller`].
-const CONTROLLERS: [(&str, Controller); 2] =
-    [("delay", Controller::Delay), ("fixed", Controller::Fixed)];
+const CONTROLLERS: [(&str, Controller); 4] = [
+    ("delay", Controller::Delay),
+    ("fixed", Controller::Fixed),
+    ("power", Controller::Power),
+    ("timely", Controller::Timely),
+];
 
 #[derive(Debug, Clone, Copy)]
 enum Selector {
     LeastOutstanding,
+    PowerOfTwo,
     Adaptive,
     RoundRobin,
     Hash,
 }
 
 /// The selectors by name.
-const SELECTORS: [(&str, Selector); 4] = [
+const SELECTORS: [(&str, Selector); 5] = [
     ("least-outstanding", Selector::LeastOutstanding),
+    ("power-of-two", Selector::PowerOfTwo),
     ("adaptive", Selector::Adaptive),
     ("round-robin", Selector::RoundRobin),
     ("hash", Selector::Hash),
@@ -175,8 +177,11 @@ pub(super) fn read(
     Ok(spec)
 }
 
-/// A chunk costs the host no less: 1.5 million of them a second for each 400 Gb/s.
-const CHUNK_TIME: Picos = Picos::from_nanos(667);
+/// A chunk and its completion cost the host so much together that it moves 1.5 million of them a
+/// second, as measured on the real engine.
+const CHUNK_TIME: Picos = Picos::from_nanos(567);
+/// Of which a completion takes this.
+const INPUT_TIME: Picos = Picos::from_nanos(100);
 /// Chunks are whole lines of this many bytes.
 const CHUNK_STEP: u64 = 128;
 
@@ -198,26 +203,27 @@ fn read_engine(
     let paths = section
         .get("paths")
         .map_or(Ok(16), |field| field.count(1..=64))?;
-    let controller = read_controller(section, fabric)?;
+    let controller = read_controller(section, fabric, chunk)?;
     let selector = match section.get("selector") {
         Some(field) => field.one_of("selector", &SELECTORS)?,
         None => Selector::LeastOutstanding,
     };
+    let round_trip = fabric.round_trip;
     let mut time = |name, default| match section.get(name) {
         Some(field) => field.delay(),
         None => Ok(default),
     };
     let chunk_time = time("chunk_time", CHUNK_TIME)?;
-    let input_time = time("input_time", Picos::ZERO)?;
+    let input_time = time("input_time", INPUT_TIME)?;
     let dial_time = time("dial_time", Picos::from_micros(500))?;
     let mut above_zero = |name, default| match section.get(name) {
         Some(field) => field.time(),
         None => Ok(default),
     };
-    let tick = above_zero("tick", Picos::from_micros(10))?;
-    let suspect = above_zero("suspect", Picos::from_micros(10_000))?;
-    let dead = above_zero("dead", Picos::from_micros(80_000))?;
-    let timeout = above_zero("timeout", Picos::from_micros(2_000))?;
+    let tick = above_zero("tick", round_trip / 2)?;
+    let suspect = above_zero("suspect", round_trip * 3)?;
+    let dead = above_zero("dead", round_trip * 16)?;
+    let timeout = above_zero("timeout", Picos::from_micros(1_000))?;
     let mtu = match section.get("mtu") {
         Some(field) => u16::try_from(field.number(256..=9000)?).unwrap_or(9000),
         None => 4096,
@@ -232,22 +238,21 @@ fn read_engine(
         )?,
         None => Recovery::Selective,
     };
+    let grants = section
+        .get("grants")
+        .map_or(Ok(true), |field| field.boolean())?;
     let dcqcn = section
         .get("dcqcn")
         .map_or(Ok(false), |field| field.boolean())?;
     let ways = match section.get("ways") {
         Some(field) => {
             let known = [("unknown", Ways::Unknown), ("traced", Ways::Traced)];
-            let ways = field.one_of("knowledge of ways", &known)?;
-            if ways == Ways::Traced && !CAN_TRACE {
-                return Err(field.error(
-                    "is \"traced\", which the hosts of this build cannot do; use \"unknown\"",
-                ));
-            }
-            ways
+            field.one_of("knowledge of ways", &known)?
         }
-        None => Ways::Unknown,
+        None => Ways::Traced,
     };
+    let nanos = |time: Picos| Nanos(time.as_nanos());
+    let bdp = fabric.host_bdp_packets() * super::fabric::PACKET_BYTES;
     let engine = EngineConfig {
         paths_max: u8::try_from(paths).unwrap_or(64),
         search: false,
@@ -255,10 +260,15 @@ fn read_engine(
         chunk_bytes: u32::try_from(chunk).ok(),
         completions: Completions::Local,
         receive_depth: None,
+        first_grant: grants.then_some(0),
         health: HealthConfig {
-            suspect_min: Nanos(suspect.as_nanos()),
-            dead_min: Nanos(dead.as_nanos()),
-            ..HealthConfig::default()
+            suspect_min: nanos(suspect),
+            dead_min: nanos(dead),
+            dead_max: nanos((round_trip * 200).max(dead)),
+            probe_gap: nanos(round_trip * 2),
+            sibling_span: nanos(round_trip),
+            sibling_lately: nanos(round_trip * 2),
+            fence_repeat: nanos(round_trip * 2),
         },
         // No peer dies in a scenario: what cannot go on is reported as stuck at the deadline.
         dead_peer: Nanos(deadline.as_nanos()) + Nanos::from_secs(1),
@@ -271,6 +281,7 @@ fn read_engine(
                 Selector::LeastOutstanding => {
                     AnySelector::LeastOutstanding(LeastOutstanding::default())
                 }
+                Selector::PowerOfTwo => AnySelector::PowerOfTwo(PowerOfTwo::default()),
                 Selector::Adaptive => AnySelector::Adaptive(Adaptive),
                 Selector::RoundRobin => AnySelector::RoundRobin(RoundRobin::default()),
                 Selector::Hash => AnySelector::Hash(StaticHash),
@@ -278,6 +289,12 @@ fn read_engine(
             chunk_time,
             input_time,
             tick,
+            admission: AdmissionConfig {
+                bdp: Bytes(bdp),
+                quantum: Bytes(4 * chunk),
+                unasked_min: Bytes(chunk),
+            },
+            ways,
             dial_time,
         },
         nic: NicConfig {
@@ -286,7 +303,6 @@ fn read_engine(
             timeout,
             dcqcn: dcqcn.then(|| DcqcnConfig::paper(gbps(fabric))),
         },
-        ways,
     })
 }
 
@@ -298,43 +314,62 @@ fn gbps(fabric: &FabricSpec) -> u64 {
 fn read_controller(
     section: &mut Section<'_>,
     fabric: &FabricSpec,
+    chunk: u64,
 ) -> Result<AnyController, ScenarioError> {
     let controller = match section.get("controller") {
         Some(field) => field.one_of("controller", &CONTROLLERS)?,
-        None => Controller::Fixed,
+        None => Controller::Delay,
     };
-    let mut window = |name, packets: u64| match section.get(name) {
-        Some(field) => {
-            let bytes = fabric.bytes(field.size()?);
-            if bytes == 0 {
-                return Err(field.must_be("above 0"));
-            }
-            Ok(Bytes(bytes))
-        }
-        None => Ok(Bytes(packets * super::fabric::PACKET_BYTES)),
+    let bdp = fabric.host_bdp_packets() * super::fabric::PACKET_BYTES;
+    let mut window = |name, default| match section.get(name) {
+        Some(field) => match fabric.window_bytes(field.size()?) {
+            0 => Err(field.must_be("above 0")),
+            bytes => Ok(Bytes(bytes)),
+        },
+        None => Ok(Bytes(default)),
     };
-    let start = window("window", fabric.bdp_packets.saturating_mul(3).div_ceil(2))?;
+    // One and a half, as the reference begins: the excess is the least queue that keeps a link
+    // busy whose paths are not all alike.
+    let start = window("window", bdp.saturating_mul(3).div_ceil(2))?;
+    if matches!(controller, Controller::Fixed) {
+        return Ok(AnyController::Fixed(Fixed::new(start)));
+    }
+    let window_max = window("window_max", start.0)?;
+    let window_min = window("window_min", (2 * chunk).min(window_max.0))?;
+    if window_min > window_max {
+        return Err(section.error(format!(
+            "hosts.window_min is {window_min}, above hosts.window_max {window_max}; exchange them"
+        )));
+    }
+    let round_trip = Nanos(fabric.round_trip.as_nanos());
     Ok(match controller {
-        Controller::Fixed => AnyController::Fixed(Fixed::new(start)),
-        Controller::Delay => {
-            let window_min = window("window_min", 16)?;
-            let window_max = window("window_max", fabric.bdp_packets.saturating_mul(4))?;
+        Controller::Fixed | Controller::Delay => {
             let target_queue = match section.get("target_queue") {
                 Some(field) => Nanos(field.time()?.as_nanos()),
-                None => Nanos((fabric.round_trip / 2).as_nanos()),
+                None => round_trip.scale(3, 4),
             };
-            if window_min > window_max {
-                return Err(section.error(format!(
-                    "hosts.window_min is {window_min}, above hosts.window_max {window_max}; exchange them"
-                )));
-            }
             AnyController::Delay(Delay::new(DelayConfig {
                 target_queue,
+                increase: Bytes(chunk),
+                probe_start: false,
                 window_min,
                 window_max,
                 window_start: start,
             }))
         }
+        Controller::Power => AnyController::Power(Power::new(PowerConfig {
+            window_min,
+            window_max,
+            window_start: start,
+            increase: Bytes(chunk),
+        })),
+        Controller::Timely => AnyController::Timely(Timely::new(TimelyConfig {
+            window_min,
+            window_max,
+            line_rate: super::fabric::host_rate(&fabric.topology, 0),
+            queue_low: round_trip.scale(1, 4),
+            queue_high: round_trip,
+        })),
     })
 }
 
@@ -355,7 +390,7 @@ fn read_reference(
     let mut size = |name| {
         let field = section.get(name);
         field
-            .map(|field| Ok(fabric.bytes(field.size()?)))
+            .map(|field| Ok(fabric.window_bytes(field.size()?)))
             .transpose()
     };
     Ok(ReferenceSpec {

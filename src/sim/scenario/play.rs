@@ -12,8 +12,6 @@ use crate::sim::world::{Endpoints, Observer, run_observed};
 /// Whether [`Scenario::play`] knows how to run reference transports: a scenario with them is
 /// refused when it is read, not when it runs.
 pub(super) const CAN_RUN_REFERENCES: bool = false;
-/// Whether the engine's hosts find out where their source ports lead.
-pub(super) const CAN_TRACE: bool = false;
 /// Whether hosts can be slowed down ([`Endpoints::slow_down`]).
 pub(super) const CAN_SLOW_HOSTS: bool = false;
 
@@ -89,6 +87,7 @@ impl Scenario {
                         sent_again: hosts.nic_stats().again,
                         timeouts: hosts.nic_stats().timeouts,
                         notifications: hosts.nic_stats().cnps,
+                        longest_stall_ps: Some(hosts.longest_stall().0),
                         fences: hosts
                             .events()
                             .iter()
