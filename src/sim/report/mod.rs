@@ -130,6 +130,9 @@ pub struct HostCounts {
     pub notifications: u64,
     /// Paths that the engine fenced.
     pub fences: u64,
+    /// Longest time in which a host had something to send and nothing of it was acknowledged,
+    /// picoseconds, where that is known.
+    pub longest_stall_ps: Option<u64>,
 }
 
 /// What did not end.

@@ -279,6 +279,13 @@ impl Report {
             counts(&|run| run.hosts.fences),
             counts(&|run| run.fabric.queue_max_bytes),
         );
+        let stalls = self
+            .runs
+            .iter()
+            .filter_map(|run| run.hosts.longest_stall_ps);
+        if let Some(longest) = stalls.max() {
+            let _ = writeln!(text, "longest time without progress {} µs", micros(longest));
+        }
         for run in self.runs.iter().filter(|run| !run.is_finished()) {
             text.push_str(&run.stuck_text());
         }

@@ -29,15 +29,21 @@ pub struct FabricSpec {
     /// A full packet there and its acknowledgement back, between the hosts that are furthest apart
     /// in an idle network.
     pub round_trip: Picos,
-    /// Packets that fill a host's link for a round trip.
+    /// Packets that fill one port of a host for a round trip.
     pub bdp_packets: u64,
 }
 
 impl FabricSpec {
-    /// Bytes of a size on this fabric.
+    /// Packets that fill all ports of a host for a round trip.
     #[must_use]
-    pub fn bytes(&self, size: Size) -> u64 {
-        in_bytes(size, self.bdp_packets)
+    pub fn host_bdp_packets(&self) -> u64 {
+        self.bdp_packets * self.topology.host_ports_of(0).len() as u64
+    }
+
+    /// Bytes of a window: in products of delay and bandwidth of all ports of a host.
+    #[must_use]
+    pub fn window_bytes(&self, size: Size) -> u64 {
+        in_bytes(size, self.host_bdp_packets())
     }
 }
 
@@ -352,7 +358,7 @@ fn read_switch(section: &mut Section<'_>, bdp_packets: u64) -> Result<SwitchConf
         .get("control_queue")
         .map_or(Ok(capacity.saturating_mul(2)), bytes)?;
     let (mark_low, mark_high) = read_ecn(section, &bytes, (bdp(20), bdp(80)))?;
-    let pause = read_pause(section, &bytes, [bdp(50), bdp(45), bdp(50)])?;
+    let pause = read_pause(section, &bytes, [bdp(40), bdp(33), bdp(30)])?;
     let overflow = match section.get("overflow") {
         Some(field) => field.one_of(
             "way to treat a full queue",
@@ -428,7 +434,7 @@ fn read_pause(
         None if field.is_table() => {}
         None => {
             return Err(field.must_be(
-                "true, false, or { on = \"0.5 BDP\", off = \"0.45 BDP\", headroom = \"0.5 BDP\" }",
+                "true, false, or { on = \"0.4 BDP\", off = \"0.33 BDP\", headroom = \"0.3 BDP\" }",
             ));
         }
     }

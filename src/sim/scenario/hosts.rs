@@ -73,15 +73,21 @@ pub enum Transport {
     NsccRccc,
     /// A constant window.
     Constant,
+    /// Swift.
+    Swift,
+    /// θ-PowerTCP.
+    ThetaPowerTcp,
     /// DCQCN over go-back-N: what clusters run today.
     Dcqcn,
 }
 
-const TRANSPORTS: [(&str, Transport); 5] = [
+const TRANSPORTS: [(&str, Transport); 7] = [
     ("nscc", Transport::Nscc),
     ("rccc", Transport::Rccc),
     ("nscc+rccc", Transport::NsccRccc),
     ("constant", Transport::Constant),
+    ("swift", Transport::Swift),
+    ("theta-powertcp", Transport::ThetaPowerTcp),
     ("dcqcn", Transport::Dcqcn),
 ];
 
@@ -208,7 +214,7 @@ fn read_engine(
     let tick = above_zero("tick", host.tick)?;
     let suspect = above_zero("suspect", Picos::from(host.engine.health.suspect_min))?;
     let dead = above_zero("dead", Picos::from(host.engine.health.dead_min))?;
-    let timeout = above_zero("timeout", Picos::from_micros(2_000))?;
+    let timeout = above_zero("timeout", Picos::from_micros(1_000))?;
     let mtu = match section.get("mtu") {
         Some(field) => u16::try_from(field.number(256..=9000)?).unwrap_or(9000),
         None => 4096,
@@ -302,6 +308,8 @@ impl ReferenceSpec {
         config.trimming = fabric.switch.queue.overflow == Overflow::Trim;
         config.control = match self.transport {
             Transport::Rccc => Control::Open,
+            Transport::Swift => Control::Swift,
+            Transport::ThetaPowerTcp => Control::ThetaPower,
             Transport::Constant => Control::Constant(self.window.unwrap_or(config.window_first)),
             Transport::Nscc | Transport::NsccRccc | Transport::Dcqcn => Control::Nscc,
         };
@@ -340,7 +348,7 @@ fn read_controller(
     };
     let mut window = |name, default: u64| match section.get(name) {
         Some(field) => {
-            let bytes = fabric.bytes(field.size()?);
+            let bytes = fabric.window_bytes(field.size()?);
             if bytes == 0 {
                 return Err(field.must_be("above 0"));
             }
@@ -348,9 +356,7 @@ fn read_controller(
         }
         None => Ok(Bytes(default)),
     };
-    let bdp = fabric
-        .bdp_packets
-        .saturating_mul(super::fabric::PACKET_BYTES);
+    let bdp = fabric.host_bdp_packets().saturating_mul(super::fabric::PACKET_BYTES);
     let start = window("window", (bdp.saturating_mul(3) / 2).max(4 * chunk))?;
     if matches!(controller, Controller::Fixed) {
         return Ok(AnyController::Fixed(Fixed::new(start)));
@@ -408,7 +414,7 @@ fn read_reference(
     let mut size = |name| {
         let field = section.get(name);
         field
-            .map(|field| Ok(fabric.bytes(field.size()?)))
+            .map(|field| Ok(fabric.window_bytes(field.size()?)))
             .transpose()
     };
     Ok(ReferenceSpec {

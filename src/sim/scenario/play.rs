@@ -90,6 +90,7 @@ impl Scenario {
                             .iter()
                             .filter(|event| matches!(event.event, TxEvent::Fenced { .. }))
                             .count() as u64,
+                        longest_stall_ps: Some(hosts.longest_stall().0),
                     }
                 })
             }
@@ -104,6 +105,7 @@ impl Scenario {
                         timeouts: stats.timeouts,
                         notifications: 0,
                         fences: 0,
+                        longest_stall_ps: None,
                     }
                 })
             }

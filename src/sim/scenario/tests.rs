@@ -179,12 +179,12 @@ fn broken_values_name_line_field_and_remedy() {
         (
             "chunk = \"16K\"",
             "controller = \"delai\"",
-            "a.toml:13: hosts.controller is \"delai\", which is no controller; did you mean delay? known are delay, fixed",
+            "a.toml:13: hosts.controller is \"delai\", which is no controller; did you mean delay? known are delay, fixed, power, timely",
         ),
         (
             "chunk = \"16K\"",
             "selector = \"best\"",
-            "a.toml:13: hosts.selector is \"best\", which is no selector; known are least-outstanding, adaptive, round-robin, hash",
+            "a.toml:13: hosts.selector is \"best\", which is no selector; known are least-outstanding, power-of-two, adaptive, round-robin, hash",
         ),
         (
             "chunk = \"16K\"",
@@ -347,11 +347,9 @@ fn a_workload_that_would_fill_the_memory_is_refused() {
 
 #[test]
 fn what_this_build_cannot_do_is_refused_and_not_ignored() {
-    for (field, value) in [("ways", "traced"), ("kind", "reference")] {
-        let text = GOOD.replace(
-            "paths = 4",
-            &format!("{field} = \"{value}\"\ntransport = \"nscc\""),
-        );
+    let text = GOOD.replace("paths = 4", "kind = \"reference\"\ntransport = \"nscc\"");
+    let text = text.replace("chunk = \"16K\"\n", "");
+    for text in [text, format!("{GOOD}[[fault]]\nkind = \"host-slow\"\n")] {
         let error = parse(&text).unwrap_err();
         assert!(error.contains("this build"), "{error}");
     }
