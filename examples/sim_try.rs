@@ -16,6 +16,23 @@ fn arg(name: &str, default: u64) -> u64 {
 
 fn main() {
     let seeds = arg("seeds", 2);
+    if arg("suite", 0) > 0 {
+        let t0 = std::time::Instant::now();
+        for r in rows(seeds, 2) {
+            println!(
+                "{:44} {:32} ecmp {:9.2} static {:9.2} ours {:9.3} {:?} {}",
+                r.scene,
+                r.what,
+                r.ecmp,
+                r.static_spray,
+                r.ours,
+                r.reach,
+                r.holds()
+            );
+        }
+        println!("{:.1} s", t0.elapsed().as_secs_f64());
+        return;
+    }
     let mut setup = match arg("who", 0) {
         0 => Setup::ours(),
         1 => Setup::ecmp(),

@@ -2,11 +2,14 @@
 //! beside the reference, with a bound in each row.
 
 use std::io::Write;
+use std::num::NonZero;
 
 use serde::Serialize;
 
 use super::{Failure, SuiteTable, print_json};
+use crate::sim::control_suite::{self, Reach};
 use crate::sim::report::table::Table;
+use crate::sim::spray::{golden, speed};
 
 /// One row of a suite.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,19 +31,76 @@ pub struct Row {
     pub note: Option<String>,
 }
 
-/// The rows of a suite. This is where the suites are plugged in: a function that makes rows, here.
-fn rows(table: SuiteTable) -> Option<Vec<Row>> {
+/// The rows of a suite.
+fn rows(table: SuiteTable) -> Vec<Row> {
     match table {
-        SuiteTable::Golden | SuiteTable::Control | SuiteTable::Speed => None,
+        SuiteTable::Golden => golden::rows(golden::Subset::Full)
+            .map(from_golden)
+            .collect(),
+        SuiteTable::Control => {
+            let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+            control_suite::rows(CONTROL_SEEDS, threads)
+                .into_iter()
+                .map(from_control)
+                .collect()
+        }
+        SuiteTable::Speed => speed::rows().map(from_speed).collect(),
+    }
+}
+
+/// Seeds of the control suite: the targets are means over at least five.
+const CONTROL_SEEDS: u64 = 5;
+
+fn from_golden(row: golden::Row) -> Row {
+    Row {
+        name: format!("{}: {}", row.name, row.what),
+        reference: row.theirs,
+        ours: row.ours,
+        ratio_or_error: row.error,
+        bound: format!("± {:.1} %", row.bound * 100.0),
+        holds: row.holds,
+        note: (!row.note.is_empty()).then(|| row.note.to_owned()),
+    }
+}
+
+fn from_control(row: control_suite::Row) -> Row {
+    let (bound, reach) = match row.reach {
+        Reach::AtMost(reach) => (format!("≤ {reach}"), reach),
+        Reach::AtLeast(reach) => (format!("≥ {reach}"), reach),
+    };
+    Row {
+        name: format!("{}: {}", row.scene, row.what),
+        reference: row.ecmp,
+        ours: row.ours,
+        ratio_or_error: if reach == 0.0 {
+            row.ours
+        } else {
+            row.ours / reach
+        },
+        bound,
+        holds: row.holds(),
+        note: None,
+    }
+}
+
+fn from_speed(row: speed::Speed) -> Row {
+    let memory = row.memory_mib.unwrap_or(f64::NAN);
+    Row {
+        name: format!("{}: million packet-hops/s", row.name),
+        reference: row.theirs.unwrap_or(f64::NAN),
+        ours: row.mhops_per_second,
+        ratio_or_error: row.mhops_per_second / row.theirs.unwrap_or(f64::NAN),
+        bound: format!(
+            "≥ {} within {} MiB (took {:.1} s, {memory:.0} MiB)",
+            row.bound, row.memory_bound_mib, row.seconds
+        ),
+        holds: row.holds,
+        note: None,
     }
 }
 
 pub(super) fn suite(table: SuiteTable, json: bool, out: &mut impl Write) -> Result<(), Failure> {
-    let Some(rows) = rows(table) else {
-        return Err(Failure::Usage(
-            "this suite is not part of this build yet".to_owned(),
-        ));
-    };
+    let rows = rows(table);
     if json {
         print_json(out, &rows)?;
     } else {

@@ -32,7 +32,7 @@ pub struct Power {
     /// The window of a round trip ago, which the samples of now speak about.
     reference: f64,
     reference_at: Timestamp,
-    power: f64,
+    smoothed: f64,
     median: Median,
     previous: Option<(Timestamp, Nanos)>,
 }
@@ -54,7 +54,7 @@ impl Power {
             window,
             reference: window,
             reference_at: Timestamp::ZERO,
-            power: 1.0,
+            smoothed: 1.0,
             median: Median::default(),
             previous: None,
         }
@@ -83,8 +83,8 @@ impl Controller for Power {
         let gradient = (change + 1.0).max(GRADIENT_MIN);
         let power = gradient * rtt.0 as f64 / (SLACK * base);
         let weight = (elapsed / base).min(1.0);
-        self.power = self.power * (1.0 - weight) + power * weight;
-        let target = self.reference / self.power.max(0.01) + self.config.increase.as_f64();
+        self.smoothed = self.smoothed * (1.0 - weight) + power * weight;
+        let target = self.reference / self.smoothed.max(0.01) + self.config.increase.as_f64();
         let (least, most) = (
             self.config.window_min.as_f64(),
             self.config.window_max.as_f64(),
@@ -103,7 +103,7 @@ impl Controller for Power {
     fn on_path_lost(&mut self, _now: Timestamp) {
         self.median = Median::default();
         self.previous = None;
-        self.power = 1.0;
+        self.smoothed = 1.0;
     }
 
     #[expect(

@@ -1,4 +1,4 @@
-//! TIMELY (Mittal et al., SIGCOMM 2015), as patched by Zhu et al. (CoNEXT 2016): a rate that
+//! TIMELY (Mittal et al., SIGCOMM 2015), as patched by Zhu et al. (`CoNEXT` 2016): a rate that
 //! follows the gradient of the round trip, with a fixed point that the original lacks.
 //!
 //! The rate is turned into a window by the last round trip, as other host stacks do that cannot

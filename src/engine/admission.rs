@@ -30,7 +30,7 @@ pub struct AdmissionConfig {
 /// One link into the device.
 #[derive(Debug, Clone, Copy, Default)]
 struct Member {
-    class: u8,
+    class: usize,
     present: bool,
     /// Cumulative bytes of the link.
     received: u64,
@@ -92,11 +92,11 @@ impl Admission {
     /// A link into the device; the answer names it.
     pub fn join(&mut self, class: u8) -> u32 {
         self.members.push(Member {
-            class: class.min(CLASSES as u8 - 1),
+            class: usize::from(class).min(CLASSES - 1),
             present: true,
             ..Member::default()
         });
-        self.members.len() as u32 - 1
+        u32::try_from(self.members.len() - 1).unwrap_or(u32::MAX)
     }
 
     /// The link is gone.
@@ -121,7 +121,7 @@ impl Admission {
         if m.wanted > m.granted {
             if !m.queued {
                 m.queued = true;
-                self.turns[usize::from(m.class)].push_back(member);
+                self.turns[m.class].push_back(member);
             }
         } else if m.wanted <= m.received {
             self.renewals.push_back(member);
@@ -132,7 +132,7 @@ impl Admission {
     fn change(&mut self, member: u32, how: impl FnOnce(&mut Member)) {
         let most = self.outstanding_max();
         let m = &mut self.members[member as usize];
-        let class = &mut self.classes[usize::from(m.class)];
+        let class = &mut self.classes[m.class];
         if m.is_active() {
             class.active -= 1;
             class.outstanding -= m.outstanding().min(most);
@@ -174,7 +174,7 @@ impl Admission {
     pub fn poll_grant(&mut self) -> Option<(u32, u64)> {
         while let Some(member) = self.renewals.pop_front() {
             let m = self.members[member as usize];
-            let unasked = self.unasked(usize::from(m.class));
+            let unasked = self.unasked(m.class);
             let allowed = m.received + unasked;
             // Told only when it matters: every grant is a frame.
             if m.present && m.wanted <= m.received && allowed >= m.granted + unasked.div_ceil(2) {

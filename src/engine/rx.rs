@@ -580,12 +580,13 @@ impl RxEngine {
         if !self.paths_up().any(|p| self.is_suspect(p)) {
             return;
         }
-        match self.config.completions {
-            Completions::Peer => self.resync(),
-            // An adapter sends a lost frame again by itself, and a path may just wait behind urgent
-            // traffic: only what holds the sender up is said again.
-            Completions::Local if verdict != Verdict::Dead => self.say_grant(),
-            Completions::Local => self.resync(),
+        // An adapter sends a lost frame again by itself, and a path may just wait behind urgent
+        // traffic: until it is as good as dead, only what holds the sender up is said again.
+        let patient = self.config.completions == Completions::Local && verdict != Verdict::Dead;
+        if patient {
+            self.say_grant();
+        } else {
+            self.resync();
         }
     }
 

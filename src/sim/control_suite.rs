@@ -6,6 +6,9 @@
 //! engine stand what it is compared with: one path for each connection, which is what ECMP gives,
 //! and switches that choose the way of each packet themselves.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
 use super::fabric::{Fabric, Overflow, PauseConfig, QueueConfig, Routing, SwitchConfig};
 use super::hosts::{EngineHosts, HostConfig, Ways};
 use super::nic::{NicConfig, Recovery};
@@ -15,12 +18,9 @@ use super::time::Picos;
 use super::topology::{End, LinkSpec, Topology};
 use super::workload::{DoneWhen, Flow, Workload};
 use super::world::{Change, Ended, Endpoints, Fault, run};
-use crate::control::{AnyController, Delay, DelayConfig};
-use crate::engine::admission::AdmissionConfig;
-use crate::engine::{Completions, EngineConfig, TxEvent};
-use crate::path::health::HealthConfig;
-use crate::path::select::{AnySelector, LeastOutstanding, RoundRobin, StaticHash};
-use crate::units::{Bytes, Nanos, Rate};
+use crate::engine::TxEvent;
+use crate::path::select::{AnySelector, RoundRobin, StaticHash};
+use crate::units::{Nanos, Rate};
 
 const HOSTS: u32 = 128;
 const LEAVES: u32 = 8;
@@ -155,49 +155,13 @@ impl Setup {
 }
 
 fn hosts() -> HostConfig {
-    HostConfig {
-        engine: EngineConfig {
-            paths_max: 16,
-            search: false,
-            eager_bytes: 0,
-            chunk_bytes: Some(32 << 10),
-            completions: Completions::Local,
-            receive_depth: None,
-            first_grant: Some(0),
-            health: HealthConfig {
-                suspect_min: Nanos(3 * BASE_RTT.as_nanos()),
-                dead_min: Nanos(16 * BASE_RTT.as_nanos()),
-                dead_max: Nanos(200 * BASE_RTT.as_nanos()),
-                probe_gap: Nanos(2 * BASE_RTT.as_nanos()),
-                sibling_span: Nanos(BASE_RTT.as_nanos()),
-                sibling_lately: Nanos(2 * BASE_RTT.as_nanos()),
-                fence_repeat: Nanos(2 * BASE_RTT.as_nanos()),
-            },
-            dead_peer: Nanos::from_secs(1),
-        },
-        controller: AnyController::Delay(Delay::new(DelayConfig {
-            target_queue: Nanos(BASE_RTT.as_nanos() * 3 / 4),
-            window_min: Bytes(64 << 10),
-            window_max: Bytes(625_000),
-            window_start: Bytes(625_000),
-            increase: Bytes(32 << 10),
-            probe_start: false,
-        })),
-        selector: AnySelector::LeastOutstanding(LeastOutstanding::default()),
-        admission: AdmissionConfig {
-            bdp: Bytes(417_000),
-            quantum: Bytes(128 << 10),
-            unasked_min: Bytes(32 << 10),
-        },
-        chunk_time: Picos::from_nanos(567),
-        input_time: Picos::from_nanos(100),
-        tick: Picos::from_micros(4),
-        ways: Ways::Traced,
-        dial_time: Picos::from_micros(500),
-    }
+    HostConfig::for_fabric(LINK.rate, Nanos(BASE_RTT.as_nanos()))
 }
 
 /// Runs one scene once.
+///
+/// # Panics
+/// Never: a fabric of these sizes exists.
 #[must_use]
 pub fn measure(scene: Scene, loss: Loss, setup: &Setup, seed: u64) -> Outcome {
     let topology = Topology::leaf_spine(LEAVES, HOSTS / LEAVES, SPINES, LINK, LINK)
@@ -299,7 +263,7 @@ fn workload(scene: Scene, seed: u64) -> Workload {
     let mut workload = Workload::new(DoneWhen::Acknowledged);
     match scene {
         Scene::Permutation(bytes) => {
-            permutation(&mut workload, "permutation", bytes, 1, BULK, &mut stream)
+            permutation(&mut workload, "permutation", bytes, 1, BULK, &mut stream);
         }
         Scene::SlowLinks | Scene::Cut => {
             permutation(
@@ -463,4 +427,253 @@ fn leaf_bound(topology: &Topology, workload: &Workload, slow: &[u32]) -> Picos {
         }
     }
     worst + BASE_RTT
+}
+
+/// One line of the suite: what came out beside what has to.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Scene and fabric.
+    pub scene: String,
+    /// Which figure, with its unit.
+    pub what: &'static str,
+    /// One path for each connection; not a number where it says nothing.
+    pub ecmp: f64,
+    /// Paths at random, in turn; likewise.
+    pub static_spray: f64,
+    /// The engine.
+    pub ours: f64,
+    /// What it has to reach.
+    pub reach: Reach,
+}
+
+/// What a figure has to reach.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Reach {
+    /// No more than this.
+    AtMost(f64),
+    /// No less.
+    AtLeast(f64),
+}
+
+impl Row {
+    /// Whether it does.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        match self.reach {
+            Reach::AtMost(bound) => self.ours <= bound,
+            Reach::AtLeast(bound) => self.ours >= bound,
+        }
+    }
+}
+
+/// A figure of a run.
+type Figure = fn(&Outcome, &Outcome) -> f64;
+
+/// What is asked of one scene: a figure of it and, where it is compared with one, of another.
+struct Question {
+    scene: Scene,
+    /// The scene that it is compared with, under the same seed.
+    beside: Option<Scene>,
+    name: &'static str,
+    asked: Vec<(&'static str, Figure, Reach)>,
+    /// ECMP and static spray are shown beside it.
+    compared: bool,
+}
+
+const MICROS: fn(Picos) -> f64 = Picos::as_micros_f64;
+
+/// Without a fault nobody may be fenced.
+const NO_FENCE: (&str, Figure, Reach) =
+    ("fences", |o, _| count(o.fences as u64), Reach::AtMost(0.0));
+
+#[expect(clippy::cast_precision_loss, reason = "a figure to show")]
+fn count(number: u64) -> f64 {
+    number as f64
+}
+
+fn questions() -> Vec<Question> {
+    let worst = |reach| {
+        (
+            "worst flow, µs",
+            (|o: &Outcome, _: &Outcome| MICROS(o.worst(0))) as Figure,
+            Reach::AtMost(reach),
+        )
+    };
+    let makespan = |reach| {
+        (
+            "makespan, µs",
+            (|o: &Outcome, _: &Outcome| MICROS(o.makespan[0])) as Figure,
+            Reach::AtMost(reach),
+        )
+    };
+    let asked = |scene, name, compared, asked: &[(&'static str, Figure, Reach)]| Question {
+        scene,
+        beside: None,
+        name,
+        asked: asked.to_vec(),
+        compared,
+    };
+    vec![
+        asked(
+            Scene::Permutation(2_000_000),
+            "permutation 2 MB",
+            true,
+            &[worst(56.0), NO_FENCE],
+        ),
+        asked(
+            Scene::Permutation(16_000_000),
+            "permutation 16 MB",
+            true,
+            &[worst(357.0), NO_FENCE],
+        ),
+        asked(
+            Scene::Rings,
+            "8 rings of 16, 1 MiB",
+            true,
+            &[makespan(1000.0), NO_FENCE],
+        ),
+        asked(
+            Scene::Incast(32),
+            "incast 32:1, 2 MB",
+            true,
+            &[
+                worst(1330.0),
+                ("Jain's index", |o, _| o.jain(0), Reach::AtLeast(0.98)),
+                (
+                    "pauses beyond the last switch",
+                    |o, _| count(o.pauses.1),
+                    Reach::AtMost(0.0),
+                ),
+                NO_FENCE,
+            ],
+        ),
+        asked(
+            Scene::AllToAll,
+            "all-to-all 128 KiB, 8 in flight",
+            true,
+            &[makespan(425.0), NO_FENCE],
+        ),
+        asked(
+            Scene::SlowLinks,
+            "4 spine links at 10 %",
+            true,
+            &[(
+                "makespan over its bound",
+                |o, _| MICROS(o.makespan[0]) / MICROS(o.bound),
+                Reach::AtMost(1.08),
+            )],
+        ),
+        asked(
+            Scene::Cut,
+            "a spine link cut",
+            false,
+            &[(
+                "longest stall, base RTTs",
+                |o, _| MICROS(o.stall) / MICROS(BASE_RTT),
+                Reach::AtMost(10.0),
+            )],
+        ),
+        Question {
+            beside: Some(Scene::Rings),
+            ..asked(
+                Scene::RingsAndBulk,
+                "bulk beside the rings",
+                false,
+                &[
+                    (
+                        "rings over alone",
+                        |o, alone| MICROS(o.makespan[0]) / MICROS(alone.makespan[0]),
+                        Reach::AtMost(1.05),
+                    ),
+                    (
+                        "bulk of what the rings leave",
+                        |o, _| {
+                            // 20 ps a byte, and 64 bytes of headers to 4096.
+                            let carried = count(o.makespan[0].0) / 20.0 * 4096.0 / 4160.0;
+                            let rest = carried * f64::from(HOSTS) - count(o.delivered[0]);
+                            count(o.delivered[1]) / rest
+                        },
+                        Reach::AtLeast(0.9),
+                    ),
+                    NO_FENCE,
+                ],
+            )
+        },
+    ]
+}
+
+/// Runs all scenes, on both fabrics, over so many seeds and on so many threads; the figures are
+/// means over the seeds. What comes out does not depend on the number of threads.
+#[must_use]
+pub fn rows(seeds: u64, threads: usize) -> Vec<Row> {
+    let questions = questions();
+    let setups = [Setup::ours(), Setup::ecmp(), Setup::static_spray()];
+    let mut jobs = Vec::new();
+    for (q, question) in questions.iter().enumerate() {
+        for loss in [Loss::Trimming, Loss::Lossless] {
+            let who = if question.compared { 3 } else { 1 };
+            for (s, seed) in (0..who).flat_map(|s| (1..=seeds).map(move |seed| (s, seed))) {
+                jobs.push((q, loss, s, seed));
+            }
+        }
+    }
+    let next = AtomicUsize::new(0);
+    let done: Vec<Mutex<Vec<f64>>> = jobs.iter().map(|_| Mutex::default()).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(&(q, loss, s, seed)) = jobs.get(at) else {
+                        return;
+                    };
+                    let question = &questions[q];
+                    let outcome = measure(question.scene, loss, &setups[s], seed);
+                    let beside = question
+                        .beside
+                        .map(|scene| measure(scene, loss, &setups[s], seed));
+                    let beside = beside.as_ref().unwrap_or(&outcome);
+                    let figures = question
+                        .asked
+                        .iter()
+                        .map(|a| a.1(&outcome, beside))
+                        .collect();
+                    *done[at].lock().unwrap_or_else(PoisonError::into_inner) = figures;
+                }
+            });
+        }
+    });
+    let mean = |q: usize, loss: Loss, s: usize, a: usize| {
+        let figures = jobs
+            .iter()
+            .zip(&done)
+            .filter(|(job, _)| (job.0, job.1, job.2) == (q, loss, s));
+        let (sum, runs) = figures.fold((0.0, 0.0), |(sum, runs), (_, slot)| {
+            (
+                sum + slot.lock().unwrap_or_else(PoisonError::into_inner)[a],
+                runs + 1.0,
+            )
+        });
+        sum / runs
+    };
+    let mut rows = Vec::new();
+    for (q, question) in questions.iter().enumerate() {
+        for loss in [Loss::Trimming, Loss::Lossless] {
+            for (a, &(what, _, reach)) in question.asked.iter().enumerate() {
+                let fabric = match loss {
+                    Loss::Trimming => "trimming",
+                    Loss::Lossless => "lossless",
+                };
+                rows.push(Row {
+                    scene: format!("{}, {fabric}", question.name),
+                    what,
+                    ecmp: mean(q, loss, 1, a),
+                    static_spray: mean(q, loss, 2, a),
+                    ours: mean(q, loss, 0, a),
+                    reach,
+                });
+            }
+        }
+    }
+    rows
 }

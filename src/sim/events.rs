@@ -2,19 +2,26 @@
 //!
 //! Nearly every event of a fabric lies within a few microseconds, and a heap over all of them is
 //! a cache miss per level. Here an event goes into the bucket of its time, unsorted; a bucket is
-//! sorted when its turn comes, and it is small. Events of the same moment come in the order in
-//! which they were scheduled, whatever way they took, so a run is repeatable.
+//! sorted when its turn comes, and it is small. Buckets are chains of small blocks from a common
+//! stock: what one bucket has emptied the next one fills while it is still in the cache, and the
+//! memory is that of the events there are, not of the most that each bucket has ever held. Events
+//! of the same moment come in the order in which they were scheduled, whatever way they took, so
+//! a run is repeatable.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::packet::NONE;
 use super::time::Picos;
 
-/// Width of a bucket, as a power of two of picoseconds: 8.2 ns.
-const WIDTH_BITS: u32 = 13;
-/// Buckets: the calendar reaches 67 µs ahead.
-const BUCKETS: u64 = 8192;
+/// Width of a bucket, as a power of two of picoseconds: 2 ns, in which the largest fabrics have
+/// some hundreds of events.
+const WIDTH_BITS: u32 = 11;
+/// Buckets: the calendar reaches 67 us ahead.
+const BUCKETS: u64 = 1 << 15;
 const WORDS: usize = BUCKETS as usize / 64;
+/// Events of a block, which with its header takes four cache lines.
+const BLOCK: usize = 15;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
@@ -22,6 +29,22 @@ struct Entry {
     /// When it was scheduled, then what it is: the order among those of one moment.
     order: u32,
     event: u32,
+}
+
+const NOTHING: Entry = Entry {
+    at: Picos::ZERO,
+    order: 0,
+    event: 0,
+};
+
+/// Part of a bucket, or free.
+#[derive(Debug, Clone)]
+#[repr(align(64))]
+struct Block {
+    entries: [Entry; BLOCK],
+    len: u32,
+    /// The block filled before it, or the next free one.
+    next: u32,
 }
 
 /// Events, to be taken out in the order of their time. An event is a number that its owner
@@ -32,9 +55,15 @@ pub struct EventQueue {
     current: Vec<Entry>,
     /// Number of that bucket since the start of time.
     current_bucket: u64,
-    buckets: Vec<Vec<Entry>>,
+    /// The block of each bucket that is being filled.
+    buckets: Box<[u32]>,
+    blocks: Vec<Block>,
+    free: u32,
     /// Which buckets hold anything.
-    occupied: [u64; WORDS],
+    occupied: Box<[u64]>,
+    /// What was scheduled for the current bucket after its turn had come: few, and the bucket of a
+    /// fabric that goes in step may be large.
+    late: BinaryHeap<Reverse<Entry>>,
     far: BinaryHeap<Reverse<Entry>>,
     scheduled: u32,
     len: usize,
@@ -53,8 +82,11 @@ impl EventQueue {
         Self {
             current: Vec::new(),
             current_bucket: 0,
-            buckets: (0..BUCKETS).map(|_| Vec::new()).collect(),
-            occupied: [0; WORDS],
+            buckets: vec![NONE; BUCKETS as usize].into_boxed_slice(),
+            blocks: Vec::new(),
+            free: NONE,
+            occupied: vec![0; WORDS].into_boxed_slice(),
+            late: BinaryHeap::new(),
             far: BinaryHeap::new(),
             scheduled: 0,
             len: 0,
@@ -74,6 +106,7 @@ impl EventQueue {
     }
 
     /// Adds an event; `at` is not before the last event taken out.
+    #[inline]
     pub fn push(&mut self, at: Picos, event: u32) {
         let entry = Entry {
             at,
@@ -88,21 +121,48 @@ impl EventQueue {
     fn place(&mut self, entry: Entry) {
         let bucket = entry.at.0 >> WIDTH_BITS;
         if bucket <= self.current_bucket {
-            let place = self.current.partition_point(|other| *other > entry);
-            self.current.insert(place, entry);
+            self.late.push(Reverse(entry));
         } else if bucket - self.current_bucket < BUCKETS {
-            let slot = (bucket % BUCKETS) as usize;
-            self.buckets[slot].push(entry);
-            self.occupied[slot / 64] |= 1 << (slot % 64);
+            self.fill((bucket % BUCKETS) as usize, entry);
         } else {
             self.far.push(Reverse(entry));
         }
     }
 
+    /// Puts an entry into a bucket.
+    fn fill(&mut self, slot: usize, entry: Entry) {
+        let last = self.buckets[slot];
+        if last != NONE {
+            let block = &mut self.blocks[last as usize];
+            if let Some(place) = block.entries.get_mut(block.len as usize) {
+                *place = entry;
+                block.len += 1;
+                return;
+            }
+        }
+        let mut fresh = self.free;
+        if fresh == NONE {
+            fresh = self.blocks.len() as u32;
+            self.blocks.push(Block {
+                entries: [NOTHING; BLOCK],
+                len: 0,
+                next: NONE,
+            });
+        }
+        let block = &mut self.blocks[fresh as usize];
+        self.free = block.next;
+        block.entries[0] = entry;
+        block.len = 1;
+        block.next = last;
+        self.buckets[slot] = fresh;
+        self.occupied[slot / 64] |= 1 << (slot % 64);
+    }
+
     /// Takes the next event out, with its time.
+    #[inline]
     pub fn pop(&mut self) -> Option<(Picos, u32)> {
         loop {
-            if let Some(entry) = self.current.pop() {
+            if let Some(entry) = self.earliest() {
                 self.len -= 1;
                 return Some((entry.at, entry.event));
             }
@@ -110,6 +170,24 @@ impl EventQueue {
                 return None;
             }
             self.turn();
+        }
+    }
+
+    /// The event that is to come so many after the next one, if it is as near as that.
+    pub(super) fn upcoming(&self, places: usize) -> Option<u32> {
+        let place = self.current.len().checked_sub(places + 1)?;
+        Some(self.current[place].event)
+    }
+
+    /// The next event of the current bucket.
+    #[inline]
+    fn earliest(&mut self) -> Option<Entry> {
+        let Some(Reverse(late)) = self.late.peek() else {
+            return self.current.pop();
+        };
+        match self.current.last() {
+            Some(entry) if entry < late => self.current.pop(),
+            _ => self.late.pop().map(|Reverse(late)| late),
         }
     }
 
@@ -126,7 +204,7 @@ impl EventQueue {
         self.current_bucket = next;
         let slot = (next % BUCKETS) as usize;
         self.occupied[slot / 64] &= !(1 << (slot % 64));
-        std::mem::swap(&mut self.current, &mut self.buckets[slot]);
+        self.empty(slot);
         self.current.sort_unstable_by(|a, b| b.cmp(a));
         while let Some(Reverse(entry)) = self.far.peek() {
             if (entry.at.0 >> WIDTH_BITS) - next >= BUCKETS {
@@ -136,6 +214,19 @@ impl EventQueue {
                 break;
             };
             self.place(entry);
+        }
+    }
+
+    /// Takes all entries out of a bucket, unsorted.
+    fn empty(&mut self, slot: usize) {
+        let mut at = std::mem::replace(&mut self.buckets[slot], NONE);
+        while at != NONE {
+            let block = &mut self.blocks[at as usize];
+            let entries = &block.entries[..block.len as usize];
+            self.current.extend_from_slice(entries);
+            let before = std::mem::replace(&mut block.next, self.free);
+            self.free = at;
+            at = before;
         }
     }
 
@@ -193,6 +284,8 @@ mod tests {
                 prop_assert_eq!((at.0, event), model.remove(0));
             }
             prop_assert!(model.is_empty() && queue.is_empty());
+            // What was emptied is filled again before there is more.
+            prop_assert!(queue.blocks.len() <= 300);
         }
     }
 }

@@ -7,9 +7,13 @@
 //! packet before. Where buffers are shared or senders are paused, others must know at once what
 //! has left, and the ports of such switches get an event for that too.
 
+use std::hint::black_box;
+
 use super::events::EventQueue;
-use super::packet::{CLASSES, CONTROL, Chain, DATA, MARKED, NONE, Packet, Pool, TRIMMED};
-use super::random::{Purpose, Stream, mix};
+use super::packet::{
+    CLASSES, CONTROL, Chain, DATA, MARKED, NONE, Packet, Pool, TRIMMED, TRIMMED_AT_LAST_HOP,
+};
+use super::random::{Purpose, Stream};
 use super::time::{ByteTime, Picos};
 use super::topology::{End, Groups, Topology};
 
@@ -29,7 +33,7 @@ pub enum Overflow {
 }
 
 /// The queue of a port, per class of data.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueConfig {
     /// Bytes that fit; the packet being sent counts.
     pub capacity: u32,
@@ -61,7 +65,14 @@ pub enum Routing {
     Hash,
     /// The port with the least backlog, for each packet.
     Adaptive,
+    /// For each packet of data one of the ports in the emptiest of four bands, at random, as of
+    /// up to so long ago: what a switch can look up at line rate. Control goes by the hash.
+    AdaptiveBands(Picos),
 }
+
+/// Upper bounds of the bands of backlog, in parts of a hundred of the queue's capacity (htsim's
+/// `quantized_queuesize`).
+const BANDS: [u32; 3] = [5, 10, 20];
 
 /// What a switch is like.
 #[derive(Debug, Clone, Copy)]
@@ -124,6 +135,14 @@ pub trait Hosts {
     fn wake(&mut self, host: u32, now: Picos, net: &mut Net);
 }
 
+/// How many events ahead the memory that they need is read, and from how many ports on: where all
+/// is in the cache anyway it only costs time.
+const LOOK_AHEAD: usize = 12;
+const LOOK_AHEAD_PORTS: usize = 1 << 14;
+
+/// A gap between packets that does not fit into a packet.
+const FAR: u32 = u32::MAX;
+
 const KIND_SHIFT: u32 = 29;
 const ARRIVAL: u32 = 0;
 const DEPARTURE: u32 = 1;
@@ -157,44 +176,64 @@ struct Queue {
     bytes: u32,
 }
 
-/// One direction of a link.
+/// One direction of a link: what every packet needs of it, in two cache lines. A large fabric's
+/// ports do not fit into the cache, and a line that has to be fetched takes longer than all that is
+/// done with it.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Port {
     /// When the transmitter is free, if `sending`.
     free_at: Picos,
-    queues: [Queue; CLASSES],
+    byte_time: ByteTime,
+    delay: Picos,
+    coin: Stream,
+    /// Packets and bytes sent.
+    packets: u64,
+    bytes: u64,
+    sending: u32,
     /// The packet being sent (last) and those on the wire.
     flight: Chain,
-    sending: u32,
+    queues: [Queue; CLASSES],
     /// The switch at the far end, or the host port there.
     to: u32,
-    to_host: bool,
-    /// Its departures matter to others at once.
-    eager: bool,
     /// The host port that it belongs to, or [`NONE`] for a switch's.
     host_port: u32,
     /// The switch it belongs to, or [`NONE`].
     switch: u32,
-    /// Classes that may not send, by bit.
-    paused: u8,
-    /// Classes that the far end has asked to pause.
-    asked_to_pause: u8,
-    is_down: bool,
-    byte_time: ByteTime,
-    delay: Picos,
-    /// Bytes that came over this link and are still in the switch at its far end.
-    inside: [u32; CLASSES],
-    paused_since: Picos,
     /// Drops one packet of so many million on the wire.
     loss_ppm: u32,
-    coin: Stream,
+    backlog_max: u32,
+    to_host: bool,
+    /// Its departures matter to others at once.
+    eager: bool,
+    is_down: bool,
+    /// Classes that may not send, by bit.
+    paused: u8,
+    /// Its queue's configuration, by its place in the fabric's list.
+    queue: u8,
+}
+
+const _: () = assert!(size_of::<Port>() == 128);
+
+/// The rest of a port.
+#[derive(Debug, Default)]
+struct Aside {
+    /// Bytes that came over this link and are still in the switch at its far end.
+    inside: [u32; CLASSES],
+    /// Classes that the far end has asked to pause.
+    asked_to_pause: u8,
+    paused_since: Picos,
+    /// Its band of backlog, when somebody last looked.
+    band: u8,
+    band_at: Option<Picos>,
+    /// But for what the port itself counts.
     stats: PortStats,
 }
 
 #[derive(Debug)]
 struct Switch {
     config: SwitchConfig,
-    salt: u64,
+    salt: u32,
     coin: Stream,
     used: u64,
     is_down: bool,
@@ -203,9 +242,28 @@ struct Switch {
 impl Switch {
     /// Which of so many ports the hash chooses.
     fn pick(&self, entropy: u32, ports: usize) -> usize {
-        let hash = mix(u64::from(entropy) ^ self.salt) >> 32;
-        (hash * ports as u64 >> 32) as usize
+        (hash(entropy, self.salt) % ports as u32) as usize
     }
+}
+
+/// The hash of a switch: Bob Jenkins' mix of 1997, once. The upper half of the entropy is mixed
+/// well and the lower half is not: neighbouring values spread nearly evenly over a few ports, as
+/// they do with the checksums that real switches use, and senders that walk through them gain
+/// from that.
+const fn hash(entropy: u32, salt: u32) -> u32 {
+    const GOLDEN: u32 = 0x9e37_79b9;
+    let mut a = GOLDEN.wrapping_add(entropy >> 16);
+    let mut b = GOLDEN.wrapping_add(salt);
+    let mut c = entropy & 0xffff;
+    let mut round = 0;
+    while round < 3 {
+        let (x, y, z) = [(13, 8, 13), (12, 16, 5), (3, 10, 15)][round];
+        a = a.wrapping_sub(b).wrapping_sub(c) ^ c >> x;
+        b = b.wrapping_sub(c).wrapping_sub(a) ^ a << y;
+        c = c.wrapping_sub(a).wrapping_sub(b) ^ b >> z;
+        round += 1;
+    }
+    c
 }
 
 /// Something happened that the fabric does not handle itself: an event from outside is due.
@@ -223,11 +281,18 @@ pub struct Fabric {
     net: Net,
     pool: Pool,
     ports: Vec<Port>,
+    asides: Vec<Aside>,
     switches: Vec<Switch>,
+    /// The switches' own, then those of single ports.
+    queues: Vec<QueueConfig>,
     topology: Topology,
     groups: Groups,
     totals: Totals,
     now: Picos,
+    /// Whether it is too large for the cache.
+    looks_ahead: bool,
+    /// Where packets that arrive soon are going to leave from, the soonest last.
+    ahead: [u32; LOOK_AHEAD / 3 - 1],
 }
 
 impl Fabric {
@@ -242,15 +307,18 @@ impl Fabric {
             .enumerate()
             .map(|(index, port)| Port {
                 free_at: Picos::ZERO,
+                byte_time: ByteTime::of(port.rate),
+                delay: port.delay,
+                coin: Stream::new(seed, Purpose::Port, index as u64),
+                packets: 0,
+                bytes: 0,
+                sending: NONE,
+                flight: Chain::EMPTY,
                 queues: [Queue {
                     chain: Chain::EMPTY,
                     bytes: 0,
                 }; CLASSES],
-                flight: Chain::EMPTY,
-                sending: NONE,
                 to: port.to.index(),
-                to_host: port.to.is_host(),
-                eager: eager && !port.from.is_host(),
                 host_port: if port.from.is_host() {
                     port.from.index()
                 } else {
@@ -261,24 +329,23 @@ impl Fabric {
                 } else {
                     port.from.index()
                 },
-                paused: 0,
-                asked_to_pause: 0,
-                is_down: false,
-                byte_time: ByteTime::of(port.rate),
-                delay: port.delay,
-                inside: [0; CLASSES],
-                paused_since: Picos::ZERO,
                 loss_ppm: 0,
-                coin: Stream::new(seed, Purpose::Port, index as u64),
-                stats: PortStats::default(),
+                backlog_max: 0,
+                to_host: port.to.is_host(),
+                eager: eager && !port.from.is_host(),
+                is_down: false,
+                paused: 0,
+                queue: 0,
             })
             .collect();
+        let asides = topology.ports().iter().map(|_| Aside::default()).collect();
+        let looks_ahead = topology.ports().len() >= LOOK_AHEAD_PORTS;
         let switches = (0..u64::from(topology.switches()))
             .map(|index| {
                 let mut stream = Stream::new(seed, Purpose::Salt, index);
                 Switch {
                     config: *config,
-                    salt: stream.next(),
+                    salt: stream.below(1 << 31),
                     coin: stream,
                     used: 0,
                     is_down: false,
@@ -292,11 +359,15 @@ impl Fabric {
             },
             pool: Pool::new(),
             ports,
+            asides,
             switches,
+            queues: vec![config.queue],
             topology,
             groups,
             totals: Totals::default(),
             now: Picos::ZERO,
+            looks_ahead,
+            ahead: [NONE; LOOK_AHEAD / 3 - 1],
         }
     }
 
@@ -351,7 +422,13 @@ impl Fabric {
     /// What happened at a port.
     #[must_use]
     pub fn stats(&self, port: u32) -> PortStats {
-        self.ports[port as usize].stats
+        let p = &self.ports[port as usize];
+        PortStats {
+            packets: p.packets,
+            bytes: p.bytes,
+            backlog_max: p.backlog_max,
+            ..self.asides[port as usize].stats
+        }
     }
 
     /// Bytes of data waiting at a port; as of the last time somebody touched it.
@@ -365,6 +442,26 @@ impl Fabric {
     pub fn schedule(&mut self, at: Picos, event: u32) {
         let at = at.max(self.now);
         self.net.queue.push(at, OUTSIDE << KIND_SHIFT | event);
+    }
+
+    /// The queue of a port.
+    #[must_use]
+    pub fn queue(&self, port: u32) -> QueueConfig {
+        self.queues[usize::from(self.ports[port as usize].queue)]
+    }
+
+    /// Gives one port of a switch a queue that is not like the others.
+    pub fn set_queue(&mut self, port: u32, config: QueueConfig) {
+        let known = self.queues.iter().position(|&other| other == config);
+        let place = known.unwrap_or_else(|| {
+            self.queues.push(config);
+            self.queues.len() - 1
+        });
+        debug_assert!(
+            place <= usize::from(u8::MAX),
+            "more kinds of queues than 256"
+        );
+        self.ports[port as usize].queue = place as u8;
     }
 
     /// Changes the rate of a port, from its next packet on.
@@ -421,6 +518,9 @@ impl Fabric {
         debug_assert!(at >= self.now, "time goes backwards");
         self.now = at;
         self.totals.events += 1;
+        if self.looks_ahead {
+            self.look_ahead();
+        }
         let index = event & INDEX;
         match event >> KIND_SHIFT {
             ARRIVAL => self.arrival(index, hosts),
@@ -437,6 +537,50 @@ impl Fabric {
             _ => return Some(Some(Due { at, event: index })),
         }
         Some(None)
+    }
+
+    /// Reads what the next events are going to read, so that it comes into the cache while this
+    /// one is handled. What is read here may still change; it is not used.
+    fn look_ahead(&mut self) {
+        let arrival = |event: Option<u32>| event.filter(|event| event >> KIND_SHIFT == ARRIVAL);
+        if let Some(port) = arrival(self.net.queue.upcoming(LOOK_AHEAD)) {
+            let p = &self.ports[port as usize];
+            black_box((p.free_at.0, p.to));
+        }
+        if let Some(port) = arrival(self.net.queue.upcoming(LOOK_AHEAD * 2 / 3)) {
+            let head = self.ports[port as usize].flight.head();
+            if head != NONE {
+                black_box(self.pool.get(head).to);
+            }
+        }
+        let next = arrival(self.net.queue.upcoming(LOOK_AHEAD / 3)).and_then(|port| {
+            let p = &self.ports[port as usize];
+            let head = p.flight.head();
+            if p.to_host || head == NONE {
+                return None;
+            }
+            let packet = self.pool.get(head);
+            let group = self.groups.towards(&self.topology, p.to, packet.to);
+            let port = match group {
+                [] => return None,
+                &[port] => port,
+                group => group[self.switches[p.to as usize].pick(packet.entropy, group.len())],
+            };
+            let p = &self.ports[port as usize];
+            black_box((p.free_at.0, p.to));
+            Some(port)
+        });
+        self.ahead.rotate_right(1);
+        self.ahead[0] = next.unwrap_or(NONE);
+        let port = self.ahead[self.ahead.len() - 1];
+        if port != NONE {
+            let p = &self.ports[port as usize];
+            for place in [p.sending, p.queues[CLASSES - 1].chain.head()] {
+                if place != NONE {
+                    black_box(self.pool.get(place).bytes);
+                }
+            }
+        }
     }
 
     /// Starts the transmitters that hosts have asked for.
@@ -484,22 +628,23 @@ impl Fabric {
 
     /// The packet being sent has left: it is marked by what stays behind.
     fn complete(&mut self, port: u32) {
-        let p = &mut self.ports[port as usize];
+        let at = port as usize;
+        let p = &mut self.ports[at];
         let place = std::mem::replace(&mut p.sending, NONE);
         let packet = self.pool.get_mut(place);
-        p.stats.packets += 1;
-        p.stats.bytes += u64::from(packet.bytes);
+        p.packets += 1;
+        p.bytes += u64::from(packet.bytes);
         if p.switch == NONE {
             return;
         }
         let class = usize::from(packet.class);
         let bytes = u32::from(packet.bytes);
-        let ingress = packet.ingress;
+        let ingress = packet.ingress_or_gap;
         let queue = &mut p.queues[class];
         queue.bytes -= bytes;
         let switch = &mut self.switches[p.switch as usize];
         if packet.is(DATA) && !packet.is(TRIMMED) {
-            let config = &switch.config.queue;
+            let config = &self.queues[usize::from(p.queue)];
             let mark = if queue.bytes <= config.mark_low {
                 false
             } else if queue.bytes > config.mark_high {
@@ -511,7 +656,7 @@ impl Fabric {
             };
             if mark {
                 packet.flags |= MARKED;
-                p.stats.marks += 1;
+                self.asides[at].stats.marks += 1;
             }
         }
         if p.eager {
@@ -522,9 +667,10 @@ impl Fabric {
 
     /// Bytes that came in over `ingress` have left the switch.
     fn leave(&mut self, ingress: u32, class: usize, bytes: u32) {
-        let link = &mut self.ports[ingress as usize];
+        let link = &mut self.asides[ingress as usize];
         link.inside[class] -= bytes;
-        let Some(pause) = self.switches[link.to as usize].config.pause else {
+        let switch = self.ports[ingress as usize].to;
+        let Some(pause) = self.switches[switch as usize].config.pause else {
             return;
         };
         let asked = link.asked_to_pause & 1 << class != 0;
@@ -558,11 +704,14 @@ impl Fabric {
         let packet = self.pool.get_mut(place);
         p.sending = place;
         p.free_at = at + p.byte_time.time(u64::from(packet.bytes));
-        packet.arrives = p.free_at + p.delay;
+        let arrives = p.free_at + p.delay;
+        packet.arrives = arrives;
         if p.flight.is_empty() {
-            self.net
-                .queue
-                .push(packet.arrives, ARRIVAL << KIND_SHIFT | port);
+            self.net.queue.push(arrives, ARRIVAL << KIND_SHIFT | port);
+        } else {
+            let before = self.pool.get_mut(p.flight.tail());
+            let gap = arrives.since(before.arrives).0;
+            before.ingress_or_gap = u32::try_from(gap).unwrap_or(FAR);
         }
         p.flight.push(&mut self.pool, place);
         if p.eager {
@@ -582,14 +731,15 @@ impl Fabric {
         }
         p.flight.pop(&self.pool);
         if !p.flight.is_empty() {
-            let arrives = self.pool.get(p.flight.head()).arrives;
+            let arrives = match self.pool.get(place).ingress_or_gap {
+                FAR => self.pool.get(p.flight.head()).arrives,
+                gap => self.now + Picos(u64::from(gap)),
+            };
             self.net.queue.push(arrives, ARRIVAL << KIND_SHIFT | port);
         }
         self.totals.hops += 1;
         if p.loss_ppm > 0 && p.coin.chance(u64::from(p.loss_ppm), 1_000_000) {
-            p.stats.drops += 1;
-            self.totals.dropped += 1;
-            self.pool.remove(place);
+            self.drop_packet(place, Some(port));
             return;
         }
         if p.to_host {
@@ -601,7 +751,7 @@ impl Fabric {
             self.start_kicked(hosts);
         } else {
             let switch = p.to;
-            self.pool.get_mut(place).ingress = port;
+            self.pool.get_mut(place).ingress_or_gap = port;
             self.forward(switch, place, hosts);
         }
     }
@@ -620,6 +770,10 @@ impl Fabric {
             (&[port], _) => port,
             (group, Routing::Hash) => group[s.pick(packet.entropy, group.len())],
             (_, Routing::Adaptive) => self.least_loaded(switch, place, hosts),
+            (group, Routing::AdaptiveBands(_)) if !packet.is(DATA) || packet.is(TRIMMED) => {
+                group[s.pick(packet.entropy, group.len())]
+            }
+            (_, Routing::AdaptiveBands(age)) => self.emptiest_band(switch, place, age, hosts),
         };
         if self.switches[switch as usize].is_down {
             self.drop_packet(place, Some(port));
@@ -649,6 +803,46 @@ impl Fabric {
         best
     }
 
+    /// One of the ports in the emptiest band, by a coin.
+    fn emptiest_band<H: Hosts>(
+        &mut self,
+        switch: u32,
+        place: u32,
+        age: Picos,
+        hosts: &mut H,
+    ) -> u32 {
+        let to = self.pool.get(place).to;
+        let count = self.groups.towards(&self.topology, switch, to).len();
+        let (mut best, mut least, mut ties) = (NONE, u8::MAX, 0);
+        for k in 0..count {
+            let port = self.groups.towards(&self.topology, switch, to)[k];
+            let band = self.band(port, age, hosts);
+            ties = if band < least { 1 } else { ties + 1 };
+            let coin = &mut self.switches[switch as usize].coin;
+            if band < least || (band == least && coin.below(ties) == 0) {
+                (best, least) = (port, band);
+            }
+        }
+        best
+    }
+
+    /// The band of a port's backlog as of up to `age` ago.
+    fn band<H: Hosts>(&mut self, port: u32, age: Picos, hosts: &mut H) -> u8 {
+        let aside = &self.asides[port as usize];
+        if aside.band_at.is_some_and(|at| self.now.since(at) <= age) {
+            return aside.band;
+        }
+        self.advance(port, hosts);
+        let p = &self.ports[port as usize];
+        let backlog: u64 = p.queues.iter().map(|q| u64::from(q.bytes)).sum();
+        let capacity = u64::from(self.queues[usize::from(p.queue)].capacity);
+        let below = |&bound: &u32| backlog * 100 < capacity * u64::from(bound);
+        let band = BANDS.iter().position(below).unwrap_or(BANDS.len()) as u8;
+        let aside = &mut self.asides[port as usize];
+        (aside.band, aside.band_at) = (band, Some(self.now));
+        band
+    }
+
     /// Puts a packet into the queue of a switch's port, or does what is done when it is full.
     fn enqueue(&mut self, port: u32, place: u32) {
         let p = &mut self.ports[port as usize];
@@ -661,18 +855,22 @@ impl Fabric {
             self.enqueue_control(port, place);
             return;
         }
-        let (class, bytes, ingress) = (usize::from(packet.class), packet.bytes, packet.ingress);
+        let (class, bytes, ingress) = (
+            usize::from(packet.class),
+            packet.bytes,
+            packet.ingress_or_gap,
+        );
         let bytes = u32::from(bytes);
         let switch = &self.switches[p.switch as usize];
-        let config = &switch.config;
+        let (config, own) = (&switch.config, &self.queues[usize::from(p.queue)]);
         let backlog = p.queues[class].bytes;
         let fits = match config.shared_buffer {
-            None => backlog + bytes <= config.queue.capacity,
+            None => backlog + bytes <= own.capacity,
             Some(total) => u64::from(backlog + bytes) <= total.saturating_sub(switch.used),
         };
-        let inside = self.ports[ingress as usize].inside[class] + bytes;
         if let Some(pause) = config.pause {
-            let link = &mut self.ports[ingress as usize];
+            let link = &mut self.asides[ingress as usize];
+            let inside = link.inside[class] + bytes;
             if inside > pause.on + pause.headroom {
                 self.drop_packet(place, Some(port));
                 return;
@@ -682,7 +880,7 @@ impl Fabric {
                 self.send_pause(ingress, class, true);
             }
         } else if !fits {
-            match config.queue.overflow {
+            match own.overflow {
                 Overflow::Drop => self.drop_packet(place, Some(port)),
                 Overflow::Trim => self.trim(port, place),
             }
@@ -694,16 +892,20 @@ impl Fabric {
     fn admit(&mut self, port: u32, place: u32) {
         let p = &mut self.ports[port as usize];
         let packet = self.pool.get(place);
-        let (class, bytes, ingress) = (usize::from(packet.class), packet.bytes, packet.ingress);
+        let (class, bytes, ingress) = (
+            usize::from(packet.class),
+            packet.bytes,
+            packet.ingress_or_gap,
+        );
         let bytes = u32::from(bytes);
         p.queues[class].bytes += bytes;
         p.queues[class].chain.push(&mut self.pool, place);
         if class != usize::from(CONTROL) {
-            p.stats.backlog_max = p.stats.backlog_max.max(p.queues[class].bytes);
+            p.backlog_max = p.backlog_max.max(p.queues[class].bytes);
         }
         if p.eager {
             self.switches[p.switch as usize].used += u64::from(bytes);
-            self.ports[ingress as usize].inside[class] += bytes;
+            self.asides[ingress as usize].inside[class] += bytes;
         }
     }
 
@@ -711,10 +913,7 @@ impl Fabric {
         let p = &self.ports[port as usize];
         self.pool.get_mut(place).class = CONTROL;
         let bytes = u32::from(self.pool.get(place).bytes);
-        let capacity = self.switches[p.switch as usize]
-            .config
-            .queue
-            .control_capacity;
+        let capacity = self.queues[usize::from(p.queue)].control_capacity;
         if p.queues[usize::from(CONTROL)].bytes + bytes > capacity {
             self.drop_packet(place, Some(port));
         } else {
@@ -727,7 +926,7 @@ impl Fabric {
         let p = &mut self.ports[port as usize];
         let class = usize::from(self.pool.get(place).class);
         let last = p.queues[class].chain.tail();
-        p.stats.trims += 1;
+        self.asides[port as usize].stats.trims += 1;
         if last != NONE && p.coin.chance(1, 2) {
             // The two exchange their places: the one that arrived now waits at the end.
             let (old, new) = (self.pool.get(last).bytes, self.pool.get(place).bytes);
@@ -735,15 +934,21 @@ impl Fabric {
             p.queues[class].bytes += u32::from(new);
             self.pool.swap(last, place);
             if p.eager {
-                let (old_in, new_in) = (self.pool.get(place).ingress, self.pool.get(last).ingress);
+                let (old_in, new_in) = (
+                    self.pool.get(place).ingress_or_gap,
+                    self.pool.get(last).ingress_or_gap,
+                );
                 let used = &mut self.switches[p.switch as usize].used;
                 *used = *used + u64::from(new) - u64::from(old);
-                self.ports[new_in as usize].inside[class] += u32::from(new);
+                self.asides[new_in as usize].inside[class] += u32::from(new);
                 self.leave(old_in, class, u32::from(old));
             }
         }
         let packet = self.pool.get_mut(place);
         packet.flags |= TRIMMED;
+        if self.ports[port as usize].to_host {
+            packet.flags |= TRIMMED_AT_LAST_HOP;
+        }
         packet.bytes = HEADER_BYTES;
         self.enqueue_control(port, place);
     }
@@ -752,7 +957,7 @@ impl Fabric {
         self.pool.remove(place);
         self.totals.dropped += 1;
         if let Some(port) = port {
-            self.ports[port as usize].stats.drops += 1;
+            self.asides[port as usize].stats.drops += 1;
         }
     }
 
@@ -777,7 +982,7 @@ impl Fabric {
                     break;
                 }
                 let packet = self.pool.get(place);
-                let (bytes, ingress) = (u32::from(packet.bytes), packet.ingress);
+                let (bytes, ingress) = (u32::from(packet.bytes), packet.ingress_or_gap);
                 p.queues[class].bytes -= bytes;
                 if p.eager {
                     self.switches[p.switch as usize].used -= u64::from(bytes);
@@ -804,11 +1009,12 @@ impl Fabric {
         let bit = 1 << class;
         let was = p.paused;
         p.paused = if pause { was | bit } else { was & !bit };
+        let aside = &mut self.asides[port as usize];
         if was == 0 && p.paused != 0 {
-            p.stats.pauses += 1;
-            p.paused_since = self.now;
+            aside.stats.pauses += 1;
+            aside.paused_since = self.now;
         } else if was != 0 && p.paused == 0 {
-            p.stats.paused += self.now.since(p.paused_since);
+            aside.stats.paused += self.now.since(aside.paused_since);
         }
         self.begin(port, self.now, hosts);
     }

@@ -15,14 +15,15 @@ use super::random::{Purpose, Stream, mix};
 use super::time::{ByteTime, Picos};
 use super::workload::{Flow, Progress, Workload};
 use super::world::Endpoints;
-use crate::control::AnyController;
+use crate::control::{AnyController, Delay, DelayConfig};
 use crate::engine::admission::{Admission, AdmissionConfig};
 use crate::engine::wire::{Frame, Header, Immediate, PathCount, Rkeys};
 use crate::engine::{
-    EngineConfig, MemRange, RxAction, RxEngine, Transmit, TxAction, TxEngine, TxEvent,
+    Completions, EngineConfig, MemRange, RxAction, RxEngine, Transmit, TxAction, TxEngine, TxEvent,
 };
-use crate::path::health::TransportStats;
-use crate::path::select::AnySelector;
+use crate::path::health::{HealthConfig, TransportStats};
+use crate::path::select::{AnySelector, LeastOutstanding};
+use crate::units::{Bytes, Nanos, Rate};
 
 /// Ports that a host traces for each path: of 16 equal ways, one in 300 links then misses one.
 const TRACES_PER_PATH: u32 = 8;
@@ -62,6 +63,60 @@ pub enum Ways {
     /// A host asks where a port leads, by probes with a small time to live that switches answer,
     /// and takes ports so that its paths share ways as little as possible.
     Traced,
+}
+
+impl HostConfig {
+    /// The engine as it is meant to be used on a fabric of this link rate and idle round trip; the
+    /// suite of control scenes is where these values were chosen.
+    #[must_use]
+    pub fn for_fabric(rate: Rate, round_trip: Nanos) -> Self {
+        let bdp = rate.bytes_in(round_trip);
+        let chunk = 32 << 10;
+        let window = Bytes(bdp.0 * 3 / 2).max(Bytes(4 * chunk));
+        let least = Bytes(2 * chunk);
+        Self {
+            engine: EngineConfig {
+                paths_max: 16,
+                search: false,
+                // Small messages take the same way as large ones, and links cost less memory.
+                eager_bytes: 0,
+                chunk_bytes: Some(chunk as u32),
+                completions: Completions::Local,
+                receive_depth: None,
+                first_grant: Some(0),
+                health: HealthConfig {
+                    suspect_min: round_trip * 3,
+                    dead_min: round_trip * 16,
+                    dead_max: round_trip * 200,
+                    probe_gap: round_trip * 2,
+                    sibling_span: round_trip,
+                    sibling_lately: round_trip * 2,
+                    fence_repeat: round_trip * 2,
+                },
+                dead_peer: Nanos::from_secs(1),
+            },
+            controller: AnyController::Delay(Delay::new(DelayConfig {
+                target_queue: round_trip.scale(3, 4),
+                window_min: least,
+                window_max: window,
+                window_start: window,
+                increase: Bytes(chunk),
+                probe_start: false,
+            })),
+            selector: AnySelector::LeastOutstanding(LeastOutstanding::default()),
+            admission: AdmissionConfig {
+                bdp: bdp.max(least),
+                quantum: Bytes(4 * chunk),
+                unasked_min: Bytes(chunk),
+            },
+            ways: Ways::Traced,
+            // 1.5 million chunks a second, sent and completed.
+            chunk_time: Picos::from_nanos(567),
+            input_time: Picos::from_nanos(100),
+            tick: Picos::from(round_trip / 2),
+            dial_time: Picos::from_micros(500),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +164,8 @@ struct Host {
     ready: [VecDeque<u32>; CLASSES],
     /// Links with control frames to send.
     urgent: VecDeque<u32>,
+    /// Everything takes so many times as long.
+    slow: u64,
     /// Frames that the first of them has sent in this turn.
     turn: u32,
     /// Links that it sends on and that have something in flight.
@@ -263,6 +320,7 @@ impl EngineHosts {
                     receiver: Processor::default(),
                     ready: Default::default(),
                     urgent: VecDeque::new(),
+                    slow: 1,
                     turn: 0,
                     busy: Vec::new(),
                     spoken: Vec::new(),
@@ -434,47 +492,48 @@ impl EngineHosts {
 
     fn run_sender(&mut self, host: u32, now: Picos, net: &mut Net) {
         while self.hosts[host as usize].sender.free_at <= now {
-            let cost = if let Some(job) = self.hosts[host as usize].sender.inbox.pop_front() {
-                self.sender_input(job, now, net);
-                self.config.input_time
-            } else if let Some(index) = self.hosts[host as usize].urgent.pop_front() {
-                if !self.links[index as usize].tx.has_control() {
-                    continue;
-                }
-                self.hosts[host as usize].urgent.push_front(index);
-                match self.send_next(index, now, net) {
-                    Some(cost) => cost,
-                    None => {
-                        self.hosts[host as usize].urgent.pop_front();
-                        continue;
-                    }
-                }
-            } else if let Some(index) = self.hosts[host as usize].next_ready() {
-                let class = usize::from(self.links[index as usize].class);
-                match self.send_next(index, now, net) {
-                    Some(cost) => {
-                        let host = &mut self.hosts[host as usize];
-                        host.turn += 1;
-                        if host.turn >= TURN {
-                            host.turn = 0;
-                            host.ready[class].rotate_left(1);
-                        }
-                        cost
-                    }
-                    None => {
-                        let host = &mut self.hosts[host as usize];
-                        host.turn = 0;
-                        host.ready[class].pop_front();
-                        self.links[index as usize].is_ready = false;
-                        continue;
-                    }
-                }
-            } else {
+            let Some(cost) = self.send_step(host, now, net) else {
                 return;
             };
-            self.hosts[host as usize].sender.free_at = now + cost;
+            let host = &mut self.hosts[host as usize];
+            host.sender.free_at = now + cost * host.slow;
         }
         wake(host, &mut self.hosts[host as usize].sender, net);
+    }
+
+    /// Does the next thing that there is to do, and says how long it takes.
+    fn send_step(&mut self, host: u32, now: Picos, net: &mut Net) -> Option<Picos> {
+        let at = host as usize;
+        if let Some(job) = self.hosts[at].sender.inbox.pop_front() {
+            self.sender_input(job, now, net);
+            return Some(self.config.input_time);
+        }
+        while let Some(&index) = self.hosts[at].urgent.front() {
+            if self.links[index as usize].tx.has_control()
+                && let Some(cost) = self.send_next(index, now, net)
+            {
+                return Some(cost);
+            }
+            self.hosts[at].urgent.pop_front();
+        }
+        while let Some(index) = self.hosts[at].next_ready() {
+            let cost = self.send_next(index, now, net);
+            let link = &mut self.links[index as usize];
+            let host = &mut self.hosts[at];
+            host.turn += 1;
+            if cost.is_none() {
+                host.turn = 0;
+                host.ready[usize::from(link.class)].pop_front();
+                link.is_ready = false;
+            } else if host.turn >= TURN {
+                host.turn = 0;
+                host.ready[usize::from(link.class)].rotate_left(1);
+            }
+            if cost.is_some() {
+                return cost;
+            }
+        }
+        None
     }
 
     fn sender_input(&mut self, job: Job, now: Picos, net: &mut Net) {
@@ -704,7 +763,8 @@ impl EngineHosts {
                 return;
             };
             self.receiver_input(job, now, net);
-            self.hosts[host as usize].receiver.free_at = now + self.config.input_time;
+            let host = &mut self.hosts[host as usize];
+            host.receiver.free_at = now + self.config.input_time * host.slow;
         }
         wake(host, &mut self.hosts[host as usize].receiver, net);
     }
@@ -953,6 +1013,10 @@ impl Link {
 }
 
 impl Endpoints for EngineHosts {
+    fn slow_down(&mut self, host: u32, times: u32) {
+        self.hosts[host as usize].slow = u64::from(times);
+    }
+
     fn progress(&mut self) -> &mut Progress {
         &mut self.progress
     }

@@ -22,6 +22,7 @@ pub mod packet;
 pub mod random;
 pub mod report;
 pub mod scenario;
+pub mod spray;
 pub mod time;
 pub mod topology;
 pub mod workload;

@@ -13,7 +13,7 @@ use super::packet::{ACK_NOW, AGAIN, BULK, CLASSES, CONTROL, DATA, HIGH, MARKED, 
 use super::time::{ByteTime, Picos};
 use crate::engine::wire::Header;
 
-/// Bytes of headers of a RoCEv2 packet on the wire.
+/// Bytes of headers of a `RoCEv2` packet on the wire.
 pub const PACKET_OVERHEAD: u16 = 64;
 /// An acknowledgement comes at the end of a message, and after so many packets of a long one.
 const ACK_EVERY: u32 = 16;
@@ -186,7 +186,7 @@ pub struct NicStats {
 #[derive(Debug)]
 pub struct Nics {
     config: NicConfig,
-    nics: Vec<Nic>,
+    adapters: Vec<Nic>,
     qps: Vec<Qp>,
     completions: VecDeque<(u32, Completion)>,
     stats: NicStats,
@@ -198,7 +198,7 @@ impl Nics {
     pub fn new(config: NicConfig, ports: impl Iterator<Item = (u32, ByteTime)>) -> Self {
         Self {
             config,
-            nics: ports
+            adapters: ports
                 .map(|(host, byte_time)| Nic {
                     host,
                     byte_time: Some(byte_time),
@@ -247,7 +247,7 @@ impl Nics {
     /// The host that a host port belongs to.
     #[must_use]
     pub fn host_of(&self, host_port: u32) -> u32 {
-        self.nics[host_port as usize].host
+        self.adapters[host_port as usize].host
     }
 
     /// Whether this end has sent something that is not acknowledged.
@@ -315,7 +315,7 @@ impl Nics {
         let q = &mut self.qps[qp as usize];
         if !q.queued && !q.dead && (q.next < q.end || !q.again.is_empty()) {
             q.queued = true;
-            self.nics[q.host_port as usize].ready[usize::from(q.class)].push_back(qp);
+            self.adapters[q.host_port as usize].ready[usize::from(q.class)].push_back(qp);
         }
     }
 
@@ -330,7 +330,7 @@ impl Nics {
     }
 
     fn arm(&mut self, qp: u32, at: Picos, timeout: bool, net: &mut Net) {
-        let nic = &mut self.nics[self.qps[qp as usize].host_port as usize];
+        let nic = &mut self.adapters[self.qps[qp as usize].host_port as usize];
         nic.timers.push(Reverse((at, qp, timeout)));
         if nic.woken_at.is_none_or(|earlier| at < earlier) {
             nic.woken_at = Some(at);
@@ -341,11 +341,12 @@ impl Nics {
     /// Does what is due at this host port.
     pub fn wake(&mut self, host_port: u32, now: Picos, net: &mut Net) {
         let due = |nic: &Nic| nic.timers.peek().is_some_and(|t| t.0.0 <= now);
-        if !due(&self.nics[host_port as usize]) {
+        if !due(&self.adapters[host_port as usize]) {
             return;
         }
-        while due(&self.nics[host_port as usize]) {
-            let Some(Reverse((_, qp, timeout))) = self.nics[host_port as usize].timers.pop() else {
+        while due(&self.adapters[host_port as usize]) {
+            let Some(Reverse((_, qp, timeout))) = self.adapters[host_port as usize].timers.pop()
+            else {
                 break;
             };
             if timeout {
@@ -356,7 +357,7 @@ impl Nics {
                 net.kick(host_port);
             }
         }
-        let nic = &mut self.nics[host_port as usize];
+        let nic = &mut self.adapters[host_port as usize];
         nic.woken_at = nic.timers.peek().map(|t| t.0.0);
         if let Some(at) = nic.woken_at {
             net.wake_at(nic.host, at);
@@ -390,14 +391,15 @@ impl Nics {
         now: Picos,
         net: &mut Net,
     ) -> Option<Packet> {
-        if let Some(packet) = self.nics[host_port as usize].control.pop_front() {
+        if let Some(packet) = self.adapters[host_port as usize].control.pop_front() {
             return Some(packet);
         }
         for class in [HIGH, BULK] {
             if paused & 1 << class != 0 {
                 continue;
             }
-            while let Some(qp) = self.nics[host_port as usize].ready[usize::from(class)].pop_front()
+            while let Some(qp) =
+                self.adapters[host_port as usize].ready[usize::from(class)].pop_front()
             {
                 let q = &mut self.qps[qp as usize];
                 if q.dead {
@@ -463,7 +465,7 @@ impl Nics {
             self.stats.sent += 1;
         }
         if let Some(rate) = &mut q.rate {
-            let nic = &self.nics[q.host_port as usize];
+            let nic = &self.adapters[q.host_port as usize];
             rate.sent(now, u64::from(wire), nic.byte_time);
         }
         Some(packet)
@@ -551,7 +553,7 @@ impl Nics {
             Work::Write { imm, bytes } => Completion::Written { qp, imm, bytes },
             Work::Send { frame, .. } => Completion::Received { qp, frame },
         };
-        let host = self.nics[self.qps[qp as usize].host_port as usize].host;
+        let host = self.adapters[self.qps[qp as usize].host_port as usize].host;
         self.completions.push_back((host, completion));
     }
 
@@ -569,12 +571,14 @@ impl Nics {
         packet.flow = qp ^ 1;
         packet.seq = seq;
         packet.entropy = q.entropy;
-        self.nics[q.host_port as usize].control.push_back(packet);
+        self.adapters[q.host_port as usize]
+            .control
+            .push_back(packet);
         net.kick(q.host_port);
     }
 
     fn acknowledged(&mut self, qp: u32, seq: u32, now: Picos, net: &mut Net) {
-        let host = self.nics[self.qps[qp as usize].host_port as usize].host;
+        let host = self.adapters[self.qps[qp as usize].host_port as usize].host;
         let q = &mut self.qps[qp as usize];
         if seq <= q.una {
             return;

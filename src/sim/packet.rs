@@ -25,10 +25,15 @@ pub const DATA: u8 = 4;
 pub const AGAIN: u8 = 8;
 /// Its receiver acknowledges it at once.
 pub const ACK_NOW: u8 = 16;
+/// The queue that cut its payload off was the last before its receiver.
+pub const TRIMMED_AT_LAST_HOP: u8 = 32;
 
 /// One packet. The fabric reads size, class, destination, entropy and flags; the rest belongs to
 /// the endpoints.
+///
+/// It is one cache line, and its way over a link touches hardly any other packet's.
 #[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
 pub struct Packet {
     /// When it reaches the far end of the link that it is on.
     pub(super) arrives: Picos,
@@ -51,8 +56,9 @@ pub struct Packet {
     /// [`MARKED`] and the like.
     pub flags: u8,
     pub(super) next: u32,
-    /// The port that sent it to the switch where it is queued.
-    pub(super) ingress: u32,
+    /// In a switch: the port that sent it there. On a wire, once the next packet is on it too: how
+    /// many picoseconds later that one arrives.
+    pub(super) ingress_or_gap: u32,
 }
 
 impl Packet {
@@ -71,7 +77,7 @@ impl Packet {
             kind,
             flags: 0,
             next: NONE,
-            ingress: NONE,
+            ingress_or_gap: NONE,
         }
     }
 
@@ -81,6 +87,8 @@ impl Packet {
         self.flags & flags != 0
     }
 }
+
+const _: () = assert!(size_of::<Packet>() == 64);
 
 /// The packets that are in the fabric.
 #[derive(Debug)]

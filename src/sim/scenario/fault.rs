@@ -1,7 +1,6 @@
 //! The sections `[[fault]]`: what goes wrong, where and when.
 
 use super::error::ScenarioError;
-use super::play::CAN_SLOW_HOSTS;
 use super::reader::{Field, Section};
 use crate::sim::packet::{BULK, HIGH};
 use crate::sim::time::Picos;
@@ -41,11 +40,6 @@ pub(super) fn read(
 ) -> Result<(), ScenarioError> {
     let kind_field = section.need("kind", "\"link-down\"")?;
     let kind = kind_field.one_of("kind of fault", &KINDS)?;
-    if kind == Kind::SlowHost && !CAN_SLOW_HOSTS {
-        return Err(kind_field.error(
-            "is \"host-slow\", which the hosts of this build cannot be made; use link-slow",
-        ));
-    }
     let at = section
         .get("at")
         .map_or(Ok(Picos::ZERO), |field| field.delay())?;

@@ -2,20 +2,19 @@
 
 use super::error::ScenarioError;
 use super::fabric::FabricSpec;
-use super::play::CAN_RUN_REFERENCES;
 use super::reader::Section;
 use crate::control::{
     AnyController, Delay, DelayConfig, Fixed, Power, PowerConfig, Timely, TimelyConfig,
 };
-use crate::engine::admission::AdmissionConfig;
-use crate::engine::{Completions, EngineConfig};
-use crate::path::health::HealthConfig;
 use crate::path::select::{
     Adaptive, AnySelector, LeastOutstanding, PowerOfTwo, RoundRobin, StaticHash,
 };
 use crate::sim::dcqcn::DcqcnConfig;
+use crate::sim::fabric::Overflow;
 use crate::sim::hosts::{HostConfig, Ways};
 use crate::sim::nic::{NicConfig, PACKET_OVERHEAD, Recovery};
+use crate::sim::spray::window::Control;
+use crate::sim::spray::{SprayConfig, balance};
 use crate::sim::time::Picos;
 use crate::units::{Bytes, Nanos, Rate};
 
@@ -74,24 +73,15 @@ pub enum Transport {
     NsccRccc,
     /// A constant window.
     Constant,
-    /// Swift.
-    Swift,
-    /// TIMELY.
-    Timely,
-    /// θ-PowerTCP.
-    ThetaPowerTcp,
     /// DCQCN over go-back-N: what clusters run today.
     Dcqcn,
 }
 
-const TRANSPORTS: [(&str, Transport); 8] = [
+const TRANSPORTS: [(&str, Transport); 5] = [
     ("nscc", Transport::Nscc),
     ("rccc", Transport::Rccc),
     ("nscc+rccc", Transport::NsccRccc),
     ("constant", Transport::Constant),
-    ("swift", Transport::Swift),
-    ("timely", Transport::Timely),
-    ("theta-powertcp", Transport::ThetaPowerTcp),
     ("dcqcn", Transport::Dcqcn),
 ];
 
@@ -165,23 +155,17 @@ pub(super) fn read(
     let spec = if is_engine {
         HostsSpec::Engine(Box::new(read_engine(&mut section, fabric, deadline)?))
     } else {
-        let spec = HostsSpec::Reference(read_reference(&mut section, fabric)?);
-        if !CAN_RUN_REFERENCES {
-            return Err(section.error(
-                "hosts.kind is \"reference\", which this build has no transports for; use \"engine\"".to_owned(),
-            ));
+        let reference = read_reference(&mut section, fabric)?;
+        if reference.transport == Transport::Dcqcn {
+            HostsSpec::Engine(Box::new(today(fabric, deadline)))
+        } else {
+            HostsSpec::Reference(reference)
         }
-        spec
     };
     section.finish()?;
     Ok(spec)
 }
 
-/// A chunk and its completion cost the host so much together that it moves 1.5 million of them a
-/// second, as measured on the real engine.
-const CHUNK_TIME: Picos = Picos::from_nanos(567);
-/// Of which a completion takes this.
-const INPUT_TIME: Picos = Picos::from_nanos(100);
 /// Chunks are whole lines of this many bytes.
 const CHUNK_STEP: u64 = 128;
 
@@ -190,6 +174,8 @@ fn read_engine(
     fabric: &FabricSpec,
     deadline: Picos,
 ) -> Result<EngineSpec, ScenarioError> {
+    let rate = super::fabric::host_rate(&fabric.topology, 0);
+    let mut host = HostConfig::for_fabric(rate, Nanos(fabric.round_trip.as_nanos()));
     let chunk = match section.get("chunk") {
         Some(field) => {
             let bytes = field.bytes()?;
@@ -198,32 +184,31 @@ fn read_engine(
             }
             bytes
         }
-        None => 32 << 10,
+        None => u64::from(host.engine.chunk_bytes.unwrap_or(32 << 10)),
     };
     let paths = section
         .get("paths")
         .map_or(Ok(16), |field| field.count(1..=64))?;
-    let controller = read_controller(section, fabric, chunk)?;
+    host.controller = read_controller(section, fabric, chunk)?;
     let selector = match section.get("selector") {
         Some(field) => field.one_of("selector", &SELECTORS)?,
         None => Selector::LeastOutstanding,
     };
-    let round_trip = fabric.round_trip;
     let mut time = |name, default| match section.get(name) {
         Some(field) => field.delay(),
         None => Ok(default),
     };
-    let chunk_time = time("chunk_time", CHUNK_TIME)?;
-    let input_time = time("input_time", INPUT_TIME)?;
-    let dial_time = time("dial_time", Picos::from_micros(500))?;
+    let chunk_time = time("chunk_time", host.chunk_time)?;
+    let input_time = time("input_time", host.input_time)?;
+    let dial_time = time("dial_time", host.dial_time)?;
     let mut above_zero = |name, default| match section.get(name) {
         Some(field) => field.time(),
         None => Ok(default),
     };
-    let tick = above_zero("tick", round_trip / 2)?;
-    let suspect = above_zero("suspect", round_trip * 3)?;
-    let dead = above_zero("dead", round_trip * 16)?;
-    let timeout = above_zero("timeout", Picos::from_micros(1_000))?;
+    let tick = above_zero("tick", host.tick)?;
+    let suspect = above_zero("suspect", Picos::from(host.engine.health.suspect_min))?;
+    let dead = above_zero("dead", Picos::from(host.engine.health.dead_min))?;
+    let timeout = above_zero("timeout", Picos::from_micros(2_000))?;
     let mtu = match section.get("mtu") {
         Some(field) => u16::try_from(field.number(256..=9000)?).unwrap_or(9000),
         None => 4096,
@@ -238,9 +223,6 @@ fn read_engine(
         )?,
         None => Recovery::Selective,
     };
-    let grants = section
-        .get("grants")
-        .map_or(Ok(true), |field| field.boolean())?;
     let dcqcn = section
         .get("dcqcn")
         .map_or(Ok(false), |field| field.boolean())?;
@@ -249,54 +231,34 @@ fn read_engine(
             let known = [("unknown", Ways::Unknown), ("traced", Ways::Traced)];
             field.one_of("knowledge of ways", &known)?
         }
-        None => Ways::Traced,
+        None => host.ways,
     };
-    let nanos = |time: Picos| Nanos(time.as_nanos());
-    let bdp = fabric.host_bdp_packets() * super::fabric::PACKET_BYTES;
-    let engine = EngineConfig {
-        paths_max: u8::try_from(paths).unwrap_or(64),
-        search: false,
-        eager_bytes: 0,
-        chunk_bytes: u32::try_from(chunk).ok(),
-        completions: Completions::Local,
-        receive_depth: None,
-        first_grant: grants.then_some(0),
-        health: HealthConfig {
-            suspect_min: nanos(suspect),
-            dead_min: nanos(dead),
-            dead_max: nanos((round_trip * 200).max(dead)),
-            probe_gap: nanos(round_trip * 2),
-            sibling_span: nanos(round_trip),
-            sibling_lately: nanos(round_trip * 2),
-            fence_repeat: nanos(round_trip * 2),
-        },
-        // No peer dies in a scenario: what cannot go on is reported as stuck at the deadline.
-        dead_peer: Nanos(deadline.as_nanos()) + Nanos::from_secs(1),
+    let grants = section
+        .get("grants")
+        .map_or(Ok(true), |field| field.boolean())?;
+    host.engine.paths_max = u8::try_from(paths).unwrap_or(64);
+    host.engine.chunk_bytes = u32::try_from(chunk).ok();
+    host.engine.first_grant = grants.then_some(0);
+    host.engine.health.suspect_min = Nanos(suspect.as_nanos());
+    host.engine.health.dead_min = Nanos(dead.as_nanos());
+    // No peer dies in a scenario: what cannot go on is reported as stuck at the deadline.
+    host.engine.dead_peer = Nanos(deadline.as_nanos()) + Nanos::from_secs(1);
+    host.admission.quantum = Bytes(4 * chunk);
+    host.admission.unasked_min = Bytes(chunk);
+    host.selector = match selector {
+        Selector::LeastOutstanding => AnySelector::LeastOutstanding(LeastOutstanding::default()),
+        Selector::PowerOfTwo => AnySelector::PowerOfTwo(PowerOfTwo::default()),
+        Selector::Adaptive => AnySelector::Adaptive(Adaptive),
+        Selector::RoundRobin => AnySelector::RoundRobin(RoundRobin::default()),
+        Selector::Hash => AnySelector::Hash(StaticHash),
     };
+    host.chunk_time = chunk_time;
+    host.input_time = input_time;
+    host.tick = tick;
+    host.dial_time = dial_time;
+    host.ways = ways;
     Ok(EngineSpec {
-        host: HostConfig {
-            engine,
-            controller,
-            selector: match selector {
-                Selector::LeastOutstanding => {
-                    AnySelector::LeastOutstanding(LeastOutstanding::default())
-                }
-                Selector::PowerOfTwo => AnySelector::PowerOfTwo(PowerOfTwo::default()),
-                Selector::Adaptive => AnySelector::Adaptive(Adaptive),
-                Selector::RoundRobin => AnySelector::RoundRobin(RoundRobin::default()),
-                Selector::Hash => AnySelector::Hash(StaticHash),
-            },
-            chunk_time,
-            input_time,
-            tick,
-            admission: AdmissionConfig {
-                bdp: Bytes(bdp),
-                quantum: Bytes(4 * chunk),
-                unasked_min: Bytes(chunk),
-            },
-            ways,
-            dial_time,
-        },
+        host,
         nic: NicConfig {
             mtu,
             recovery,
@@ -304,6 +266,62 @@ fn read_engine(
             dcqcn: dcqcn.then(|| DcqcnConfig::paper(gbps(fabric))),
         },
     })
+}
+
+/// What clusters run today: one queue pair for each connection, of which the adapter itself
+/// controls the rate, and go-back-N. The host only hands the message over.
+fn today(fabric: &FabricSpec, deadline: Picos) -> EngineSpec {
+    let rate = super::fabric::host_rate(&fabric.topology, 0);
+    let mut host = HostConfig::for_fabric(rate, Nanos(fabric.round_trip.as_nanos()));
+    host.engine.paths_max = 1;
+    host.engine.chunk_bytes = Some(4 << 20);
+    host.engine.first_grant = None;
+    host.engine.dead_peer = Nanos(deadline.as_nanos()) + Nanos::from_secs(1);
+    host.controller = AnyController::Fixed(Fixed::new(Bytes::from_mib(1024)));
+    host.selector = AnySelector::Hash(StaticHash);
+    host.ways = Ways::Unknown;
+    EngineSpec {
+        host,
+        nic: NicConfig {
+            mtu: 4096,
+            recovery: Recovery::GoBackN,
+            timeout: Picos::from_micros(2_000),
+            dcqcn: Some(DcqcnConfig::paper(gbps(fabric))),
+        },
+    }
+}
+
+impl ReferenceSpec {
+    /// The transport on this fabric.
+    #[must_use]
+    pub fn spray(&self, fabric: &FabricSpec) -> SprayConfig {
+        let rate = super::fabric::host_rate(&fabric.topology, 0);
+        let mut config = SprayConfig::new(rate, fabric.round_trip);
+        let queue = u64::from(fabric.switch.queue.capacity);
+        config.set_queue(queue.div_ceil(super::fabric::PACKET_BYTES));
+        config.trimming = fabric.switch.queue.overflow == Overflow::Trim;
+        config.control = match self.transport {
+            Transport::Rccc => Control::Open,
+            Transport::Constant => Control::Constant(self.window.unwrap_or(config.window_first)),
+            Transport::Nscc | Transport::NsccRccc | Transport::Dcqcn => Control::Nscc,
+        };
+        config.credit = matches!(self.transport, Transport::Rccc | Transport::NsccRccc);
+        config.balance = match self.balance {
+            Balance::Single | Balance::Oblivious => balance::Balance::Oblivious,
+            Balance::Bitmap => balance::Balance::Bitmap,
+            Balance::Reps => balance::Balance::Reps,
+            Balance::Mixed => balance::Balance::Mixed,
+        };
+        config.paths = match self.balance {
+            Balance::Single => 1,
+            _ => u16::try_from(self.paths.next_power_of_two()).unwrap_or(1 << 15),
+        };
+        config.window_first = self.window.unwrap_or(config.window_first);
+        if let Some(bytes) = self.acknowledge_after {
+            config.ack_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        }
+        config
+    }
 }
 
 fn gbps(fabric: &FabricSpec) -> u64 {
@@ -320,43 +338,35 @@ fn read_controller(
         Some(field) => field.one_of("controller", &CONTROLLERS)?,
         None => Controller::Delay,
     };
-    let bdp = fabric.host_bdp_packets() * super::fabric::PACKET_BYTES;
-    let mut window = |name, default| match section.get(name) {
-        Some(field) => match fabric.window_bytes(field.size()?) {
-            0 => Err(field.must_be("above 0")),
-            bytes => Ok(Bytes(bytes)),
-        },
+    let mut window = |name, default: u64| match section.get(name) {
+        Some(field) => {
+            let bytes = fabric.window_bytes(field.size()?);
+            if bytes == 0 {
+                return Err(field.must_be("above 0"));
+            }
+            Ok(Bytes(bytes))
+        }
         None => Ok(Bytes(default)),
     };
-    // One and a half, as the reference begins: the excess is the least queue that keeps a link
-    // busy whose paths are not all alike.
-    let start = window("window", bdp.saturating_mul(3).div_ceil(2))?;
+    let bdp = fabric
+        .host_bdp_packets()
+        .saturating_mul(super::fabric::PACKET_BYTES);
+    let start = window("window", (bdp.saturating_mul(3) / 2).max(4 * chunk))?;
     if matches!(controller, Controller::Fixed) {
         return Ok(AnyController::Fixed(Fixed::new(start)));
     }
+    let window_min = window("window_min", (2 * chunk).min(start.0))?;
     let window_max = window("window_max", start.0)?;
-    let window_min = window("window_min", (2 * chunk).min(window_max.0))?;
     if window_min > window_max {
         return Err(section.error(format!(
             "hosts.window_min is {window_min}, above hosts.window_max {window_max}; exchange them"
         )));
     }
-    let round_trip = Nanos(fabric.round_trip.as_nanos());
+    let target_queue = match section.get("target_queue") {
+        Some(field) => Nanos(field.time()?.as_nanos()),
+        None => Nanos((fabric.round_trip * 3 / 4).as_nanos()),
+    };
     Ok(match controller {
-        Controller::Fixed | Controller::Delay => {
-            let target_queue = match section.get("target_queue") {
-                Some(field) => Nanos(field.time()?.as_nanos()),
-                None => round_trip.scale(3, 4),
-            };
-            AnyController::Delay(Delay::new(DelayConfig {
-                target_queue,
-                increase: Bytes(chunk),
-                probe_start: false,
-                window_min,
-                window_max,
-                window_start: start,
-            }))
-        }
         Controller::Power => AnyController::Power(Power::new(PowerConfig {
             window_min,
             window_max,
@@ -367,8 +377,16 @@ fn read_controller(
             window_min,
             window_max,
             line_rate: super::fabric::host_rate(&fabric.topology, 0),
-            queue_low: round_trip.scale(1, 4),
-            queue_high: round_trip,
+            queue_low: target_queue / 2,
+            queue_high: target_queue * 4,
+        })),
+        Controller::Delay | Controller::Fixed => AnyController::Delay(Delay::new(DelayConfig {
+            target_queue,
+            window_min,
+            window_max,
+            window_start: start,
+            increase: Bytes(chunk),
+            probe_start: false,
         })),
     })
 }

@@ -5,15 +5,10 @@ use crate::engine::TxEvent;
 use crate::sim::fabric::Fabric;
 use crate::sim::hosts::EngineHosts;
 use crate::sim::report::{HostCounts, Recorder, RunReport};
+use crate::sim::spray::SprayHosts;
 use crate::sim::time::Picos;
 use crate::sim::workload::Workload;
 use crate::sim::world::{Endpoints, Observer, run_observed};
-
-/// Whether [`Scenario::play`] knows how to run reference transports: a scenario with them is
-/// refused when it is read, not when it runs.
-pub(super) const CAN_RUN_REFERENCES: bool = false;
-/// Whether hosts can be slowed down ([`Endpoints::slow_down`]).
-pub(super) const CAN_SLOW_HOSTS: bool = false;
 
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +72,10 @@ impl Scenario {
             flows: workload.flows().len(),
             watch,
         };
-        let fabric = Fabric::new(self.fabric.topology.clone(), &self.fabric.switch, seed);
+        let mut fabric = Fabric::new(self.fabric.topology.clone(), &self.fabric.switch, seed);
+        if let HostsSpec::Reference(spec) = &self.hosts {
+            spec.spray(&self.fabric).quiet_last_hop(&mut fabric);
+        }
         match &self.hosts {
             HostsSpec::Engine(spec) => {
                 let hosts = EngineHosts::new(&fabric, &workload, spec.host.clone(), spec.nic, seed);
@@ -87,17 +85,29 @@ impl Scenario {
                         sent_again: hosts.nic_stats().again,
                         timeouts: hosts.nic_stats().timeouts,
                         notifications: hosts.nic_stats().cnps,
-                        longest_stall_ps: Some(hosts.longest_stall().0),
                         fences: hosts
                             .events()
                             .iter()
                             .filter(|event| matches!(event.event, TxEvent::Fenced { .. }))
                             .count() as u64,
+                        longest_stall_ps: Some(hosts.longest_stall().0),
                     }
                 })
             }
-            HostsSpec::Reference(_) => {
-                unreachable!("a scenario with reference transports is refused when it is read")
+            HostsSpec::Reference(spec) => {
+                let config = spec.spray(&self.fabric);
+                let hosts = SprayHosts::new(&fabric, &workload, config, seed);
+                self.drive(seed, fabric, hosts, &workload, watched, |hosts| {
+                    let stats = hosts.stats();
+                    HostCounts {
+                        sent: stats.sent,
+                        sent_again: stats.again,
+                        timeouts: stats.timeouts,
+                        notifications: 0,
+                        fences: 0,
+                        longest_stall_ps: None,
+                    }
+                })
             }
         }
     }
