@@ -248,7 +248,7 @@ fn what_is_wrong_is_said_in_one_line() {
 #[test]
 fn what_does_not_finish_says_what_is_stuck_and_fails() {
     let folder = Folder::new("stuck");
-    let fault = "[[fault]]\nkind = \"link-down\"\nlink = \"host 3 -> leaf 0\"\nat = \"5us\"\n[run]\ndeadline = \"2ms\"\n";
+    let fault = "[[fault]]\nkind = \"link-down\"\nlink = \"host 3 -> leaf 0\"\nat = \"5us\"\n[run]\ndeadline = \"1ms\"\n";
     let file = folder.file("stuck.toml", &format!("{SMALL}{fault}"));
     let output = thalweg(&["sim", "run", &file]);
     assert_eq!(output.status.code(), Some(1));

@@ -371,7 +371,11 @@ impl Nics {
             return;
         }
         let due = q.progress_at + self.config.timeout * (1 << q.timeouts.min(6));
-        if due <= now && q.next > q.una {
+        if due <= now && q.next == q.una {
+            // Nothing is in flight: its port is down or paused. The time starts anew, or this timer
+            // would be due again at once, for ever.
+            q.progress_at = now;
+        } else if due <= now {
             q.timeouts += 1;
             q.progress_at = now;
             q.next = q.una;

@@ -356,7 +356,9 @@ fn read_controller(
         }
         None => Ok(Bytes(default)),
     };
-    let bdp = fabric.host_bdp_packets().saturating_mul(super::fabric::PACKET_BYTES);
+    let bdp = fabric
+        .host_bdp_packets()
+        .saturating_mul(super::fabric::PACKET_BYTES);
     let start = window("window", (bdp.saturating_mul(3) / 2).max(4 * chunk))?;
     if matches!(controller, Controller::Fixed) {
         return Ok(AnyController::Fixed(Fixed::new(start)));
