@@ -35,23 +35,23 @@ pub struct Row {
 fn rows(table: SuiteTable) -> Vec<Row> {
     match table {
         SuiteTable::Golden => golden::rows(golden::Subset::Full)
-            .map(from_golden)
+            .map(|row| from_golden(&row))
             .collect(),
         SuiteTable::Control => {
             let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
             control_suite::rows(CONTROL_SEEDS, threads)
-                .into_iter()
+                .iter()
                 .map(from_control)
                 .collect()
         }
-        SuiteTable::Speed => speed::rows().map(from_speed).collect(),
+        SuiteTable::Speed => speed::rows().map(|row| from_speed(&row)).collect(),
     }
 }
 
 /// Seeds of the control suite: the targets are means over at least five.
 const CONTROL_SEEDS: u64 = 5;
 
-fn from_golden(row: golden::Row) -> Row {
+fn from_golden(row: &golden::Row) -> Row {
     Row {
         name: format!("{}: {}", row.name, row.what),
         reference: row.theirs,
@@ -63,7 +63,7 @@ fn from_golden(row: golden::Row) -> Row {
     }
 }
 
-fn from_control(row: control_suite::Row) -> Row {
+fn from_control(row: &control_suite::Row) -> Row {
     let (bound, reach) = match row.reach {
         Reach::AtMost(reach) => (format!("≤ {reach}"), reach),
         Reach::AtLeast(reach) => (format!("≥ {reach}"), reach),
@@ -83,7 +83,7 @@ fn from_control(row: control_suite::Row) -> Row {
     }
 }
 
-fn from_speed(row: speed::Speed) -> Row {
+fn from_speed(row: &speed::Speed) -> Row {
     let memory = row.memory_mib.unwrap_or(f64::NAN);
     Row {
         name: format!("{}: million packet-hops/s", row.name),

@@ -54,7 +54,7 @@ impl Stream {
     /// A number below `bound`, which must not be 0. Its bias is below 2^-32 for any bound that
     /// counts components.
     pub const fn below(&mut self, bound: u32) -> u32 {
-        ((self.next() >> 32) * bound as u64 >> 32) as u32
+        (((self.next() >> 32) * bound as u64) >> 32) as u32
     }
 
     /// True once in `of` times on average, `share` of them.
