@@ -9,7 +9,7 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 PLUGIN := target/release/libnccl_net_thalweg.so
 
-.PHONY: demo test check bench install build setup lab-tools lint unit loom lab-tests deny names clean
+.PHONY: demo test check bench install build setup lab-tools lint unit twin loom lab-tests deny names clean
 
 build: setup
 	$(CARGO) build --release --locked --workspace
@@ -44,6 +44,10 @@ unit:
 	$(CARGO) test --release --locked --test '*'
 	$(CARGO) test --release --locked -p thalweg-ffi
 
+# Every figure of the reference that the simulator is held against; `unit` has one of each kind.
+twin:
+	$(CARGO) test --release --locked --test sim_golden -- --ignored
+
 # Lock-free code under every interleaving that loom can tell apart.
 loom:
 	RUSTFLAGS="--cfg loom" $(CARGO) test --release --locked --lib --target-dir target/loom sync
@@ -61,7 +65,7 @@ deny:
 
 check: setup lint unit
 
-test: setup lint deny loom unit lab-tests
+test: setup lint deny loom unit twin lab-tests
 
 bench: lab-tools
 	$(CARGO) build --release --locked -p thalweg-nccl-plugin
@@ -72,6 +76,7 @@ install: build
 	install -D -m 755 $(PLUGIN) $(DESTDIR)$(PREFIX)/lib/libnccl-net-thalweg.so
 	ln -sf libnccl-net-thalweg.so $(DESTDIR)$(PREFIX)/lib/librccl-net-thalweg.so
 	install -D -m 644 include/thalweg.h $(DESTDIR)$(PREFIX)/include/thalweg.h
+	install -D -m 755 target/release/thalweg $(DESTDIR)$(PREFIX)/bin/thalweg
 	install -D -m 755 target/release/libthalweg.so $(DESTDIR)$(PREFIX)/lib/libthalweg.so
 
 clean:
