@@ -106,7 +106,7 @@ impl Controller for Delay {
             self.window += if self.starting {
                 acked
             } else {
-                let added = Bytes(self.config.increase.0).scale(acked, self.window.max(1));
+                let added = self.config.increase.scale(acked, self.window.max(1));
                 (acked / 64 + added.0) * headroom / 16
             };
         } else {

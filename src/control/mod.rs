@@ -183,6 +183,22 @@ mod model {
                 (config.window_min, config.window_max),
                 &operations,
             );
+            let (window_min, window_max) = (config.window_min, config.window_max);
+            let power = PowerConfig {
+                window_min,
+                window_max,
+                window_start: config.window_start,
+                increase: Bytes(32 << 10),
+            };
+            run(AnyController::Power(Power::new(power)), (window_min, window_max), &operations);
+            let timely = TimelyConfig {
+                window_min,
+                window_max,
+                line_rate: crate::units::Rate::from_mbps(400_000),
+                queue_low: Nanos::from_micros(4),
+                queue_high: Nanos::from_micros(32),
+            };
+            run(AnyController::Timely(Timely::new(timely)), (window_min, window_max), &operations);
             let constant = Bytes(1 << 20);
             run(AnyController::Fixed(Fixed::new(constant)), (constant, constant), &operations);
         }
