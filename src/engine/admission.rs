@@ -177,7 +177,11 @@ impl Admission {
             let unasked = self.unasked(m.class);
             let allowed = m.received + unasked;
             // Told only when it matters: every grant is a frame.
-            if m.present && m.wanted <= m.received && allowed >= m.granted + unasked.div_ceil(2) {
+            if m.present
+                && m.expects
+                && m.wanted <= m.received
+                && allowed >= m.granted + unasked.div_ceil(2)
+            {
                 self.change(member, |m| m.granted = allowed);
                 return Some((member, allowed));
             }
@@ -198,7 +202,7 @@ impl Admission {
             let all = self.competition(class);
             let step = if all.active > 1 {
                 self.members[member as usize].unshared = 0;
-                if all.outstanding >= bdp * 5 / 4 {
+                if all.outstanding >= bdp * 3 / 2 {
                     return None;
                 }
                 if m.outstanding() >= self.outstanding_max() {

@@ -142,6 +142,56 @@ impl Selector for LeastOutstanding {
     }
 }
 
+/// In turn, but a path whose round trip is longer than the shortest by more than an eighth has its
+/// turn less often, in proportion (smooth weighted round robin); like [`LeastOutstanding`] it passes
+/// over a path that is more than a chunk behind.
+///
+/// Where some ways are slower than others, links that can go around them load the rest unevenly,
+/// and the turns have to give way to that. The eighth keeps the turns strict while all is well, for
+/// those spread the load best.
+#[derive(Debug, Clone, Default)]
+pub struct Weighted {
+    /// What each path has saved up, in parts of [`FULL_WEIGHT`] of a turn.
+    credits: Vec<i64>,
+}
+
+/// Weight of a path with the shortest round trip.
+const FULL_WEIGHT: u64 = 1024;
+
+impl Selector for Weighted {
+    fn name(&self) -> &'static str {
+        "weighted"
+    }
+
+    fn choose(&mut self, _conn: u32, bytes: u64, paths: &[View]) -> Option<usize> {
+        let with_room = paths.iter().filter(|p| p.has_room(bytes));
+        let least = with_room.map(|p| p.outstanding.0).min()?;
+        let measured = paths.iter().filter(|p| p.usable && !p.rtt.is_zero());
+        let shortest = measured.map(|p| p.rtt.0).min().unwrap_or(1);
+        let fair = shortest + shortest / 8;
+        self.credits.resize(paths.len(), 0);
+        let mut total = 0;
+        let mut found: Option<usize> = None;
+        for (index, path) in paths.iter().enumerate() {
+            if !path.usable {
+                self.credits[index] = 0;
+                continue;
+            }
+            let weight = (fair * FULL_WEIGHT / path.rtt.0.max(fair)).cast_signed();
+            total += weight;
+            self.credits[index] += weight;
+            if path.has_room(bytes)
+                && path.outstanding.0 <= least + bytes
+                && found.is_none_or(|best| self.credits[index] > self.credits[best])
+            {
+                found = Some(index);
+            }
+        }
+        self.credits[found?] -= total;
+        found
+    }
+}
+
 /// Of two paths at random the one with the shorter round trip: what UCCL does.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PowerOfTwo {
@@ -182,6 +232,8 @@ impl Selector for PowerOfTwo {
 pub enum AnySelector {
     /// Least outstanding.
     LeastOutstanding(LeastOutstanding),
+    /// In turn by round trip.
+    Weighted(Weighted),
     /// The better of two.
     PowerOfTwo(PowerOfTwo),
     /// Least expected completion.
@@ -196,6 +248,7 @@ impl Selector for AnySelector {
     fn name(&self) -> &'static str {
         match self {
             Self::LeastOutstanding(s) => s.name(),
+            Self::Weighted(s) => s.name(),
             Self::PowerOfTwo(s) => s.name(),
             Self::Adaptive(s) => s.name(),
             Self::RoundRobin(s) => s.name(),
@@ -206,6 +259,7 @@ impl Selector for AnySelector {
     fn choose(&mut self, conn: u32, bytes: u64, paths: &[View]) -> Option<usize> {
         match self {
             Self::LeastOutstanding(s) => s.choose(conn, bytes, paths),
+            Self::Weighted(s) => s.choose(conn, bytes, paths),
             Self::PowerOfTwo(s) => s.choose(conn, bytes, paths),
             Self::Adaptive(s) => s.choose(conn, bytes, paths),
             Self::RoundRobin(s) => s.choose(conn, bytes, paths),

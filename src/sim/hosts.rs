@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::fabric::{Fabric, Hosts, Net};
 use super::nic::{Completion, NicConfig, NicStats, Nics, Work};
-use super::packet::{CLASSES, Packet};
+use super::packet::{CLASSES, CONTROL, Packet};
 use super::random::{Purpose, Stream, mix};
 use super::time::{ByteTime, Picos};
 use super::workload::{Flow, Progress, Workload};
@@ -22,11 +22,16 @@ use crate::engine::{
     Completions, EngineConfig, MemRange, RxAction, RxEngine, Transmit, TxAction, TxEngine, TxEvent,
 };
 use crate::path::health::{HealthConfig, TransportStats};
-use crate::path::select::{AnySelector, LeastOutstanding};
+use crate::path::select::{AnySelector, Weighted};
 use crate::units::{Bytes, Nanos, Rate};
 
-/// Ports that a host traces for each path: of 16 equal ways, one in 300 links then misses one.
-const TRACES_PER_PATH: u32 = 8;
+/// Ports that a host traces for each that it takes: of 16 equal ways, one in 300 links then misses
+/// one.
+const TRACES_PER_PATH: usize = 4;
+
+/// The links of a host begin on different ways, a quarter of all of them apart, in parts of 2^32:
+/// short messages to many peers load all ways evenly.
+const STAGGER: u32 = 1 << 30;
 
 /// Frames that a link sends before another has its turn: a caller gives a message away as far as
 /// it goes, and what is begun is ended before the next is begun.
@@ -51,8 +56,20 @@ pub struct HostConfig {
     pub admission: AdmissionConfig,
     /// Whether a host learns which switches a source port leads through before it uses it.
     pub ways: Ways,
+    /// The class of control frames.
+    pub control: ControlClass,
     /// From the wish for a path until it is there: handshake and the states of two queue pairs.
     pub dial_time: Picos,
+}
+
+/// Which class of the fabric control frames travel in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlClass {
+    /// That of the data, in the same queue pair: behind it.
+    OfData,
+    /// Their own, ahead of all data, over a second queue pair for each path: what NCCL does where
+    /// `NCCL_IB_FIFO_TC` is set.
+    Own,
 }
 
 /// How source ports are chosen.
@@ -72,7 +89,7 @@ impl HostConfig {
     pub fn for_fabric(rate: Rate, round_trip: Nanos) -> Self {
         let bdp = rate.bytes_in(round_trip);
         let chunk = 32 << 10;
-        let window = Bytes(bdp.0 * 3 / 2).max(Bytes(4 * chunk));
+        let window = bdp.scale(7, 4).max(Bytes(4 * chunk));
         let least = Bytes(2 * chunk);
         Self {
             engine: EngineConfig {
@@ -103,13 +120,14 @@ impl HostConfig {
                 increase: Bytes(chunk),
                 probe_start: false,
             })),
-            selector: AnySelector::LeastOutstanding(LeastOutstanding::default()),
+            selector: AnySelector::Weighted(Weighted::default()),
             admission: AdmissionConfig {
                 bdp: bdp.max(least),
                 quantum: Bytes(4 * chunk),
-                unasked_min: Bytes(chunk),
+                unasked_min: Bytes(2 * chunk),
             },
             ways: Ways::Traced,
+            control: ControlClass::Own,
             // 1.5 million chunks a second, sent and completed.
             chunk_time: Picos::from_nanos(567),
             input_time: Picos::from_nanos(100),
@@ -177,6 +195,8 @@ struct Host {
     admission: Admission,
     /// The link of each of its members.
     members: Vec<u32>,
+    /// How many links it sends on.
+    links_out: u32,
 }
 
 /// A path on its way up: first the receiver takes it, then the sender.
@@ -195,7 +215,7 @@ enum DialStep {
         fence: Option<u16>,
     },
     Up {
-        qp: u32,
+        channel: Channel,
         previous: Option<PathCount>,
     },
 }
@@ -232,6 +252,40 @@ impl Host {
     }
 }
 
+/// The queue pairs of a path: one for its data and, where control frames have a class of their
+/// own, another for those. Each is named by the sender's end; the receiver's is the next number.
+#[derive(Debug, Clone, Copy)]
+struct Channel {
+    data: u32,
+    control: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    Sender,
+    Receiver,
+}
+
+impl Channel {
+    /// Beyond the last of its queue pairs, which are the newest there are.
+    fn end(self) -> usize {
+        self.control as usize + 2
+    }
+
+    /// Its queue pairs at one side.
+    fn ends(self, side: Side) -> impl Iterator<Item = u32> {
+        let control = (self.control != self.data).then_some(self.control);
+        let ends = std::iter::once(self.data).chain(control);
+        ends.map(move |qp| qp + u32::from(matches!(side, Side::Receiver)))
+    }
+
+    fn kill(self, nics: &mut Nics, side: Side) {
+        for qp in self.ends(side) {
+            nics.kill(qp);
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Owner {
     link: u32,
@@ -249,14 +303,13 @@ struct Link {
     conn: u32,
     /// Its name in the receiver's admission.
     member: u32,
-    /// The sender's end of each path's queue pair.
-    qps: Vec<Option<u32>>,
+    /// Those of each path that the sender has.
+    channels: Vec<Option<Channel>>,
     /// And those that the receiver has.
-    taken: Vec<Option<u32>>,
-    /// What the source ports of its paths hash to: the first so many are in use, then those of
-    /// paths that are dialled anew, in turn.
-    entropies: Vec<[u32; 2]>,
-    next_entropy: usize,
+    taken: Vec<Option<Channel>>,
+    /// What source ports hash to, there and back, for each pair of host ports: the next to be used
+    /// is the first. Twice as many as there are paths, for those that are dialled anew.
+    entropies: Vec<VecDeque<[u32; 2]>>,
     /// Flows that have started and not ended, and when one of them last got on.
     open_flows: u32,
     moved_at: Picos,
@@ -328,6 +381,7 @@ impl EngineHosts {
                     dials: Vec::new(),
                     admission: Admission::new(config.admission),
                     members: Vec::new(),
+                    links_out: 0,
                 })
                 .collect(),
             links: Vec::new(),
@@ -391,13 +445,9 @@ impl EngineHosts {
             rx: RxEngine::new(self.config.engine, now),
             conn: 0,
             member: 0,
-            qps: vec![None; paths],
+            channels: vec![None; paths],
             taken: vec![None; paths],
-            entropies: match self.config.ways {
-                Ways::Unknown => (0..2 * paths).map(|_| random_port(&mut stream)).collect(),
-                Ways::Traced => spread(fabric, from, to, paths, &mut stream),
-            },
-            next_entropy: 0,
+            entropies: Vec::new(),
             open_flows: 0,
             moved_at: Picos::ZERO,
             is_ready: false,
@@ -405,15 +455,34 @@ impl EngineHosts {
             has_spoken: false,
             host_ports: [from, to].map(|host| topology.host_ports_of(host)),
         };
+        let order = Stream::new(seed, Purpose::Ways, u64::from(from));
+        let links = &mut self.hosts[from as usize].links_out;
+        let first = STAGGER.wrapping_mul(*links);
+        *links += 1;
+        let per_plane = 2 * paths.div_ceil(link.planes());
+        link.entropies = (0..link.planes())
+            .map(|plane| match self.config.ways {
+                Ways::Unknown => (0..per_plane).map(|_| random_port(&mut stream)).collect(),
+                Ways::Traced => {
+                    let ends = link.ports_of_plane(plane);
+                    trace(fabric, ends, per_plane, first, &order, &mut stream)
+                }
+            })
+            .collect();
         link.conn = link.tx.open(0);
         // The first path is dialled alone, the others once it is there.
         for _ in 0..2 {
             link.tx.handle_timeout(now);
             while let Some(action) = link.tx.poll_action() {
                 if let TxAction::Dial { path, epoch, .. } = action {
-                    let qp = connect(&mut self.nics, &mut link, path);
-                    link.qps[usize::from(path)] = Some(qp);
-                    self.own(qp, index, path, epoch);
+                    let channel = connect(&mut self.nics, &mut link, path, self.config.control);
+                    link.channels[usize::from(path)] = Some(channel);
+                    let owner = Owner {
+                        link: index,
+                        path,
+                        epoch,
+                    };
+                    self.owners.resize(channel.end(), owner);
                     link.rx.handle_path_up(path, epoch, None);
                     link.tx.handle_path_up(path, epoch, None, now);
                 }
@@ -425,11 +494,6 @@ impl EngineHosts {
         receiver.members.push(index);
         self.links.push(link);
         index
-    }
-
-    fn own(&mut self, qp: u32, link: u32, path: u8, epoch: u16) {
-        self.owners
-            .resize(qp as usize + 2, Owner { link, path, epoch });
     }
 
     /// What the adapters have done.
@@ -547,7 +611,9 @@ impl EngineHosts {
                         is_data, signalled, ..
                     } => {
                         if let Some(posted) = signalled {
-                            link.tx.handle_control_arrived(posted.clock(), clock);
+                            let posted = posted.clock();
+                            link.tx
+                                .handle_control_arrived(job.path, job.epoch, posted, clock);
                         }
                         is_data
                     }
@@ -566,6 +632,13 @@ impl EngineHosts {
                 link.tx
                     .handle_frame(job.path, decoded, header, clock)
                     .expect("our own peer");
+                // A message that waits for its receiver goes on before another begins.
+                if matches!(decoded, Frame::Grant { .. }) && !link.is_ready {
+                    link.is_ready = true;
+                    let host = &mut self.hosts[link.from as usize];
+                    host.turn = 0;
+                    host.ready[usize::from(link.class)].push_front(job.link);
+                }
             }
             Input::Written { .. } | Input::Silenced | Input::Accept { .. } => {}
         }
@@ -596,8 +669,8 @@ impl EngineHosts {
                     net.wake_at(link.to, at);
                 }
                 TxAction::Close { path, .. } => {
-                    if let Some(qp) = link.qps[usize::from(path)].take() {
-                        self.nics.kill(qp);
+                    if let Some(channel) = link.channels[usize::from(path)].take() {
+                        channel.kill(&mut self.nics, Side::Sender);
                     }
                 }
             }
@@ -667,14 +740,17 @@ impl EngineHosts {
                 (path, work, self.config.chunk_time)
             }
         };
-        let qp = link.qps[usize::from(path)]?;
-        let (is_data, bytes) = match work {
-            Work::Write { bytes, .. } => (true, bytes),
+        let channel = link.channels[usize::from(path)]?;
+        let (qp, departing) = match work {
+            Work::Write { bytes, .. } => (channel.data, Some(bytes)),
             Work::Send {
-                is_data, payload, ..
-            } => (is_data, payload),
+                is_data: true,
+                payload,
+                ..
+            } => (channel.data, Some(payload)),
+            Work::Send { .. } => (channel.control, None),
         };
-        if is_data {
+        if let Some(bytes) = departing {
             let departure = &mut self.departures[self.nics.host_port(qp) as usize];
             let at = departure.next(link.class, now, u64::from(bytes));
             link.tx.handle_departure(path, at.clock());
@@ -700,18 +776,13 @@ impl EngineHosts {
         for index in busy {
             let link = &mut self.links[index as usize];
             let mut in_flight = false;
-            for path in 0..link.qps.len() as u8 {
+            for path in 0..link.channels.len() as u8 {
                 if !link.tx.wants_stats(path) {
                     continue;
                 }
-                let qp = link.qps[usize::from(path)];
-                let unacked = qp.is_some_and(|qp| self.nics.is_busy(qp));
-                let stats = TransportStats {
-                    in_flight: unacked,
-                    acked: qp.map_or(0, |qp| self.nics.completed(qp)),
-                    ..TransportStats::default()
-                };
-                in_flight |= unacked;
+                let channel = link.channels[usize::from(path)];
+                let stats = stats(channel, &self.nics, Side::Sender);
+                in_flight |= stats.in_flight;
                 link.tx.handle_stats(path, stats, clock);
             }
             link.tx.handle_timeout(clock);
@@ -726,16 +797,11 @@ impl EngineHosts {
         for index in std::mem::take(&mut self.hosts[host as usize].spoken) {
             let link = &mut self.links[index as usize];
             link.has_spoken = false;
-            for path in 0..link.qps.len() as u8 {
+            for path in 0..link.taken.len() as u8 {
                 if !link.rx.wants_stats(path) {
                     continue;
                 }
-                let qp = link.taken[usize::from(path)];
-                let stats = TransportStats {
-                    in_flight: qp.is_some_and(|qp| self.nics.is_busy(qp + 1)),
-                    acked: qp.map_or(0, |qp| self.nics.completed(qp + 1)),
-                    ..TransportStats::default()
-                };
+                let stats = stats(link.taken[usize::from(path)], &self.nics, Side::Receiver);
                 link.rx.handle_stats(path, &stats, clock);
             }
             let watches = link.rx.poll_timeout(clock).is_some();
@@ -789,7 +855,7 @@ impl EngineHosts {
             }
             Input::Silenced => link.rx.handle_silenced(job.path, job.epoch),
             Input::Accept { fence } => {
-                let qp = connect(&mut self.nics, link, job.path);
+                let channel = connect(&mut self.nics, link, job.path, self.config.control);
                 let previous = link.rx.handle_path_up(job.path, job.epoch, fence);
                 let at = now + self.config.dial_time / 2;
                 self.hosts[link.from as usize].dials.push(Dial {
@@ -797,7 +863,7 @@ impl EngineHosts {
                     link: job.link,
                     path: job.path,
                     epoch: job.epoch,
-                    step: DialStep::Up { qp, previous },
+                    step: DialStep::Up { channel, previous },
                 });
                 net.wake_at(link.from, at);
                 let owner = Owner {
@@ -805,7 +871,7 @@ impl EngineHosts {
                     path: job.path,
                     epoch: job.epoch,
                 };
-                self.owners.resize(qp as usize + 2, owner);
+                self.owners.resize(channel.end(), owner);
             }
             Input::Sent { .. } => {}
         }
@@ -845,8 +911,8 @@ impl EngineHosts {
         let link = &mut self.links[index as usize];
         while let Some(action) = link.rx.poll_action() {
             if let RxAction::Silence { path, epoch } = action {
-                if let Some(qp) = link.taken[usize::from(path)].take() {
-                    self.nics.kill(qp + 1);
+                if let Some(channel) = link.taken[usize::from(path)].take() {
+                    channel.kill(&mut self.nics, Side::Receiver);
                 }
                 let host = &mut self.hosts[link.to as usize].receiver;
                 host.inbox.push_back(Job {
@@ -859,7 +925,7 @@ impl EngineHosts {
             }
         }
         while let Some(frame) = link.rx.poll_ack(false).or_else(|| link.rx.poll_transmit()) {
-            let Some(qp) = link.taken[usize::from(frame.path)] else {
+            let Some(channel) = link.taken[usize::from(frame.path)] else {
                 continue;
             };
             let work = Work::Send {
@@ -868,7 +934,7 @@ impl EngineHosts {
                 is_data: false,
                 signalled: None,
             };
-            self.nics.post(qp + 1, work, now, net);
+            self.nics.post(channel.control + 1, work, now, net);
             if !link.has_spoken {
                 link.has_spoken = true;
                 let host = &mut self.hosts[link.to as usize];
@@ -899,8 +965,8 @@ impl EngineHosts {
             let link = &mut self.links[index as usize];
             match dial.step {
                 DialStep::Accept { fence } => {
-                    if let Some(qp) = link.taken[usize::from(path)].take() {
-                        self.nics.kill(qp + 1);
+                    if let Some(channel) = link.taken[usize::from(path)].take() {
+                        channel.kill(&mut self.nics, Side::Receiver);
                     }
                     self.hosts[host as usize].receiver.inbox.push_back(Job {
                         link: index,
@@ -910,8 +976,8 @@ impl EngineHosts {
                         at: now,
                     });
                 }
-                DialStep::Up { qp, previous } => {
-                    link.qps[usize::from(path)] = Some(qp);
+                DialStep::Up { channel, previous } => {
+                    link.channels[usize::from(path)] = Some(channel);
                     link.tx.handle_path_up(path, epoch, previous, now.clock());
                     self.after_tx(index, now, net);
                 }
@@ -927,50 +993,78 @@ fn wake(host: u32, processor: &mut Processor, net: &mut Net) {
     }
 }
 
-/// Source ports for the paths of a link, found by tracing: each of the ways that lead there gets
-/// as many paths as any other, give or take one. As many ports again follow, for paths that have
-/// to be dialled anew.
-fn spread(fabric: &Fabric, from: u32, to: u32, paths: usize, stream: &mut Stream) -> Vec<[u32; 2]> {
-    let topology = fabric.topology();
-    let [from, to] = [from, to].map(|host| topology.host_ports_of(host));
-    let mut chosen: Vec<[u32; 2]> = Vec::with_capacity(2 * paths);
+/// So many source ports from one host port to another, found by tracing: they take the ways that
+/// lead there in turn, in the sender's own `order`, beginning at `first` (in parts of 2^32 of all
+/// ways).
+fn trace(
+    fabric: &Fabric,
+    [from, to]: [u32; 2],
+    wanted: usize,
+    first: u32,
+    order: &Stream,
+    stream: &mut Stream,
+) -> VecDeque<[u32; 2]> {
     let mut ways: BTreeMap<Vec<u32>, Vec<u32>> = BTreeMap::new();
-    for path in 0..TRACES_PER_PATH * paths as u32 {
+    for _ in 0..TRACES_PER_PATH * wanted {
         let entropy = random_port(stream)[0];
-        let pick = |range: &Range<u32>| range.start + path % (range.end - range.start);
-        let way = fabric.trace(pick(&from), pick(&to), entropy);
-        ways.entry(way).or_default().push(entropy);
+        ways.entry(fabric.trace(from, to, entropy))
+            .or_default()
+            .push(entropy);
     }
     let mut ways: Vec<Vec<u32>> = ways.into_values().collect();
-    stream.shuffle(&mut ways);
-    for round in 0..2 * paths {
-        for way in &ways {
-            if let Some(&entropy) = way.get(round)
-                && chosen.len() < 2 * paths
-            {
-                chosen.push([entropy, random_port(stream)[1]]);
-            }
-        }
-    }
-    chosen
+    order.clone().shuffle(&mut ways);
+    let rotation = (first as usize * ways.len()) >> 32;
+    ways.rotate_left(rotation);
+    let rounds = (0..wanted).flat_map(|round| ways.iter().filter_map(move |way| way.get(round)));
+    rounds
+        .take(wanted)
+        .map(|&entropy| [entropy, random_port(stream)[1]])
+        .collect()
 }
 
 fn random_port(stream: &mut Stream) -> [u32; 2] {
     [stream.next(), stream.next()].map(|port| (mix(port) >> 32) as u32)
 }
 
-/// A queue pair with a source port of its own for a path.
-fn connect(nics: &mut Nics, link: &mut Link, path: u8) -> u32 {
-    let [from, to] = link.host_ports.clone();
-    let pick = |range: Range<u32>| range.start + u32::from(path) % (range.end - range.start);
-    let entropies = link.entropies[link.next_entropy % link.entropies.len()];
-    link.next_entropy += 1;
-    let qp = nics.connect(pick(from), pick(to), entropies, link.class);
-    link.taken[usize::from(path)] = Some(qp);
-    qp
+/// The queue pairs of a path, with a source port of their own.
+fn connect(nics: &mut Nics, link: &mut Link, path: u8, control: ControlClass) -> Channel {
+    let plane = usize::from(path) % link.planes();
+    let [from, to] = link.ports_of_plane(plane);
+    let entropies = link.entropies[plane][0];
+    link.entropies[plane].rotate_left(1);
+    let mut qp = |class| nics.connect(from, to, entropies, class);
+    let data = qp(link.class);
+    let control = match control {
+        ControlClass::OfData => data,
+        ControlClass::Own => qp(CONTROL),
+    };
+    let channel = Channel { data, control };
+    link.taken[usize::from(path)] = Some(channel);
+    channel
+}
+
+/// What the adapter tells of a path.
+fn stats(channel: Option<Channel>, nics: &Nics, side: Side) -> TransportStats {
+    let mut stats = TransportStats::default();
+    for qp in channel.iter().flat_map(|channel| channel.ends(side)) {
+        stats.in_flight |= nics.is_busy(qp);
+        stats.acked += nics.completed(qp);
+    }
+    stats
 }
 
 impl Link {
+    /// Pairs of host ports that its paths use in turn.
+    fn planes(&self) -> usize {
+        let [from, to] = &self.host_ports;
+        from.len().max(to.len())
+    }
+
+    fn ports_of_plane(&self, plane: usize) -> [u32; 2] {
+        let pick = |ports: &Range<u32>| ports.start + (plane % ports.len()) as u32;
+        [pick(&self.host_ports[0]), pick(&self.host_ports[1])]
+    }
+
     /// Passes frames to and fro until nobody has anything to say: what was said before the run.
     fn shake_hands(&mut self) {
         let now = Picos::ZERO.clock();
@@ -1005,7 +1099,7 @@ impl Link {
             }
         }
         // All of it has arrived.
-        for path in 0..self.qps.len() as u8 {
+        for path in 0..self.channels.len() as u8 {
             self.tx.handle_stats(path, TransportStats::default(), now);
             self.rx.handle_stats(path, &TransportStats::default(), now);
         }

@@ -398,7 +398,7 @@ impl Nics {
         if let Some(packet) = self.adapters[host_port as usize].control.pop_front() {
             return Some(packet);
         }
-        for class in [HIGH, BULK] {
+        for class in [CONTROL, HIGH, BULK] {
             if paused & 1 << class != 0 {
                 continue;
             }

@@ -18,6 +18,8 @@ pub enum Purpose {
     Workload = 4,
     /// Source ports and the like of a host.
     Host = 5,
+    /// The order in which a host takes the ways through the fabric.
+    Ways = 6,
 }
 
 /// One stream of random numbers.

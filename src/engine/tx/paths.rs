@@ -25,6 +25,18 @@ const REST_QUEUES: u64 = 2;
 /// For so many times that queue: what it could carry meanwhile is little, and a chunk that waits
 /// there holds its message up.
 const REST_TIMES: u64 = 8;
+/// So many times as long if what is left to send would not last as long as that queue: a chunk
+/// there would be the last to arrive.
+const REST_AGAIN: u64 = 4;
+
+/// A path that carries no chunks for a while.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rest {
+    until: Timestamp,
+    longer_until: Timestamp,
+    /// What the link sends while a chunk waits in such a queue.
+    meanwhile: Bytes,
+}
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Cargo {
@@ -148,8 +160,10 @@ pub(super) struct TxPath {
     pub(super) watched: Option<Timestamp>,
     pub(super) meter: RateMeter,
     pub(super) delay: PathDelay,
-    /// Its last chunk met a queue far longer than the others': it carries none until then.
-    pub(super) rests_until: Timestamp,
+    /// Its last chunk met a queue far longer than the others'.
+    pub(super) rest: Option<Rest>,
+    /// Nothing has shown yet that its channel leads anywhere.
+    pub(super) unproven: bool,
     pub(super) candidate: Candidate,
     /// The channel whose fence has not been answered: the queue holds what it carried.
     pub(super) open_fence: Option<u16>,
@@ -185,7 +199,8 @@ impl TxPath {
             watched: None,
             meter: RateMeter::default(),
             delay: PathDelay::default(),
-            rests_until: Timestamp::ZERO,
+            rest: None,
+            unproven: false,
             candidate: Candidate::new(paths),
             open_fence: None,
             fence_sent_at: Timestamp::ZERO,
@@ -239,6 +254,7 @@ impl TxEngine {
             self.settle_fence(index, count.epoch, count.count, now);
         }
         self.last_life = now;
+        let local = self.config.completions == Completions::Local;
         let p = &mut self.paths[index];
         p.state = PathState::Standby;
         p.sent = 0;
@@ -249,7 +265,8 @@ impl TxEngine {
         p.verdict = Verdict::Fine;
         p.meter = RateMeter::default();
         p.delay = PathDelay::default();
-        p.rests_until = Timestamp::ZERO;
+        p.rest = None;
+        p.unproven = local;
         p.candidate.reset(&self.moments);
         p.verify_at = now + VERIFY_FIRST;
         p.verify_gap = VERIFY_FIRST;
@@ -284,6 +301,7 @@ impl TxEngine {
         if self.config.completions == Completions::Local {
             if progressed || !stats.in_flight {
                 p.watched = stats.in_flight.then_some(now);
+                p.unproven = false;
             }
             return self.judge_overtaken(index, now);
         }
@@ -380,10 +398,21 @@ impl TxEngine {
         }
     }
 
-    /// The adapter has told that a control frame given to a path at `departed` has arrived.
-    pub fn handle_control_arrived(&mut self, departed: Timestamp, now: Timestamp) {
+    /// The adapter has told that a control frame given to this channel at `departed` has arrived.
+    pub fn handle_control_arrived(
+        &mut self,
+        path: u8,
+        epoch: u16,
+        departed: Timestamp,
+        now: Timestamp,
+    ) {
         self.newest_arrival = self.newest_arrival.max(departed);
         self.last_life = now;
+        let p = &mut self.paths[usize::from(path)];
+        if p.epoch == epoch && p.unproven {
+            p.unproven = false;
+            self.refresh_views();
+        }
     }
 
     /// Whether the peer's program goes on answering on another path while this one is suspect.
@@ -666,9 +695,13 @@ impl TxEngine {
         p.health.saw_acknowledgement(now);
         p.delay.observe(rtt);
         let usual = self.recent_queues.get();
-        if queue.0 > REST_QUEUES * usual + (rtt - queue).0 {
-            p.rests_until = now + queue * REST_TIMES;
-        }
+        p.unproven = false;
+        let idle = rtt - queue;
+        p.rest = (queue.0 > REST_QUEUES * usual + idle.0).then(|| Rest {
+            until: now + queue * REST_TIMES,
+            longer_until: now + queue * (REST_TIMES * REST_AGAIN),
+            meanwhile: self.controller.window().scale(queue.0, idle.0 + usual),
+        });
         self.recent_queues.push(queue.0);
         self.last_life = now;
         if p.verdict == Verdict::Fine {
@@ -701,10 +734,17 @@ impl TxEngine {
         }
     }
 
-    /// Leaves out the paths that rest, unless all do.
+    /// Leaves out the paths that rest and those that have shown nothing yet, unless all do.
     fn rest_slow_paths(&mut self) {
         let now = self.now;
-        let rests = |p: &TxPath| p.rests_until > now;
+        let left = self.grants.map(|g| Bytes(g.started.saturating_sub(g.sent)));
+        let rests = |p: &TxPath| {
+            let rest = p.rest.is_some_and(|rest| {
+                let short = left.is_some_and(|left| left < rest.meanwhile);
+                now < if short { rest.longer_until } else { rest.until }
+            });
+            rest || p.unproven
+        };
         let others = self
             .paths
             .iter()
