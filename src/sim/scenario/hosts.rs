@@ -77,17 +77,20 @@ pub enum Transport {
     Swift,
     /// θ-PowerTCP.
     ThetaPowerTcp,
+    /// TIMELY.
+    Timely,
     /// DCQCN over go-back-N: what clusters run today.
     Dcqcn,
 }
 
-const TRANSPORTS: [(&str, Transport); 7] = [
+const TRANSPORTS: [(&str, Transport); 8] = [
     ("nscc", Transport::Nscc),
     ("rccc", Transport::Rccc),
     ("nscc+rccc", Transport::NsccRccc),
     ("constant", Transport::Constant),
     ("swift", Transport::Swift),
     ("theta-powertcp", Transport::ThetaPowerTcp),
+    ("timely", Transport::Timely),
     ("dcqcn", Transport::Dcqcn),
 ];
 
@@ -310,6 +313,7 @@ impl ReferenceSpec {
             Transport::Rccc => Control::Open,
             Transport::Swift => Control::Swift,
             Transport::ThetaPowerTcp => Control::ThetaPower,
+            Transport::Timely => Control::Timely,
             Transport::Constant => Control::Constant(self.window.unwrap_or(config.window_first)),
             Transport::Nscc | Transport::NsccRccc | Transport::Dcqcn => Control::Nscc,
         };

@@ -189,7 +189,7 @@ fn broken_values_name_line_field_and_remedy() {
         (
             "chunk = \"16K\"",
             "kind = \"reference\"\ntransport = \"nsc\"",
-            "a.toml:14: hosts.transport is \"nsc\", which is no transport; did you mean nscc? known are nscc, rccc, nscc+rccc, constant, swift, theta-powertcp, dcqcn",
+            "a.toml:14: hosts.transport is \"nsc\", which is no transport; did you mean nscc? known are nscc, rccc, nscc+rccc, constant, swift, theta-powertcp, timely, dcqcn",
         ),
         (
             "size = \"256K\"",

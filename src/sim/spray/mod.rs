@@ -1,5 +1,6 @@
 //! Transports that spray packets over many paths, as network adapters of the Ultra Ethernet kind
-//! do in hardware: windows (NSCC, Swift, theta-PowerTCP), receiver credit (RCCC), and their load balancers.
+//! do in hardware: windows (NSCC, Swift, TIMELY, theta-PowerTCP), receiver credit (RCCC), and
+//! their load balancers.
 //!
 //! They are here to be measured against. They see every packet, every mark and every trim, which
 //! a library on top of RDMA verbs never does; how close the engine comes with completions alone is
@@ -656,7 +657,12 @@ mod tests {
         // All bytes with their headers at 80 ps, and the shortest way there and back.
         let ideal = 15.0 * (2_000_000.0 + 490.0 * 64.0) * 80e-6 + 4.0;
         let constant = incast(Control::Constant(262_926), Balance::Mixed, true).1;
-        for control in [Control::Nscc, Control::Swift, Control::ThetaPower] {
+        for control in [
+            Control::Nscc,
+            Control::Swift,
+            Control::ThetaPower,
+            Control::Timely,
+        ] {
             let (ends, trims, used) = incast(control, Balance::Mixed, true);
             let last = ends[14].as_micros_f64();
             assert!((ideal..ideal * 1.1).contains(&last), "{control:?}: {last}");
