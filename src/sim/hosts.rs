@@ -359,7 +359,10 @@ impl EngineHosts {
                 addr: (index + 1) << 32,
                 len: flow.bytes,
             };
-            link.rx.post(link.conn, index, 0, buffer, Rkeys::default());
+            // A tag of its own: flows of a link may start in another order than they have here.
+            let tag = (index as u32).cast_signed();
+            link.rx
+                .post(link.conn, index, tag, buffer, Rkeys::default());
         }
         for index in 0..hosts.links.len() {
             hosts.report(index as u32);
@@ -1035,6 +1038,11 @@ impl Endpoints for EngineHosts {
         &mut self.progress
     }
 
+    fn delivered(&self, flow: u32) -> u64 {
+        let link = &self.links[self.link_of_flow[flow as usize] as usize];
+        link.rx.arrived(u64::from(flow))
+    }
+
     fn start(&mut self, flow: u32, spec: &Flow, now: Picos, net: &mut Net) {
         let index = self.link_of_flow[flow as usize];
         let link = &mut self.links[index as usize];
@@ -1042,7 +1050,8 @@ impl Endpoints for EngineHosts {
             addr: u64::from(flow + 1) << 32,
             len: spec.bytes,
         };
-        link.tx.submit(link.conn, u64::from(flow), 0, source);
+        link.tx
+            .submit(link.conn, u64::from(flow), flow.cast_signed(), source);
         if link.open_flows == 0 {
             link.moved_at = now;
         }
