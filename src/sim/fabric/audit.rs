@@ -14,7 +14,7 @@ impl Fabric {
         let mut bytes = 0;
         let mut used = vec![0; self.switches.len()];
         let mut inside = vec![[0; CLASSES]; self.ports.len()];
-        let mut hold = |port: usize, class: usize, packet: &Packet| {
+        let mut enter = |port: usize, class: usize, packet: &Packet| {
             let p = &self.ports[port];
             if p.eager {
                 used[p.switch as usize] += u64::from(packet.bytes);
@@ -38,14 +38,14 @@ impl Fabric {
                     packets += 1;
                     bytes += u64::from(packet.bytes);
                     held += u32::from(packet.bytes);
-                    hold(index, class, packet);
+                    enter(index, class, packet);
                 }
                 if let Some(packet) = sending
                     && p.host_port == NONE
                     && usize::from(packet.class) == class
                 {
                     held += u32::from(packet.bytes);
-                    hold(index, class, packet);
+                    enter(index, class, packet);
                 }
                 assert_eq!(queue.bytes, held, "port {index}: bytes of class {class}");
             }
