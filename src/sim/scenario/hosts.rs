@@ -152,6 +152,35 @@ const SELECTORS: [(&str, Selector); 5] = [
     ("hash", Selector::Hash),
 ];
 
+/// The names by which algorithms are chosen, each list in the order in which it is shown.
+#[derive(Debug, Clone)]
+pub struct Choices {
+    /// Controllers of the engine.
+    pub controllers: Vec<&'static str>,
+    /// Selectors of the engine.
+    pub selectors: Vec<&'static str>,
+    /// Reference transports.
+    pub transports: Vec<&'static str>,
+    /// Load balancers of the reference transports.
+    pub balances: Vec<&'static str>,
+}
+
+impl Choices {
+    /// All that there are.
+    #[must_use]
+    pub fn all() -> Self {
+        fn names<T>(known: &[(&'static str, T)]) -> Vec<&'static str> {
+            known.iter().map(|&(name, _)| name).collect()
+        }
+        Self {
+            controllers: names(&CONTROLLERS),
+            selectors: names(&SELECTORS),
+            transports: names(&TRANSPORTS),
+            balances: names(&BALANCES),
+        }
+    }
+}
+
 pub(super) fn read(
     mut section: Section<'_>,
     fabric: &FabricSpec,
