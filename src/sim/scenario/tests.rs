@@ -681,6 +681,22 @@ fn nothing_is_faster_than_its_floor() {
     }
 }
 
+/// A receive belongs to its flow, not to whichever of the link's flows starts first.
+#[test]
+fn flows_of_one_link_may_start_in_any_order() {
+    let flows = "flows = [{ from = 0, to = 5, size = 1000, start = \"300us\" }, \
+                 { from = 0, to = 5, size = \"1MB\" }]";
+    let text = GOOD
+        .replace("kind = \"permutation\"", "kind = \"flows\"")
+        .replace("size = \"256K\"", flows);
+    let report = parse(&text).unwrap().play(1, Detail::Figures, &mut |_| {});
+    assert!(report.is_finished(), "{}", report.stuck_text());
+    let total = report.total;
+    // 1 MB at 100 Gb/s, and a kilobyte with hardly more than a round trip.
+    assert!((80..100).contains(&(total.max_ps / 1_000_000)), "{total:?}");
+    assert!(total.p50_ps < 20_000_000, "{total:?}");
+}
+
 #[test]
 fn what_cannot_finish_says_what_is_stuck() {
     let scenario = small(
