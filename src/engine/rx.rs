@@ -440,6 +440,25 @@ impl RxEngine {
         self.conns.values().map(|c| c.posted.len()).sum::<usize>() + self.waiting.len()
     }
 
+    /// Bytes that have arrived in whole chunks for the pending receive of this token.
+    #[must_use]
+    pub fn arrived(&self, token: u64) -> u64 {
+        let is_its = |s: &&Slot| s.state == SlotState::Granted && s.token == token;
+        let Some(s) = self.slots.iter().find(is_its) else {
+            return 0;
+        };
+        let chunk_bytes = match s.cut {
+            Some(cut) => Some(cut.chunk_bytes),
+            None => self.config.chunk_bytes,
+        };
+        let chunk_bytes = u64::from(chunk_bytes.unwrap_or(0));
+        match s.total {
+            // The last chunk is there, so all that are not are full ones.
+            Some((chunks, len)) => len - u64::from(chunks - s.chunks_done) * chunk_bytes,
+            None => u64::from(s.chunks_done) * chunk_bytes,
+        }
+    }
+
     /// Ends every receive: the link has failed.
     pub fn fail(&mut self) {
         let Self {

@@ -7,6 +7,8 @@
 //! packet before. Where buffers are shared or senders are paused, others must know at once what
 //! has left, and the ports of such switches get an event for that too.
 
+mod audit;
+
 use std::hint::black_box;
 
 use super::events::EventQueue;
@@ -108,7 +110,8 @@ pub struct PortStats {
     pub backlog_max: u32,
 }
 
-/// Packets of the whole fabric: each that was sent has been delivered or dropped, or is under way.
+/// Packets of the whole fabric: each that was sent has been delivered or dropped, or is under way
+/// ([`Fabric::audit`]).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Packets that hosts sent.
@@ -117,6 +120,14 @@ pub struct Totals {
     pub delivered: u64,
     /// Packets dropped.
     pub dropped: u64,
+    /// Bytes that hosts sent.
+    pub sent_bytes: u64,
+    /// Bytes that hosts received.
+    pub delivered_bytes: u64,
+    /// Bytes of the packets dropped.
+    pub dropped_bytes: u64,
+    /// Bytes that were cut off packets.
+    pub trimmed_bytes: u64,
     /// Hops travelled.
     pub hops: u64,
     /// Events handled.
@@ -703,6 +714,7 @@ impl Fabric {
                 return;
             };
             self.totals.sent += 1;
+            self.totals.sent_bytes += u64::from(packet.bytes);
             self.pool.insert(packet)
         };
         let packet = self.pool.get_mut(place);
@@ -750,6 +762,7 @@ impl Fabric {
             let host_port = p.to;
             let packet = self.pool.remove(place);
             self.totals.delivered += 1;
+            self.totals.delivered_bytes += u64::from(packet.bytes);
             self.advance_host(self.topology.host_of(host_port), hosts);
             hosts.receive(host_port, &packet, self.now, &mut self.net);
             self.start_kicked(hosts);
@@ -953,13 +966,15 @@ impl Fabric {
         if self.ports[port as usize].to_host {
             packet.flags |= TRIMMED_AT_LAST_HOP;
         }
+        self.totals.trimmed_bytes += u64::from(packet.bytes - HEADER_BYTES);
         packet.bytes = HEADER_BYTES;
         self.enqueue_control(port, place);
     }
 
     fn drop_packet(&mut self, place: u32, port: Option<u32>) {
-        self.pool.remove(place);
+        let packet = self.pool.remove(place);
         self.totals.dropped += 1;
+        self.totals.dropped_bytes += u64::from(packet.bytes);
         if let Some(port) = port {
             self.asides[port as usize].stats.drops += 1;
         }

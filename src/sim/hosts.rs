@@ -12,6 +12,7 @@ use super::fabric::{Fabric, Hosts, Net};
 use super::nic::{Completion, NicConfig, NicStats, Nics, Work};
 use super::packet::{CLASSES, CONTROL, Packet};
 use super::random::{Purpose, Stream, mix};
+use super::tape::{Entry, Tape, TapedRx, TapedTx};
 use super::time::{ByteTime, Picos};
 use super::workload::{Flow, Progress, Workload};
 use super::world::Endpoints;
@@ -60,6 +61,8 @@ pub struct HostConfig {
     pub control: ControlClass,
     /// From the wish for a path until it is there: handshake and the states of two queue pairs.
     pub dial_time: Picos,
+    /// Keeps what each link's engines are told and answer: [`EngineHosts::tape`].
+    pub taped: bool,
 }
 
 /// Which class of the fabric control frames travel in.
@@ -133,6 +136,7 @@ impl HostConfig {
             input_time: Picos::from_nanos(100),
             tick: Picos::from(round_trip / 2),
             dial_time: Picos::from_micros(500),
+            taped: false,
         }
     }
 }
@@ -298,8 +302,8 @@ struct Link {
     from: u32,
     to: u32,
     class: u8,
-    tx: TxEngine,
-    rx: RxEngine,
+    tx: TapedTx,
+    rx: TapedRx,
     conn: u32,
     /// Its name in the receiver's admission.
     member: u32,
@@ -409,7 +413,10 @@ impl EngineHosts {
                 addr: (index + 1) << 32,
                 len: flow.bytes,
             };
-            link.rx.post(link.conn, index, 0, buffer, Rkeys::default());
+            // A tag of its own: flows of a link may start in another order than they have here.
+            let tag = (index as u32).cast_signed();
+            link.rx
+                .post(link.conn, index, tag, buffer, Rkeys::default());
         }
         for index in 0..hosts.links.len() {
             hosts.report(index as u32);
@@ -432,17 +439,18 @@ impl EngineHosts {
         let index = self.links.len() as u32;
         let paths = usize::from(self.config.engine.paths_max);
         let mut stream = Stream::new(seed, Purpose::Host, u64::from(index));
+        let config = &self.config;
+        let (controller, selector) = (config.controller.clone(), config.selector.clone());
+        let tape = Tape::new(config.taped);
         let mut link = Link {
             from,
             to,
             class,
-            tx: TxEngine::new(
-                self.config.engine,
-                self.config.controller.clone(),
-                self.config.selector.clone(),
-                now,
+            tx: TapedTx(
+                TxEngine::new(config.engine, controller, selector, now),
+                tape.clone(),
             ),
-            rx: RxEngine::new(self.config.engine, now),
+            rx: TapedRx(RxEngine::new(config.engine, now), tape),
             conn: 0,
             member: 0,
             channels: vec![None; paths],
@@ -506,6 +514,16 @@ impl EngineHosts {
     #[must_use]
     pub fn longest_stall(&self) -> Picos {
         self.stall
+    }
+
+    /// What the engines of a link were told and answered, if it was kept.
+    #[must_use]
+    pub fn tape(&self, from: u32, to: u32) -> Vec<Entry> {
+        let link = self
+            .links
+            .iter()
+            .find(|link| (link.from, link.to) == (from, to));
+        link.map(|link| link.tx.1.entries()).unwrap_or_default()
     }
 
     /// What the engines told.
@@ -627,10 +645,8 @@ impl EngineHosts {
                 }
             }
             Input::Frame { frame } => {
-                let header = frame.as_bytes();
-                let decoded = Frame::decode(header).expect("our own encoding");
                 link.tx
-                    .handle_frame(job.path, decoded, header, clock)
+                    .handle_frame(job.path, frame, clock)
                     .expect("our own peer");
                 // A message that waits for its receiver goes on before another begins.
                 if matches!(decoded, Frame::Grant { .. }) && !link.is_ready {
@@ -1072,14 +1088,17 @@ impl Link {
             let mut quiet = true;
             while let Some(transmit) = self.tx.poll_transmit(now) {
                 quiet = false;
-                match transmit {
+                let sent_ns = now.as_nanos();
+                let (path, frame) = match transmit {
                     Transmit::Control { path, header } => {
                         let frame = Frame::decode(header.as_bytes()).expect("our own encoding");
-                        self.rx.handle_frame(path, frame, 0).expect("our own peer");
+                        (path, frame)
                     }
-                    Transmit::Probe { .. } => {}
+                    Transmit::Probe { path, id } => (path, Frame::Ping { id, sent_ns }),
                     Transmit::Data { .. } => unreachable!("nothing has been submitted"),
-                }
+                };
+                // What took no time says nothing of delays: it has no time of arrival.
+                self.rx.handle_frame(path, frame, 0).expect("our own peer");
             }
             while let Some(action) = self.rx.poll_action() {
                 if let RxAction::Opened { conn, .. } = action {
@@ -1088,10 +1107,8 @@ impl Link {
             }
             while let Some(frame) = self.rx.poll_ack(true).or_else(|| self.rx.poll_transmit()) {
                 quiet = false;
-                let header = frame.header.as_bytes();
-                let decoded = Frame::decode(header).expect("our own encoding");
                 self.tx
-                    .handle_frame(frame.path, decoded, header, now)
+                    .handle_frame(frame.path, frame.header, now)
                     .expect("our own peer");
             }
             if quiet {
@@ -1115,6 +1132,11 @@ impl Endpoints for EngineHosts {
         &mut self.progress
     }
 
+    fn delivered(&self, flow: u32) -> u64 {
+        let link = &self.links[self.link_of_flow[flow as usize] as usize];
+        link.rx.arrived(u64::from(flow))
+    }
+
     fn start(&mut self, flow: u32, spec: &Flow, now: Picos, net: &mut Net) {
         let index = self.link_of_flow[flow as usize];
         let link = &mut self.links[index as usize];
@@ -1122,7 +1144,8 @@ impl Endpoints for EngineHosts {
             addr: u64::from(flow + 1) << 32,
             len: spec.bytes,
         };
-        link.tx.submit(link.conn, u64::from(flow), 0, source);
+        link.tx
+            .submit(link.conn, u64::from(flow), flow.cast_signed(), source);
         if link.open_flows == 0 {
             link.moved_at = now;
         }

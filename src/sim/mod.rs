@@ -23,6 +23,7 @@ pub mod random;
 pub mod report;
 pub mod scenario;
 pub mod spray;
+pub mod tape;
 pub mod time;
 pub mod topology;
 pub mod workload;

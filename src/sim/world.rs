@@ -12,10 +12,8 @@ pub trait Endpoints: Hosts {
     fn progress(&mut self) -> &mut Progress;
     /// A flow starts at its sending host.
     fn start(&mut self, flow: u32, spec: &Flow, now: Picos, net: &mut Net);
-    /// Bytes of a flow that its receiver has, where hosts keep count of that.
-    fn delivered(&self, _flow: u32) -> Option<u64> {
-        None
-    }
+    /// Bytes that the receiver of a flow has which has started and not arrived in full.
+    fn delivered(&self, flow: u32) -> u64;
     /// From now on this host takes so many times as long for everything. Hosts whose own time is
     /// not counted ignore it.
     fn slow_down(&mut self, _host: u32, _times: u32) {}
@@ -108,7 +106,23 @@ pub fn run<E: Endpoints>(
 
 /// [`run`], with somebody who looks on. Looking takes no event: a run that has come to a stop is
 /// seen to have, and its result is the same whoever looks.
+///
+/// # Panics
+/// The fabric's books do not balance at the end: a bug of the simulator.
 pub fn run_observed<E: Endpoints>(
+    fabric: &mut Fabric,
+    endpoints: &mut E,
+    workload: &Workload,
+    faults: &[Fault],
+    deadline: Picos,
+    observer: &mut impl Observer,
+) -> Ended {
+    let ended = play(fabric, endpoints, workload, faults, deadline, observer);
+    fabric.audit();
+    ended
+}
+
+fn play<E: Endpoints>(
     fabric: &mut Fabric,
     endpoints: &mut E,
     workload: &Workload,

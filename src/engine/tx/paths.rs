@@ -262,6 +262,7 @@ impl TxEngine {
         p.peer_count = 0;
         p.health = Health::new(now);
         p.stats = TransportStats::default();
+        p.watched = None;
         p.verdict = Verdict::Fine;
         p.meter = RateMeter::default();
         p.delay = PathDelay::default();

@@ -320,17 +320,14 @@ fn find_stuck<E: Endpoints>(workload: &Workload, endpoints: &mut E) -> Stuck {
         open.iter().partition(|&&flow| has_started(endpoints, flow));
     let describe = |&flow: &u32| {
         let spec = &workload.flows()[flow as usize];
-        let delivered = endpoints.delivered(flow);
         let progress = endpoints.progress();
-        let state = match (progress.started(flow), progress.received(flow), delivered) {
-            (None, ..) => "has not started".to_owned(),
-            (Some(_), Some(at), _) => {
-                format!("arrived at {at}, but its sender was not told")
-            }
-            (Some(at), None, Some(bytes)) => {
+        let state = match (progress.started(flow), progress.received(flow)) {
+            (None, _) => "has not started".to_owned(),
+            (Some(_), Some(at)) => format!("arrived at {at}, but its sender was not told"),
+            (Some(at), None) => {
+                let bytes = endpoints.delivered(flow);
                 format!("started at {at}, {bytes} of {} bytes arrived", spec.bytes)
             }
-            (Some(at), None, None) => format!("started at {at}, has not arrived in full"),
         };
         let part = &workload.parts()[usize::from(spec.part)];
         format!(

@@ -77,17 +77,20 @@ pub enum Transport {
     Swift,
     /// θ-PowerTCP.
     ThetaPowerTcp,
+    /// TIMELY.
+    Timely,
     /// DCQCN over go-back-N: what clusters run today.
     Dcqcn,
 }
 
-const TRANSPORTS: [(&str, Transport); 7] = [
+const TRANSPORTS: [(&str, Transport); 8] = [
     ("nscc", Transport::Nscc),
     ("rccc", Transport::Rccc),
     ("nscc+rccc", Transport::NsccRccc),
     ("constant", Transport::Constant),
     ("swift", Transport::Swift),
     ("theta-powertcp", Transport::ThetaPowerTcp),
+    ("timely", Transport::Timely),
     ("dcqcn", Transport::Dcqcn),
 ];
 
@@ -148,6 +151,35 @@ const SELECTORS: [(&str, Selector); 5] = [
     ("round-robin", Selector::RoundRobin),
     ("hash", Selector::Hash),
 ];
+
+/// The names by which algorithms are chosen, each list in the order in which it is shown.
+#[derive(Debug, Clone)]
+pub struct Choices {
+    /// Controllers of the engine.
+    pub controllers: Vec<&'static str>,
+    /// Selectors of the engine.
+    pub selectors: Vec<&'static str>,
+    /// Reference transports.
+    pub transports: Vec<&'static str>,
+    /// Load balancers of the reference transports.
+    pub balances: Vec<&'static str>,
+}
+
+impl Choices {
+    /// All that there are.
+    #[must_use]
+    pub fn all() -> Self {
+        fn names<T>(known: &[(&'static str, T)]) -> Vec<&'static str> {
+            known.iter().map(|&(name, _)| name).collect()
+        }
+        Self {
+            controllers: names(&CONTROLLERS),
+            selectors: names(&SELECTORS),
+            transports: names(&TRANSPORTS),
+            balances: names(&BALANCES),
+        }
+    }
+}
 
 pub(super) fn read(
     mut section: Section<'_>,
@@ -310,6 +342,7 @@ impl ReferenceSpec {
             Transport::Rccc => Control::Open,
             Transport::Swift => Control::Swift,
             Transport::ThetaPowerTcp => Control::ThetaPower,
+            Transport::Timely => Control::Timely,
             Transport::Constant => Control::Constant(self.window.unwrap_or(config.window_first)),
             Transport::Nscc | Transport::NsccRccc | Transport::Dcqcn => Control::Nscc,
         };

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 pub use error::{Place, ScenarioError};
 pub use fabric::{ACK_BYTES, FabricSpec, PACKET_BYTES};
 pub(crate) use fabric::{host_rate, is_inside};
-pub use hosts::{Balance, EngineSpec, HostsSpec, ReferenceSpec, Transport};
+pub use hosts::{Balance, Choices, EngineSpec, HostsSpec, ReferenceSpec, Transport};
 pub use play::{Detail, Glimpse};
 pub use quantity::{Decimal, Size};
 pub use shipped::{SHIPPED, Shipped};

@@ -38,38 +38,12 @@ enum Kind {
         bytes: u64,
         spread: Picos,
     },
-    AllToAll {
+    /// Each group does it by itself.
+    Grouped {
         group: usize,
         shuffled: bool,
         bytes: u64,
-        window: Option<usize>,
-    },
-    Ring {
-        group: usize,
-        shuffled: bool,
-        bytes: u64,
-        steps: usize,
-    },
-    Tree {
-        group: usize,
-        shuffled: bool,
-        bytes: u64,
-        slices: usize,
-    },
-    Pipeline {
-        stages: usize,
-        shuffled: bool,
-        bytes: u64,
-        micro_batches: usize,
-        compute: Picos,
-    },
-    Experts {
-        group: usize,
-        shuffled: bool,
-        bytes: u64,
-        layers: usize,
-        skew: u32,
-        compute: Picos,
+        pattern: Pattern,
     },
     Transfers {
         to: Vec<u32>,
@@ -84,6 +58,29 @@ enum Kind {
     Connections {
         file: String,
         text: String,
+    },
+}
+
+/// Who sends to whom in a group.
+#[derive(Debug, Clone, Copy)]
+enum Pattern {
+    AllToAll {
+        window: Option<usize>,
+    },
+    Ring {
+        steps: usize,
+    },
+    Tree {
+        slices: usize,
+    },
+    Pipeline {
+        micro_batches: usize,
+        compute: Picos,
+    },
+    Experts {
+        layers: usize,
+        skew: u32,
+        compute: Picos,
     },
 }
 
@@ -337,64 +334,39 @@ fn read_grouped(
     };
     let (group, shuffled) = read_group(section, field, hosts)?;
     let bytes = size(section)?;
-    Ok(match name {
-        KindName::AllToAll => {
-            let window = section
+    let pattern = match name {
+        KindName::AllToAll => Pattern::AllToAll {
+            window: section
                 .get("window")
                 .map(|field| field.count(1..=1 << 20).map(|count| count as usize))
-                .transpose()?;
-            Kind::AllToAll {
-                group,
-                shuffled,
-                bytes,
-                window,
-            }
-        }
+                .transpose()?,
+        },
         KindName::Ring => {
             let default = u32::try_from(2 * (group - 1)).unwrap_or(u32::MAX);
-            let steps = read_count(section, "steps", default)?;
-            Kind::Ring {
-                group,
-                shuffled,
-                bytes,
-                steps,
+            Pattern::Ring {
+                steps: read_count(section, "steps", default)?,
             }
         }
-        KindName::Tree => {
-            let slices = read_count(section, "slices", 1)?;
-            Kind::Tree {
-                group,
-                shuffled,
-                bytes,
-                slices,
-            }
-        }
-        KindName::Pipeline => {
-            let micro_batches = read_count(section, "micro_batches", 8)?;
-            let compute = read_delay(section, "compute")?;
-            Kind::Pipeline {
-                stages: group,
-                shuffled,
-                bytes,
-                micro_batches,
-                compute,
-            }
-        }
-        _ => {
-            let layers = read_count(section, "layers", 1)?;
-            let skew = section
+        KindName::Tree => Pattern::Tree {
+            slices: read_count(section, "slices", 1)?,
+        },
+        KindName::Pipeline => Pattern::Pipeline {
+            micro_batches: read_count(section, "micro_batches", 8)?,
+            compute: read_delay(section, "compute")?,
+        },
+        _ => Pattern::Experts {
+            layers: read_count(section, "layers", 1)?,
+            skew: section
                 .get("skew")
-                .map_or(Ok(1), |field| field.count(1..=1000))?;
-            let compute = read_delay(section, "compute")?;
-            Kind::Experts {
-                group,
-                shuffled,
-                bytes,
-                layers,
-                skew,
-                compute,
-            }
-        }
+                .map_or(Ok(1), |field| field.count(1..=1000))?,
+            compute: read_delay(section, "compute")?,
+        },
+    };
+    Ok(Kind::Grouped {
+        group,
+        shuffled,
+        bytes,
+        pattern,
     })
 }
 
@@ -626,14 +598,46 @@ fn flows(kind: &Kind, hosts: usize) -> u128 {
     match *kind {
         Kind::Permutation { pairs, .. } => pairs as u128,
         Kind::Incast { senders, .. } => senders as u128,
-        Kind::AllToAll { group, .. } => product(&[hosts, group - 1]),
-        Kind::Ring { steps, .. } => product(&[hosts, steps]),
-        Kind::Tree { slices, .. } => product(&[hosts, slices, 2]),
-        Kind::Pipeline { micro_batches, .. } => product(&[hosts, micro_batches, 2]),
-        Kind::Experts { group, layers, .. } => product(&[hosts, group - 1, layers, 2]),
+        Kind::Grouped { group, pattern, .. } => match pattern {
+            Pattern::AllToAll { .. } => product(&[hosts, group - 1]),
+            Pattern::Ring { steps } => product(&[hosts, steps]),
+            Pattern::Tree { slices } => product(&[hosts, slices, 2]),
+            Pattern::Pipeline { micro_batches, .. } => product(&[hosts, micro_batches, 2]),
+            Pattern::Experts { layers, .. } => product(&[hosts, group - 1, layers, 2]),
+        },
         Kind::Transfers { count, .. } => product(&[hosts, count]),
         // Already in memory.
         Kind::Flows { .. } | Kind::Connections { .. } => 0,
+    }
+}
+
+impl Pattern {
+    fn generate(
+        self,
+        workload: &mut Workload,
+        part: Part,
+        group: &[u32],
+        bytes: u64,
+        stream: &mut Stream,
+    ) {
+        match self {
+            Self::AllToAll { window } => generate::all_to_all(workload, part, group, bytes, window),
+            Self::Ring { steps } => generate::ring_all_reduce(workload, part, group, bytes, steps),
+            Self::Tree { slices } => {
+                generate::tree_all_reduce(workload, part, group, bytes, slices);
+            }
+            Self::Pipeline {
+                micro_batches,
+                compute,
+            } => generate::pipeline(workload, part, group, micro_batches, bytes, compute),
+            Self::Experts {
+                layers,
+                skew,
+                compute,
+            } => generate::mixture_of_experts(
+                workload, part, group, layers, bytes, skew, compute, stream,
+            ),
+        }
     }
 }
 
@@ -659,59 +663,14 @@ impl PartSpec {
             } => {
                 generate::incast(workload, part, hosts, to, senders, bytes, spread, stream);
             }
-            &Kind::AllToAll {
+            &Kind::Grouped {
                 group,
                 shuffled,
                 bytes,
-                window,
+                pattern,
             } => {
-                for group in generate::groups(hosts, group, shuffled, stream) {
-                    generate::all_to_all(workload, part, &group, bytes, window);
-                }
-            }
-            &Kind::Ring {
-                group,
-                shuffled,
-                bytes,
-                steps,
-            } => {
-                for ring in generate::groups(hosts, group, shuffled, stream) {
-                    generate::ring_all_reduce(workload, part, &ring, bytes, steps);
-                }
-            }
-            &Kind::Tree {
-                group,
-                shuffled,
-                bytes,
-                slices,
-            } => {
-                for tree in generate::groups(hosts, group, shuffled, stream) {
-                    generate::tree_all_reduce(workload, part, &tree, bytes, slices);
-                }
-            }
-            &Kind::Pipeline {
-                stages,
-                shuffled,
-                bytes,
-                micro_batches,
-                compute,
-            } => {
-                for line in generate::groups(hosts, stages, shuffled, stream) {
-                    generate::pipeline(workload, part, &line, micro_batches, bytes, compute);
-                }
-            }
-            &Kind::Experts {
-                group,
-                shuffled,
-                bytes,
-                layers,
-                skew,
-                compute,
-            } => {
-                for group in generate::groups(hosts, group, shuffled, stream) {
-                    generate::mixture_of_experts(
-                        workload, part, &group, layers, bytes, skew, compute, stream,
-                    );
+                for group in &generate::groups(hosts, group, shuffled, stream) {
+                    pattern.generate(workload, part, group, bytes, stream);
                 }
             }
             Kind::Transfers {

@@ -26,6 +26,8 @@ pub const SHIPPED: &[Shipped] = shipped![
     "permutation-16mb",
     "ecmp",
     "nccl-4-queue-pairs",
+    "ncclx-16-queue-pairs",
+    "uccl",
     "rings",
     "tree",
     "incast-32",

@@ -189,7 +189,7 @@ fn broken_values_name_line_field_and_remedy() {
         (
             "chunk = \"16K\"",
             "kind = \"reference\"\ntransport = \"nsc\"",
-            "a.toml:14: hosts.transport is \"nsc\", which is no transport; did you mean nscc? known are nscc, rccc, nscc+rccc, constant, swift, theta-powertcp, dcqcn",
+            "a.toml:14: hosts.transport is \"nsc\", which is no transport; did you mean nscc? known are nscc, rccc, nscc+rccc, constant, swift, theta-powertcp, timely, dcqcn",
         ),
         (
             "size = \"256K\"",
@@ -681,6 +681,22 @@ fn nothing_is_faster_than_its_floor() {
     }
 }
 
+/// A receive belongs to its flow, not to whichever of the link's flows starts first.
+#[test]
+fn flows_of_one_link_may_start_in_any_order() {
+    let flows = "flows = [{ from = 0, to = 5, size = 1000, start = \"300us\" }, \
+                 { from = 0, to = 5, size = \"1MB\" }]";
+    let text = GOOD
+        .replace("kind = \"permutation\"", "kind = \"flows\"")
+        .replace("size = \"256K\"", flows);
+    let report = parse(&text).unwrap().play(1, Detail::Figures, &mut |_| {});
+    assert!(report.is_finished(), "{}", report.stuck_text());
+    let total = report.total;
+    // 1 MB at 100 Gb/s, and a kilobyte with hardly more than a round trip.
+    assert!((80..100).contains(&(total.max_ps / 1_000_000)), "{total:?}");
+    assert!(total.p50_ps < 20_000_000, "{total:?}");
+}
+
 #[test]
 fn what_cannot_finish_says_what_is_stuck() {
     let scenario = small(
@@ -695,10 +711,14 @@ fn what_cannot_finish_says_what_is_stuck() {
         text.contains("permutation: flow ") && text.contains("host 3 -> host "),
         "{text}"
     );
-    assert!(
-        text.contains("started at 0 ns, has not arrived in full"),
-        "{text}"
-    );
+    // The link is cut when the first chunks are through.
+    let came = text
+        .lines()
+        .filter_map(|line| line.split_once("started at 0 ns, "));
+    let came: Vec<&str> = came.map(|(_, bytes)| bytes).collect();
+    let whole = " of 262144 bytes arrived";
+    assert!(came.iter().all(|bytes| bytes.ends_with(whole)), "{text}");
+    assert!(came.contains(&"32768 of 262144 bytes arrived"), "{text}");
 }
 
 /// The small ones of the shipped scenarios, one with each kind of trouble.

@@ -1,6 +1,6 @@
 //! Windows that react to delay alone, as a transport must that sees no marks: Swift (SIGCOMM
-//! 2020) and theta-PowerTCP (NSDI 2022), per packet as in their papers. What our engine does per
-//! chunk is measured against them.
+//! 2020), theta-PowerTCP (NSDI 2022) and TIMELY (SIGCOMM 2015, as patched at `CoNEXT` 2016), per
+//! packet as in their papers. What our engine does per chunk is measured against them.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -11,6 +11,7 @@
 use super::super::time::Picos;
 use super::MTU;
 use super::window::Sample;
+use crate::units::Rate;
 
 // Swift's constants as in htsim's `swift.cpp`.
 const SWIFT_ADD: f64 = 1.0;
@@ -168,6 +169,98 @@ impl ThetaPower {
     }
 }
 
+// Constants of TIMELY as eRPC and UCCL have them; gains are parts of the rate for each round trip.
+const TIMELY_GRADIENT_GAIN: f64 = 0.125;
+/// Additive increase: 4 Gb/s of a link of 400 Gb/s.
+const TIMELY_ADD: f64 = 0.01;
+const TIMELY_CUT: f64 = 0.008;
+/// Decrease above the upper threshold (TIMELY's beta).
+const TIMELY_CUT_HIGH: f64 = 0.8;
+/// The lower threshold, in round trips of the idle network. The published 35 µs are made for
+/// deeper queues than a bandwidth-delay product; Swift's target here is the same.
+const TIMELY_LOW: f64 = 1.5;
+/// The upper threshold as a multiple of the lower one: 350 µs of 35, 500 of 50.
+const TIMELY_HIGH: f64 = 10.0;
+/// The least rate: 0.8 Gb/s of 400.
+const TIMELY_RATE_MIN: f64 = 0.002;
+
+/// TIMELY: a rate by how fast the delay grows, and how far it is above a threshold. It makes a
+/// window of it by the last round trip, as UCCL does.
+#[derive(Debug)]
+pub(super) struct Timely {
+    /// Bytes for each picosecond.
+    rate: f64,
+    line: f64,
+    gradient: f64,
+    idle: f64,
+    last: Option<(Picos, Picos)>,
+    window: f64,
+    window_max: f64,
+    decreased_at: Picos,
+}
+
+impl Timely {
+    pub(super) fn new(line: Rate, rtt: Picos, window_max: u64) -> Self {
+        let line = line.0 as f64 / 1e12;
+        Self {
+            rate: line,
+            line,
+            gradient: 0.0,
+            idle: rtt.0 as f64,
+            last: None,
+            window: window_max as f64,
+            window_max: window_max as f64,
+            decreased_at: Picos::ZERO,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.window as u64
+    }
+
+    pub(super) fn on_ack(&mut self, sample: &Sample) {
+        let Some(rtt) = sample.rtt else { return };
+        let Some((before, at)) = self.last.replace((rtt, sample.now)) else {
+            return;
+        };
+        let delay = rtt.0 as f64;
+        let change = (delay - before.0 as f64) / self.idle;
+        self.gradient += TIMELY_GRADIENT_GAIN * (change - self.gradient);
+        let share = (sample.now.since(at).0 as f64 / self.idle).min(1.0);
+        let low = TIMELY_LOW * self.idle;
+        let high = TIMELY_HIGH * low;
+        let add = TIMELY_ADD * self.line * share;
+        if delay < low {
+            self.rate += add;
+        } else if delay > high {
+            self.rate *= 1.0 - TIMELY_CUT_HIGH * share * (1.0 - high / delay);
+        } else {
+            // From full increase at a falling delay to full decrease at a rising one.
+            let weight = (2.0 * self.gradient + 0.5).clamp(0.0, 1.0);
+            let error = (delay - low) / low;
+            self.rate *= 1.0 - TIMELY_CUT * share * weight * error;
+            self.rate += add * (1.0 - weight);
+        }
+        self.settle(delay);
+    }
+
+    /// A packet was lost: half of the rate, at most once each round trip. TIMELY itself is made
+    /// for networks that lose nothing.
+    pub(super) fn on_loss(&mut self, now: Picos) {
+        let delay = self.last.map_or(self.idle, |(rtt, _)| rtt.0 as f64);
+        if now.since(self.decreased_at).0 as f64 >= delay {
+            self.rate /= 2.0;
+            self.decreased_at = now;
+            self.settle(delay);
+        }
+    }
+
+    fn settle(&mut self, delay: f64) {
+        self.rate = self.rate.clamp(TIMELY_RATE_MIN * self.line, self.line);
+        self.window = (self.rate * delay).clamp(MTU as f64, self.window_max);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +294,51 @@ mod tests {
         let large = swift.target();
         swift.window = MTU as f64;
         assert!(swift.target() > 2.0 * large);
+    }
+
+    /// A queue that some windows share: how large it and each window are after so many packets.
+    fn share(flows: &mut [Timely], idle: Picos, packets: u32) -> (f64, Vec<f64>) {
+        let rate = 12_500.0 / 1e6;
+        let mut now = 100.0 * 1e6;
+        let mut rtt = idle.0 as f64;
+        let mut mean = 0.0;
+        for packet in 0..packets {
+            let all: f64 = flows.iter().map(|flow| flow.window).sum();
+            rtt += 0.05 * ((all / rate).max(idle.0 as f64) - rtt);
+            now += MTU as f64 / rate;
+            // Whose packet it is goes by the windows: a golden-ratio walk over their sum.
+            let mut place = (f64::from(packet) * 0.618_034).fract() * all;
+            let whose = flows.iter().position(|flow| {
+                place -= flow.window;
+                place <= 0.0
+            });
+            flows[whose.unwrap_or(0)].on_ack(&Sample {
+                rtt: Some(Picos(rtt as u64)),
+                now: Picos(now as u64),
+                ..sample(0, 0)
+            });
+            if packet >= packets / 2 {
+                mean += rtt / f64::from(packets - packets / 2);
+            }
+        }
+        (mean, flows.iter().map(|flow| flow.window).collect())
+    }
+
+    #[test]
+    fn timely_shares_a_link_fairly_and_its_queue_stays_small() {
+        let line = Rate::from_mbps(100_000);
+        let mut flows = [1.0, 0.1].map(|part| {
+            let mut timely = Timely::new(line, RTT, 260_000);
+            timely.rate *= part;
+            timely.window *= part;
+            timely
+        });
+        let (rtt, windows) = share(&mut flows, RTT, 400_000);
+        let low = TIMELY_LOW * RTT.0 as f64;
+        assert!((0.9 * low..2.0 * low).contains(&rtt), "{rtt}");
+        let jain =
+            (windows[0] + windows[1]).powi(2) / (2.0 * (windows[0].powi(2) + windows[1].powi(2)));
+        assert!(jain > 0.98, "{windows:?}");
     }
 
     #[test]

@@ -517,11 +517,6 @@ impl Case {
         let ended = run(&mut fabric, &mut hosts, &workload, &[], deadline);
         let stats = hosts.stats();
         let totals = fabric.totals();
-        assert_eq!(
-            totals.sent,
-            totals.delivered + totals.dropped + fabric.in_flight(),
-            "every packet has been delivered or dropped, or is under way"
-        );
         Ok(Outcome::of(
             ended,
             hosts.progress(),

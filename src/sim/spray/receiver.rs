@@ -43,6 +43,11 @@ impl Receiver {
         }
     }
 
+    /// Bytes of the message that have arrived.
+    pub(super) fn payload(&self) -> u64 {
+        self.received - u64::from(self.arrived) * u64::from(HEADER)
+    }
+
     /// Whether this packet has arrived before.
     pub(super) fn has(&self, seq: u32) -> bool {
         if seq < self.expected {

@@ -366,6 +366,10 @@ impl Sender {
         let old = |at: Picos| at + config.timeout <= now;
         let mut given_up = 0;
         let mut asks = self.asked_at.is_some_and(old);
+        if asks {
+            // That question is over, whether it is asked again or the sender gets on without.
+            self.asked_at = None;
+        }
         for index in 0..self.records.len() {
             let record = &mut self.records[index];
             if record.state != State::Sent || !old(record.sent_at) {

@@ -8,7 +8,7 @@
 )]
 
 use super::super::time::Picos;
-use super::delay::{Swift, ThetaPower};
+use super::delay::{Swift, ThetaPower, Timely};
 use super::{MTU, PAYLOAD};
 use crate::units::Rate;
 
@@ -25,6 +25,8 @@ pub enum Control {
     Swift,
     /// theta-PowerTCP, by delay and its growth.
     ThetaPower,
+    /// TIMELY, by the growth of the delay.
+    Timely,
 }
 
 /// What an acknowledgement tells a window.
@@ -106,6 +108,7 @@ pub(super) enum Window {
     Nscc(Nscc),
     Swift(Swift),
     ThetaPower(ThetaPower),
+    Timely(Timely),
 }
 
 impl Window {
@@ -118,6 +121,12 @@ impl Window {
             Control::ThetaPower => {
                 Self::ThetaPower(ThetaPower::new(parameters.rtt, parameters.first))
             }
+            Control::Timely => {
+                let Parameters {
+                    rate, rtt, first, ..
+                } = *parameters;
+                Self::Timely(Timely::new(rate, rtt, first))
+            }
         }
     }
 
@@ -129,6 +138,7 @@ impl Window {
             Self::Nscc(nscc) => Some(nscc.window),
             Self::Swift(swift) => Some(swift.bytes()),
             Self::ThetaPower(power) => Some(power.bytes()),
+            Self::Timely(timely) => Some(timely.bytes()),
         }
     }
 
@@ -138,6 +148,7 @@ impl Window {
             Self::Nscc(nscc) => nscc.on_ack(parameters, sample),
             Self::Swift(swift) => swift.on_ack(sample),
             Self::ThetaPower(power) => power.on_ack(sample),
+            Self::Timely(timely) => timely.on_ack(sample),
         }
     }
 
@@ -149,6 +160,7 @@ impl Window {
             Self::Nscc(nscc) => nscc.on_trim(parameters, sample, keep),
             Self::Swift(swift) => swift.on_loss(sample.now),
             Self::ThetaPower(power) => power.on_loss(sample.now),
+            Self::Timely(timely) => timely.on_loss(sample.now),
         }
     }
 
@@ -159,6 +171,7 @@ impl Window {
             Self::Nscc(nscc) => nscc.window = nscc.window.saturating_sub(bytes).max(MTU),
             Self::Swift(swift) => swift.on_loss(now),
             Self::ThetaPower(power) => power.on_loss(now),
+            Self::Timely(timely) => timely.on_loss(now),
         }
     }
 }
