@@ -1,6 +1,6 @@
-//! Reading ahead. A large fabric does not fit into the cache, and a line that has to be fetched takes
-//! longer than all that is done with it; so what the next events need is fetched for many of them
-//! at once, and the processor waits for all of it together.
+//! Reading ahead. A large fabric does not fit into the cache, and a line that has to be fetched
+//! takes longer than all that is done with it; so what the next events need is fetched for many of
+//! them at once, and the processor waits for all of it together.
 
 use std::hint::black_box;
 use std::mem::offset_of;
