@@ -284,8 +284,14 @@ impl Replay {
                 assert_eq!(bytes, header.as_bytes(), "{frame:?}");
                 self.tx.handle_frame(*path, frame, &bytes, *now).unwrap();
             }
-            Entry::TxControlArrived { departed, now } => {
-                self.tx.handle_control_arrived(*departed, *now);
+            Entry::TxControlArrived {
+                path,
+                epoch,
+                departed,
+                now,
+            } => {
+                self.tx
+                    .handle_control_arrived(*path, *epoch, *departed, *now);
             }
             &mut Entry::TxCompletions {
                 path,

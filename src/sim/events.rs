@@ -20,9 +20,14 @@ const WIDTH_BITS: u32 = 11;
 /// Buckets: the calendar reaches 67 us ahead.
 const BUCKETS: u64 = 1 << 15;
 const WORDS: usize = BUCKETS as usize / 64;
-/// Events of a block, which with its header takes four cache lines.
+/// Events of a block, which with its header takes two cache lines.
 const BLOCK: usize = 15;
 
+/// An event of a bucket: when it is due, counted from the start of the bucket, in the upper half,
+/// and what it is in the lower.
+type Slot = u64;
+
+/// An event that is not in a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     at: Picos,
@@ -31,17 +36,11 @@ struct Entry {
     event: u32,
 }
 
-const NOTHING: Entry = Entry {
-    at: Picos::ZERO,
-    order: 0,
-    event: 0,
-};
-
 /// Part of a bucket, or free.
 #[derive(Debug, Clone)]
 #[repr(align(64))]
 struct Block {
-    entries: [Entry; BLOCK],
+    slots: [Slot; BLOCK],
     len: u32,
     /// The block filled before it, or the next free one.
     next: u32,
@@ -51,8 +50,11 @@ struct Block {
 /// understands.
 #[derive(Debug)]
 pub struct EventQueue {
-    /// The bucket whose turn it is, latest first.
-    current: Vec<Entry>,
+    /// The bucket whose turn it is, in order, and how many of its events have been taken out.
+    current: Vec<Slot>,
+    taken: usize,
+    /// How many of them [`EventQueue::glance`] has shown.
+    shown: usize,
     /// Number of that bucket since the start of time.
     current_bucket: u64,
     /// The block of each bucket that is being filled.
@@ -81,6 +83,8 @@ impl EventQueue {
     pub fn new() -> Self {
         Self {
             current: Vec::new(),
+            taken: 0,
+            shown: 0,
             current_bucket: 0,
             buckets: vec![NONE; BUCKETS as usize].into_boxed_slice(),
             blocks: Vec::new(),
@@ -108,34 +112,33 @@ impl EventQueue {
     /// Adds an event; `at` is not before the last event taken out.
     #[inline]
     pub fn push(&mut self, at: Picos, event: u32) {
-        let entry = Entry {
-            at,
-            order: self.scheduled,
-            event,
-        };
-        self.scheduled = self.scheduled.wrapping_add(1);
         self.len += 1;
-        self.place(entry);
-    }
-
-    fn place(&mut self, entry: Entry) {
-        let bucket = entry.at.0 >> WIDTH_BITS;
+        let bucket = at.0 >> WIDTH_BITS;
+        if bucket > self.current_bucket && bucket - self.current_bucket < BUCKETS {
+            self.fill(at, event);
+            return;
+        }
+        let order = self.scheduled;
+        self.scheduled = order.wrapping_add(1);
+        let entry = Reverse(Entry { at, order, event });
         if bucket <= self.current_bucket {
-            self.late.push(Reverse(entry));
-        } else if bucket - self.current_bucket < BUCKETS {
-            self.fill((bucket % BUCKETS) as usize, entry);
+            self.late.push(entry);
         } else {
-            self.far.push(Reverse(entry));
+            self.far.push(entry);
         }
     }
 
-    /// Puts an entry into a bucket.
-    fn fill(&mut self, slot: usize, entry: Entry) {
-        let last = self.buckets[slot];
+    /// Puts an event into its bucket.
+    fn fill(&mut self, at: Picos, event: u32) {
+        let bucket = (at.0 >> WIDTH_BITS) % BUCKETS;
+        let index = bucket as usize;
+        let within = at.0 % (1 << WIDTH_BITS);
+        let slot = within << 32 | u64::from(event);
+        let last = self.buckets[index];
         if last != NONE {
             let block = &mut self.blocks[last as usize];
-            if let Some(place) = block.entries.get_mut(block.len as usize) {
-                *place = entry;
+            if let Some(place) = block.slots.get_mut(block.len as usize) {
+                *place = slot;
                 block.len += 1;
                 return;
             }
@@ -144,27 +147,27 @@ impl EventQueue {
         if fresh == NONE {
             fresh = self.blocks.len() as u32;
             self.blocks.push(Block {
-                entries: [NOTHING; BLOCK],
+                slots: [0; BLOCK],
                 len: 0,
                 next: NONE,
             });
         }
         let block = &mut self.blocks[fresh as usize];
         self.free = block.next;
-        block.entries[0] = entry;
+        block.slots[0] = slot;
         block.len = 1;
         block.next = last;
-        self.buckets[slot] = fresh;
-        self.occupied[slot / 64] |= 1 << (slot % 64);
+        self.buckets[index] = fresh;
+        self.occupied[index / 64] |= 1 << (index % 64);
     }
 
     /// Takes the next event out, with its time.
     #[inline]
     pub fn pop(&mut self) -> Option<(Picos, u32)> {
         loop {
-            if let Some(entry) = self.earliest() {
+            if let Some(next) = self.earliest() {
                 self.len -= 1;
-                return Some((entry.at, entry.event));
+                return Some(next);
             }
             if self.len == 0 {
                 return None;
@@ -173,22 +176,34 @@ impl EventQueue {
         }
     }
 
-    /// The event that is to come so many after the next one, if it is as near as that.
-    pub(super) fn upcoming(&self, places: usize) -> Option<u32> {
-        let place = self.current.len().checked_sub(places + 1)?;
-        Some(self.current[place].event)
+    /// Up to so many of the events that are to come, once those shown before have been taken out.
+    /// What is scheduled later may still come before them.
+    #[inline]
+    pub(super) fn glance(&mut self, most: usize) -> Option<impl Iterator<Item = u32> + '_> {
+        if self.shown > self.taken || self.taken == self.current.len() {
+            return None;
+        }
+        self.shown = self.current.len().min(self.taken + most);
+        let next = &self.current[self.taken..self.shown];
+        Some(next.iter().map(|&slot| slot as u32))
     }
 
     /// The next event of the current bucket.
     #[inline]
-    fn earliest(&mut self) -> Option<Entry> {
-        let Some(Reverse(late)) = self.late.peek() else {
-            return self.current.pop();
-        };
-        match self.current.last() {
-            Some(entry) if entry < late => self.current.pop(),
-            _ => self.late.pop().map(|Reverse(late)| late),
+    fn earliest(&mut self) -> Option<(Picos, u32)> {
+        let next = self.current.get(self.taken).map(|&slot| {
+            let at = (self.current_bucket << WIDTH_BITS) + (slot >> 32);
+            (Picos(at), slot as u32)
+        });
+        // What is late was scheduled after everything in the bucket.
+        if let Some(&Reverse(late)) = self.late.peek()
+            && next.is_none_or(|(at, _)| late.at < at)
+        {
+            self.late.pop();
+            return Some((late.at, late.event));
         }
+        self.taken += usize::from(next.is_some());
+        next
     }
 
     /// Goes on to the next bucket that holds anything.
@@ -202,32 +217,36 @@ impl EventQueue {
             },
         };
         self.current_bucket = next;
-        let slot = (next % BUCKETS) as usize;
-        self.occupied[slot / 64] &= !(1 << (slot % 64));
-        self.empty(slot);
-        self.current.sort_unstable_by(|a, b| b.cmp(a));
-        while let Some(Reverse(entry)) = self.far.peek() {
-            if (entry.at.0 >> WIDTH_BITS) - next >= BUCKETS {
+        // What was far is placed before anything is scheduled in its bucket: within a bucket the
+        // order among those of one moment is that of their scheduling.
+        while let Some(&Reverse(Entry { at, event, .. })) = self.far.peek() {
+            if (at.0 >> WIDTH_BITS) - next >= BUCKETS {
                 break;
             }
-            let Some(Reverse(entry)) = self.far.pop() else {
-                break;
-            };
-            self.place(entry);
+            self.far.pop();
+            self.fill(at, event);
         }
+        self.empty((next % BUCKETS) as usize);
     }
 
-    /// Takes all entries out of a bucket, unsorted.
-    fn empty(&mut self, slot: usize) {
-        let mut at = std::mem::replace(&mut self.buckets[slot], NONE);
+    /// Makes a bucket the current one, in order of time; what is due at the same moment stays in the
+    /// order in which it came.
+    fn empty(&mut self, index: usize) {
+        self.occupied[index / 64] &= !(1 << (index % 64));
+        self.current.clear();
+        (self.taken, self.shown) = (0, 0);
+        let mut at = std::mem::replace(&mut self.buckets[index], NONE);
         while at != NONE {
             let block = &mut self.blocks[at as usize];
-            let entries = &block.entries[..block.len as usize];
-            self.current.extend_from_slice(entries);
+            let slots = &block.slots[..block.len as usize];
+            self.current.extend(slots.iter().rev());
             let before = std::mem::replace(&mut block.next, self.free);
             self.free = at;
             at = before;
         }
+        // The blocks came last one first.
+        self.current.reverse();
+        self.current.sort_by_key(|slot| slot >> 32);
     }
 
     /// The next bucket after the current one, within the calendar, that holds anything.

@@ -139,6 +139,12 @@ impl Pool {
         &self.packets[place as usize]
     }
 
+    /// Reads a packet, if there is one at this place, so that it comes into the cache.
+    pub(super) fn glance(&self, place: u32) -> u64 {
+        let packet = self.packets.get(place as usize);
+        packet.map_or(0, |packet| u64::from(packet.to))
+    }
+
     pub(super) fn get_mut(&mut self, place: u32) -> &mut Packet {
         &mut self.packets[place as usize]
     }

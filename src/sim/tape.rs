@@ -47,6 +47,8 @@ pub enum Entry {
         now: Timestamp,
     },
     TxControlArrived {
+        path: u8,
+        epoch: u16,
         departed: Timestamp,
         now: Timestamp,
     },
@@ -229,9 +231,20 @@ impl TapedTx {
         self.0.handle_frame(path, Frame::decode(bytes)?, bytes, now)
     }
 
-    pub(super) fn handle_control_arrived(&mut self, departed: Timestamp, now: Timestamp) {
-        self.0.handle_control_arrived(departed, now);
-        self.1.put(|| Entry::TxControlArrived { departed, now });
+    pub(super) fn handle_control_arrived(
+        &mut self,
+        path: u8,
+        epoch: u16,
+        departed: Timestamp,
+        now: Timestamp,
+    ) {
+        self.0.handle_control_arrived(path, epoch, departed, now);
+        self.1.put(|| Entry::TxControlArrived {
+            path,
+            epoch,
+            departed,
+            now,
+        });
     }
 
     pub(super) fn handle_completions(

@@ -439,7 +439,7 @@ impl Topology {
             let last = *ports.last()?;
             match self.ports[last as usize].to {
                 End::HostPort(_) => return Some(ports),
-                End::Switch(switch) => ports.push(*groups.towards(self, switch, to).first()?),
+                End::Switch(switch) => ports.push(*groups.towards(switch, to).first()?),
             }
         }
     }
@@ -485,18 +485,34 @@ fn fits(ports: u64) -> Result<(), TopologyError> {
 }
 
 /// For each switch and each switch with hosts: the ports on a shortest way from one to the other.
+///
+/// Each hop of each packet looks here, at a place of its own: what it reads is kept small.
 #[derive(Debug, Clone)]
 pub struct Groups {
-    /// Where a group begins and ends in `ports`, by switch and edge.
-    group: Vec<(u32, u32)>,
+    /// By switch and edge: which of the groups of that switch.
+    group: Vec<u16>,
+    /// The first group of each switch.
+    first: Vec<u32>,
+    /// Where a group begins and ends in `ports`.
+    ranges: Vec<(u32, u32)>,
     ports: Vec<u32>,
     edges: usize,
+    /// The edge of each host port.
+    edge_of: Vec<u32>,
     /// The last port to each host port.
     down: Vec<u32>,
 }
 
+/// The first group of every switch: no port at all.
+const NOWHERE: u16 = 0;
+/// The host hangs on this very switch.
+const HERE: u16 = u16::MAX;
+
 impl Groups {
     /// The shortest ways over the ports that `usable` admits.
+    ///
+    /// # Panics
+    /// More than 65 534 edges that a switch reaches over different ports.
     #[must_use]
     pub fn shortest(topology: &Topology, usable: impl Fn(u32) -> bool) -> Self {
         let edges = topology.edges.len();
@@ -512,12 +528,15 @@ impl Groups {
                 out[from as usize].push((port, to));
             }
         }
-        let mut known: BTreeMap<Vec<u32>, (u32, u32)> = BTreeMap::new();
-        let mut group = vec![(0, 0); switches * edges];
+        // The members of a group say which switch it belongs to.
+        let mut known: BTreeMap<Vec<u32>, u16> = BTreeMap::new();
+        let mut group = vec![NOWHERE; switches * edges];
+        let mut ranges = vec![vec![(0, 0)]; switches];
         let mut ports = Vec::new();
         let mut distance = vec![u32::MAX; switches];
         let mut ring = Vec::with_capacity(switches);
         for (column, &edge) in topology.edges.iter().enumerate() {
+            group[edge as usize * edges + column] = HERE;
             distance.fill(u32::MAX);
             distance[edge as usize] = 0;
             ring.clear();
@@ -539,31 +558,55 @@ impl Groups {
                     .filter(|&&(_, to)| distance[to as usize] == nearer)
                     .map(|&(port, _)| port)
                     .collect();
-                let range = *known.entry(members).or_insert_with_key(|members| {
+                let own = &mut ranges[switch as usize];
+                let place = *known.entry(members).or_insert_with_key(|members| {
                     let start = ports.len() as u32;
                     ports.extend_from_slice(members);
-                    (start, ports.len() as u32)
+                    own.push((start, ports.len() as u32));
+                    u16::try_from(own.len() - 1)
+                        .ok()
+                        .filter(|&place| place != HERE)
+                        .expect("the table of so many edges would not fit into memory")
                 });
-                group[switch as usize * edges + column] = range;
+                group[switch as usize * edges + column] = place;
             }
         }
+        let mut count = 0;
+        let first = ranges.iter().map(|own| {
+            let first = count;
+            count += own.len() as u32;
+            first
+        });
+        let edge_of = |port: &HostPort| topology.edge_of[port.edge as usize];
         Self {
             group,
+            first: first.collect(),
+            ranges: ranges.concat(),
             ports,
             edges,
+            edge_of: topology.host_ports.iter().map(edge_of).collect(),
             down: topology.host_ports.iter().map(|p| p.down).collect(),
         }
     }
 
+    /// Reads what [`Groups::towards`] reads first, so that it comes into the cache.
+    pub(super) fn glance(&self, switch: u32, to: u32) -> u64 {
+        let column = self.edge_of[to as usize] as usize;
+        let group = self.group[switch as usize * self.edges + column];
+        u64::from(group) ^ u64::from(self.first[switch as usize])
+    }
+
     /// The ports of `switch` that lead to this host port.
     #[must_use]
-    pub fn towards(&self, topology: &Topology, switch: u32, to: u32) -> &[u32] {
-        let edge = topology.host_ports[to as usize].edge;
-        if edge == switch {
+    #[inline]
+    pub fn towards(&self, switch: u32, to: u32) -> &[u32] {
+        let column = self.edge_of[to as usize] as usize;
+        let group = self.group[switch as usize * self.edges + column];
+        if group == HERE {
             return std::slice::from_ref(&self.down[to as usize]);
         }
-        let column = topology.edge_of[edge as usize] as usize;
-        let (start, end) = self.group[switch as usize * self.edges + column];
+        let place = self.first[switch as usize] as usize + usize::from(group);
+        let (start, end) = self.ranges[place];
         &self.ports[start as usize..end as usize]
     }
 }
@@ -586,9 +629,9 @@ mod tests {
         // To another pod: four ways up from the edge, four from there on, one way down.
         let way = topology.way(&groups, 0, 127).unwrap();
         assert_eq!(way.len(), 6);
-        assert_eq!(groups.towards(&topology, 0, 127).len(), 4);
-        assert_eq!(groups.towards(&topology, 32, 127).len(), 4);
-        assert_eq!(groups.towards(&topology, 64, 127).len(), 1);
+        assert_eq!(groups.towards(0, 127).len(), 4);
+        assert_eq!(groups.towards(32, 127).len(), 4);
+        assert_eq!(groups.towards(64, 127).len(), 1);
         assert_eq!(topology.way(&groups, 0, 3).unwrap().len(), 2);
         assert_eq!(topology.way(&groups, 0, 7).unwrap().len(), 4);
         let there = topology.idle_delay(&groups, 0, 127, 4150).unwrap();
@@ -645,16 +688,16 @@ mod tests {
     fn ways_lead_round_what_is_down() {
         let topology = Topology::leaf_spine(2, 2, 3, LINK, LINK).unwrap();
         let all = Groups::shortest(&topology, |_| true);
-        assert_eq!(all.towards(&topology, 0, 3).len(), 3);
-        let dead = all.towards(&topology, 0, 3)[1];
+        assert_eq!(all.towards(0, 3).len(), 3);
+        let dead = all.towards(0, 3)[1];
         let rest = Groups::shortest(&topology, |port| port != dead);
-        assert_eq!(rest.towards(&topology, 0, 3).len(), 2);
+        assert_eq!(rest.towards(0, 3).len(), 2);
         // The far side of a spine without a link to the leaf is no way either.
         let spine = topology.ports()[dead as usize].to.index();
-        let far = all.towards(&topology, spine, 3)[0];
+        let far = all.towards(spine, 3)[0];
         let rest = Groups::shortest(&topology, |port| port != far);
-        assert!(!rest.towards(&topology, 0, 3).contains(&dead));
-        assert_eq!(rest.towards(&topology, 0, 3).len(), 2);
+        assert!(!rest.towards(0, 3).contains(&dead));
+        assert_eq!(rest.towards(0, 3).len(), 2);
         let none = Groups::shortest(&topology, |_| false);
         assert_eq!(topology.way(&none, 0, 3), None);
     }

@@ -581,6 +581,26 @@ impl Hosts for SprayHosts {
             }
         }
     }
+
+    fn glance_at_receive(&self, port: u32, packet: &Packet) -> u64 {
+        let slot = self.slots[packet.flow as usize];
+        let flow = match packet.kind {
+            _ if slot == NONE => 0,
+            DATA_PACKET | ASK => self.receivers[slot as usize].glance(packet),
+            _ => self.senders[slot as usize].glance(packet.seq),
+        };
+        flow ^ self.glance_at_pull(port)
+    }
+
+    fn glance_at_pull(&self, port: u32) -> u64 {
+        let adapter = &self.adapters[port as usize];
+        let control = adapter.control.front().map_or(0, |packet| packet.flow);
+        let ready = adapter.ready.front().map_or(0, |&slot| {
+            let sender = &self.senders[slot as usize];
+            sender.glance(NO_PACKET)
+        });
+        ready ^ u64::from(control) ^ u64::from(adapter.turn)
+    }
 }
 
 impl Endpoints for SprayHosts {

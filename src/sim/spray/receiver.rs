@@ -58,6 +58,11 @@ impl Receiver {
         word & 1 << (bit % 64) != 0
     }
 
+    /// Reads what [`Receiver::on_data`] is going to read.
+    pub(super) fn glance(&self, packet: &Packet) -> u64 {
+        self.received ^ u64::from(self.unacked) ^ u64::from(self.has(packet.seq))
+    }
+
     /// Takes a packet, and says whether it is to be acknowledged now; every `ack_bytes` at the
     /// latest.
     pub(super) fn on_data(&mut self, packet: &Packet, ack_bytes: u32) -> bool {

@@ -241,6 +241,14 @@ impl Sender {
 
     // ---- hearing ----
 
+    /// Reads what is going to be read when this packet is acknowledged or the next one sent.
+    pub(super) fn glance(&self, seq: u32) -> u64 {
+        let index = seq.wrapping_sub(self.unacked) as usize;
+        let sent_at = self.records.get(index).map_or(0, |record| record.sent_at.0);
+        let window = self.window.bytes().unwrap_or(0);
+        sent_at ^ window ^ self.in_flight as u64 ^ u64::from(self.next)
+    }
+
     /// An acknowledgement. Returns whether the receiver has all of the flow.
     pub(super) fn on_ack(&mut self, ack: &Packet, parameters: &Parameters, now: Picos) -> bool {
         let acked = ack.words[2].saturating_sub(self.reported);

@@ -7,14 +7,12 @@
 //! packet before. Where buffers are shared or senders are paused, others must know at once what
 //! has left, and the ports of such switches get an event for that too.
 
+mod ahead;
 mod audit;
-
-use std::hint::black_box;
+mod switch;
 
 use super::events::EventQueue;
-use super::packet::{
-    CLASSES, CONTROL, Chain, DATA, MARKED, NONE, Packet, Pool, TRIMMED, TRIMMED_AT_LAST_HOP,
-};
+use super::packet::{CLASSES, Chain, DATA, MARKED, NONE, Packet, Pool, TRIMMED};
 use super::random::{Purpose, Stream};
 use super::time::{ByteTime, Picos};
 use super::topology::{End, Groups, Topology};
@@ -71,10 +69,6 @@ pub enum Routing {
     /// up to so long ago: what a switch can look up at line rate. Control goes by the hash.
     AdaptiveBands(Picos),
 }
-
-/// Upper bounds of the bands of backlog, in parts of a hundred of the queue's capacity (htsim's
-/// `quantized_queuesize`).
-const BANDS: [u32; 3] = [5, 10, 20];
 
 /// What a switch is like.
 #[derive(Debug, Clone, Copy)]
@@ -144,12 +138,16 @@ pub trait Hosts {
     fn pull(&mut self, port: u32, paused: u8, now: Picos, net: &mut Net) -> Option<Packet>;
     /// The time that the host asked for by [`Net::wake_at`] has come (or an earlier request for it).
     fn wake(&mut self, host: u32, now: Picos, net: &mut Net);
+    /// Reads what [`Hosts::receive`] is going to read when this packet arrives, so that it comes
+    /// into the cache. The answer is made of all that was read, and means nothing.
+    fn glance_at_receive(&self, _port: u32, _packet: &Packet) -> u64 {
+        0
+    }
+    /// The same for [`Hosts::pull`].
+    fn glance_at_pull(&self, _port: u32) -> u64 {
+        0
+    }
 }
-
-/// How many events ahead the memory that they need is read, and from how many ports on: where all
-/// is in the cache anyway it only costs time.
-const LOOK_AHEAD: usize = 12;
-const LOOK_AHEAD_PORTS: usize = 1 << 14;
 
 /// A gap between packets that does not fit into a packet.
 const FAR: u32 = u32::MAX;
@@ -206,6 +204,11 @@ struct Port {
     packets: u64,
     bytes: u64,
     sending: u32,
+    /// Of the packet being sent: its bytes and class, and whether it may be marked. Nobody needs to
+    /// look at the packet itself when it has left.
+    sending_bytes: u16,
+    sending_class: u8,
+    sending_data: bool,
     /// The packet being sent (last) and those on the wire.
     flight: Chain,
     queues: [Queue; CLASSES],
@@ -254,33 +257,6 @@ struct Switch {
     is_down: bool,
 }
 
-impl Switch {
-    /// Which of so many ports the hash chooses.
-    fn pick(&self, entropy: u32, ports: usize) -> usize {
-        (hash(entropy, self.salt) % ports as u32) as usize
-    }
-}
-
-/// The hash of a switch: Bob Jenkins' mix of 1997, once. The upper half of the entropy is mixed
-/// well and the lower half is not: neighbouring values spread nearly evenly over a few ports, as
-/// they do with the checksums that real switches use, and senders that walk through them gain
-/// from that.
-const fn hash(entropy: u32, salt: u32) -> u32 {
-    const GOLDEN: u32 = 0x9e37_79b9;
-    let mut a = GOLDEN.wrapping_add(entropy >> 16);
-    let mut b = GOLDEN.wrapping_add(salt);
-    let mut c = entropy & 0xffff;
-    let mut round = 0;
-    while round < 3 {
-        let by = [[13, 8, 13], [12, 16, 5], [3, 10, 15]][round];
-        a = a.wrapping_sub(b).wrapping_sub(c) ^ c >> by[0];
-        b = b.wrapping_sub(c).wrapping_sub(a) ^ a << by[1];
-        c = c.wrapping_sub(a).wrapping_sub(b) ^ b >> by[2];
-        round += 1;
-    }
-    c
-}
-
 /// Something happened that the fabric does not handle itself: an event from outside is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Due {
@@ -306,8 +282,6 @@ pub struct Fabric {
     now: Picos,
     /// Whether it is too large for the cache.
     looks_ahead: bool,
-    /// Where packets that arrive soon are going to leave from, the soonest last.
-    ahead: [u32; LOOK_AHEAD / 3 - 1],
 }
 
 impl Fabric {
@@ -328,6 +302,9 @@ impl Fabric {
                 packets: 0,
                 bytes: 0,
                 sending: NONE,
+                sending_bytes: 0,
+                sending_class: 0,
+                sending_data: false,
                 flight: Chain::EMPTY,
                 queues: [Queue {
                     chain: Chain::EMPTY,
@@ -354,7 +331,7 @@ impl Fabric {
             })
             .collect();
         let asides = topology.ports().iter().map(|_| Aside::default()).collect();
-        let looks_ahead = topology.ports().len() >= LOOK_AHEAD_PORTS;
+        let looks_ahead = topology.ports().len() >= ahead::PORTS_MIN;
         let switches = (0..u64::from(topology.switches()))
             .map(|index| {
                 let mut stream = Stream::new(seed, Purpose::Salt, index);
@@ -382,7 +359,6 @@ impl Fabric {
             totals: Totals::default(),
             now: Picos::ZERO,
             looks_ahead,
-            ahead: [NONE; LOOK_AHEAD / 3 - 1],
         }
     }
 
@@ -395,7 +371,7 @@ impl Fabric {
         let mut port = self.topology.port_of_host_port(from);
         while let End::Switch(switch) = self.topology.ports()[port as usize].to {
             switches.push(switch);
-            let group = self.groups.towards(&self.topology, switch, to);
+            let group = self.groups.towards(switch, to);
             let Some(&next) = group.get(self.switches[switch as usize].pick(entropy, group.len()))
             else {
                 break;
@@ -534,7 +510,7 @@ impl Fabric {
         self.now = at;
         self.totals.events += 1;
         if self.looks_ahead {
-            self.look_ahead();
+            self.look_ahead(hosts);
         }
         let index = event & INDEX;
         match event >> KIND_SHIFT {
@@ -552,50 +528,6 @@ impl Fabric {
             _ => return Some(Some(Due { at, event: index })),
         }
         Some(None)
-    }
-
-    /// Reads what the next events are going to read, so that it comes into the cache while this
-    /// one is handled. What is read here may still change; it is not used.
-    fn look_ahead(&mut self) {
-        let arrival = |event: Option<u32>| event.filter(|event| event >> KIND_SHIFT == ARRIVAL);
-        if let Some(port) = arrival(self.net.queue.upcoming(LOOK_AHEAD)) {
-            let p = &self.ports[port as usize];
-            black_box((p.free_at.0, p.to));
-        }
-        if let Some(port) = arrival(self.net.queue.upcoming(LOOK_AHEAD * 2 / 3)) {
-            let head = self.ports[port as usize].flight.head();
-            if head != NONE {
-                black_box(self.pool.get(head).to);
-            }
-        }
-        let next = arrival(self.net.queue.upcoming(LOOK_AHEAD / 3)).and_then(|port| {
-            let p = &self.ports[port as usize];
-            let head = p.flight.head();
-            if p.to_host || head == NONE {
-                return None;
-            }
-            let packet = self.pool.get(head);
-            let group = self.groups.towards(&self.topology, p.to, packet.to);
-            let port = match group {
-                [] => return None,
-                &[port] => port,
-                group => group[self.switches[p.to as usize].pick(packet.entropy, group.len())],
-            };
-            let p = &self.ports[port as usize];
-            black_box((p.free_at.0, p.to));
-            Some(port)
-        });
-        self.ahead.rotate_right(1);
-        self.ahead[0] = next.unwrap_or(NONE);
-        let port = self.ahead[self.ahead.len() - 1];
-        if port != NONE {
-            let p = &self.ports[port as usize];
-            for place in [p.sending, p.queues[CLASSES - 1].chain.head()] {
-                if place != NONE {
-                    black_box(self.pool.get(place).bytes);
-                }
-            }
-        }
     }
 
     /// Starts the transmitters that hosts have asked for.
@@ -646,19 +578,16 @@ impl Fabric {
         let at = port as usize;
         let p = &mut self.ports[at];
         let place = std::mem::replace(&mut p.sending, NONE);
-        let packet = self.pool.get_mut(place);
+        let bytes = u32::from(p.sending_bytes);
         p.packets += 1;
-        p.bytes += u64::from(packet.bytes);
+        p.bytes += u64::from(bytes);
         if p.switch == NONE {
             return;
         }
-        let class = usize::from(packet.class);
-        let bytes = u32::from(packet.bytes);
-        let ingress = packet.ingress_or_gap;
+        let class = usize::from(p.sending_class);
         let queue = &mut p.queues[class];
         queue.bytes -= bytes;
-        let switch = &mut self.switches[p.switch as usize];
-        if packet.is(DATA) && !packet.is(TRIMMED) {
+        if p.sending_data {
             let config = &self.queues[usize::from(p.queue)];
             let mark = if queue.bytes <= config.mark_low {
                 false
@@ -670,12 +599,13 @@ impl Fabric {
                     .chance(above, u64::from(config.mark_high - config.mark_low))
             };
             if mark {
-                packet.flags |= MARKED;
+                self.pool.get_mut(place).flags |= MARKED;
                 self.asides[at].stats.marks += 1;
             }
         }
         if p.eager {
-            switch.used -= u64::from(bytes);
+            self.switches[p.switch as usize].used -= u64::from(bytes);
+            let ingress = self.pool.get(place).ingress_or_gap;
             self.leave(ingress, class, bytes);
         }
     }
@@ -717,17 +647,20 @@ impl Fabric {
             self.totals.sent_bytes += u64::from(packet.bytes);
             self.pool.insert(packet)
         };
+        let last_arrives = p.free_at + p.delay;
         let packet = self.pool.get_mut(place);
         p.sending = place;
+        p.sending_bytes = packet.bytes;
+        p.sending_class = packet.class;
+        p.sending_data = packet.is(DATA) && !packet.is(TRIMMED);
         p.free_at = at + p.byte_time.time(u64::from(packet.bytes));
         let arrives = p.free_at + p.delay;
         packet.arrives = arrives;
         if p.flight.is_empty() {
             self.net.queue.push(arrives, ARRIVAL << KIND_SHIFT | port);
         } else {
-            let before = self.pool.get_mut(p.flight.tail());
-            let gap = arrives.since(before.arrives).0;
-            before.ingress_or_gap = u32::try_from(gap).unwrap_or(FAR);
+            let gap = u32::try_from(arrives.since(last_arrives).0).unwrap_or(FAR);
+            self.pool.get_mut(p.flight.tail()).ingress_or_gap = gap;
         }
         p.flight.push(&mut self.pool, place);
         if p.eager {
@@ -771,204 +704,6 @@ impl Fabric {
             self.pool.get_mut(place).ingress_or_gap = port;
             self.forward(switch, place, hosts);
         }
-    }
-
-    // ---- one switch ----
-
-    fn forward<H: Hosts>(&mut self, switch: u32, place: u32, hosts: &mut H) {
-        let packet = self.pool.get(place);
-        let group = self.groups.towards(&self.topology, switch, packet.to);
-        let s = &self.switches[switch as usize];
-        let port = match (group, s.config.routing) {
-            (&[], _) => {
-                self.drop_packet(place, None);
-                return;
-            }
-            (&[port], _) => port,
-            (group, Routing::Hash) => group[s.pick(packet.entropy, group.len())],
-            (_, Routing::Adaptive) => self.least_loaded(switch, place, hosts),
-            (group, Routing::AdaptiveBands(_)) if !packet.is(DATA) || packet.is(TRIMMED) => {
-                group[s.pick(packet.entropy, group.len())]
-            }
-            (_, Routing::AdaptiveBands(age)) => self.emptiest_band(switch, place, age, hosts),
-        };
-        if self.switches[switch as usize].is_down {
-            self.drop_packet(place, Some(port));
-            return;
-        }
-        self.advance(port, hosts);
-        self.enqueue(port, place);
-        self.begin(port, self.now, hosts);
-    }
-
-    /// The port with the least backlog of those that lead where the packet goes; ties by a coin.
-    fn least_loaded<H: Hosts>(&mut self, switch: u32, place: u32, hosts: &mut H) -> u32 {
-        let to = self.pool.get(place).to;
-        let count = self.groups.towards(&self.topology, switch, to).len();
-        let (mut best, mut least, mut ties) = (NONE, u32::MAX, 0);
-        for k in 0..count {
-            let port = self.groups.towards(&self.topology, switch, to)[k];
-            self.advance(port, hosts);
-            let p = &self.ports[port as usize];
-            let backlog = p.queues.iter().map(|q| q.bytes).sum();
-            ties = if backlog < least { 1 } else { ties + 1 };
-            let coin = &mut self.switches[switch as usize].coin;
-            if backlog < least || (backlog == least && coin.below(ties) == 0) {
-                (best, least) = (port, backlog);
-            }
-        }
-        best
-    }
-
-    /// One of the ports in the emptiest band, by a coin.
-    fn emptiest_band<H: Hosts>(
-        &mut self,
-        switch: u32,
-        place: u32,
-        age: Picos,
-        hosts: &mut H,
-    ) -> u32 {
-        let to = self.pool.get(place).to;
-        let count = self.groups.towards(&self.topology, switch, to).len();
-        let (mut best, mut least, mut ties) = (NONE, u8::MAX, 0);
-        for k in 0..count {
-            let port = self.groups.towards(&self.topology, switch, to)[k];
-            let band = self.band(port, age, hosts);
-            ties = if band < least { 1 } else { ties + 1 };
-            let coin = &mut self.switches[switch as usize].coin;
-            if band < least || (band == least && coin.below(ties) == 0) {
-                (best, least) = (port, band);
-            }
-        }
-        best
-    }
-
-    /// The band of a port's backlog as of up to `age` ago.
-    fn band<H: Hosts>(&mut self, port: u32, age: Picos, hosts: &mut H) -> u8 {
-        let aside = &self.asides[port as usize];
-        if aside.band_at.is_some_and(|at| self.now.since(at) <= age) {
-            return aside.band;
-        }
-        self.advance(port, hosts);
-        let p = &self.ports[port as usize];
-        let backlog: u64 = p.queues.iter().map(|q| u64::from(q.bytes)).sum();
-        let capacity = u64::from(self.queues[usize::from(p.queue)].capacity);
-        let below = |&bound: &u32| backlog * 100 < capacity * u64::from(bound);
-        let band = BANDS.iter().position(below).unwrap_or(BANDS.len()) as u8;
-        let aside = &mut self.asides[port as usize];
-        (aside.band, aside.band_at) = (band, Some(self.now));
-        band
-    }
-
-    /// Puts a packet into the queue of a switch's port, or does what is done when it is full.
-    fn enqueue(&mut self, port: u32, place: u32) {
-        let p = &mut self.ports[port as usize];
-        if p.is_down {
-            self.drop_packet(place, Some(port));
-            return;
-        }
-        let packet = self.pool.get(place);
-        if !packet.is(DATA) || packet.is(TRIMMED) {
-            self.enqueue_control(port, place);
-            return;
-        }
-        let (class, bytes, ingress) = (
-            usize::from(packet.class),
-            packet.bytes,
-            packet.ingress_or_gap,
-        );
-        let bytes = u32::from(bytes);
-        let switch = &self.switches[p.switch as usize];
-        let (config, own) = (&switch.config, &self.queues[usize::from(p.queue)]);
-        let backlog = p.queues[class].bytes;
-        let fits = match config.shared_buffer {
-            None => backlog + bytes <= own.capacity,
-            Some(total) => u64::from(backlog + bytes) <= total.saturating_sub(switch.used),
-        };
-        if let Some(pause) = config.pause {
-            let link = &mut self.asides[ingress as usize];
-            let inside = link.inside[class] + bytes;
-            if inside > pause.on + pause.headroom {
-                self.drop_packet(place, Some(port));
-                return;
-            }
-            if inside > pause.on && link.asked_to_pause & 1 << class == 0 {
-                link.asked_to_pause |= 1 << class;
-                self.send_pause(ingress, class, true);
-            }
-        } else if !fits {
-            match own.overflow {
-                Overflow::Drop => self.drop_packet(place, Some(port)),
-                Overflow::Trim => self.trim(port, place),
-            }
-            return;
-        }
-        self.admit(port, place);
-    }
-
-    fn admit(&mut self, port: u32, place: u32) {
-        let p = &mut self.ports[port as usize];
-        let packet = self.pool.get(place);
-        let (class, bytes, ingress) = (
-            usize::from(packet.class),
-            packet.bytes,
-            packet.ingress_or_gap,
-        );
-        let bytes = u32::from(bytes);
-        p.queues[class].bytes += bytes;
-        p.queues[class].chain.push(&mut self.pool, place);
-        if class != usize::from(CONTROL) {
-            p.backlog_max = p.backlog_max.max(p.queues[class].bytes);
-        }
-        if p.eager {
-            self.switches[p.switch as usize].used += u64::from(bytes);
-            self.asides[ingress as usize].inside[class] += bytes;
-        }
-    }
-
-    fn enqueue_control(&mut self, port: u32, place: u32) {
-        let p = &self.ports[port as usize];
-        self.pool.get_mut(place).class = CONTROL;
-        let bytes = u32::from(self.pool.get(place).bytes);
-        let capacity = self.queues[usize::from(p.queue)].control_capacity;
-        if p.queues[usize::from(CONTROL)].bytes + bytes > capacity {
-            self.drop_packet(place, Some(port));
-        } else {
-            self.admit(port, place);
-        }
-    }
-
-    /// Cuts the payload off this packet or off the last one in the queue, which it then follows.
-    fn trim(&mut self, port: u32, place: u32) {
-        let p = &mut self.ports[port as usize];
-        let class = usize::from(self.pool.get(place).class);
-        let last = p.queues[class].chain.tail();
-        self.asides[port as usize].stats.trims += 1;
-        if last != NONE && p.coin.chance(1, 2) {
-            // The two exchange their places: the one that arrived now waits at the end.
-            let (old, new) = (self.pool.get(last).bytes, self.pool.get(place).bytes);
-            p.queues[class].bytes -= u32::from(old);
-            p.queues[class].bytes += u32::from(new);
-            self.pool.swap(last, place);
-            if p.eager {
-                let (old_in, new_in) = (
-                    self.pool.get(place).ingress_or_gap,
-                    self.pool.get(last).ingress_or_gap,
-                );
-                let used = &mut self.switches[p.switch as usize].used;
-                *used = *used + u64::from(new) - u64::from(old);
-                self.asides[new_in as usize].inside[class] += u32::from(new);
-                self.leave(old_in, class, u32::from(old));
-            }
-        }
-        let packet = self.pool.get_mut(place);
-        packet.flags |= TRIMMED;
-        if self.ports[port as usize].to_host {
-            packet.flags |= TRIMMED_AT_LAST_HOP;
-        }
-        self.totals.trimmed_bytes += u64::from(packet.bytes - HEADER_BYTES);
-        packet.bytes = HEADER_BYTES;
-        self.enqueue_control(port, place);
     }
 
     fn drop_packet(&mut self, place: u32, port: Option<u32>) {
