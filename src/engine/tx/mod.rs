@@ -26,7 +26,7 @@ use super::{Completions, EAGER_WINDOW, EngineConfig, MemRange, Ordinals, UNHEARD
 use crate::clock::Timestamp;
 use crate::control::median::Median;
 use crate::control::{AnyController, Controller};
-use crate::path::health::Verdict;
+use crate::path::health::{Marks, Verdict};
 use crate::path::search::{Base, Moments};
 use crate::path::select::{AnySelector, Selector, View};
 use crate::units::{Bytes, Nanos};
@@ -224,6 +224,8 @@ pub struct PathInfo {
     pub rtt: Nanos,
     /// Smallest round trip.
     pub rtt_min: Nanos,
+    /// Marks of its channel so far, where queues can mark what it carries.
+    pub marks: Option<Marks>,
 }
 
 /// The sending half of a link.
@@ -243,6 +245,7 @@ pub struct TxEngine {
     views: Vec<View>,
     in_flight: u64,
     acked_since_sample: u64,
+    marks_since_sample: Marks,
     ring: Box<[u8]>,
     ring_head: u64,
     ring_tail: u64,
@@ -328,6 +331,7 @@ impl TxEngine {
             views: vec![view; usize::from(config.paths_max)],
             in_flight: 0,
             acked_since_sample: 0,
+            marks_since_sample: Marks::default(),
             ring: Box::default(),
             ring_head: 0,
             ring_tail: 0,
@@ -736,6 +740,12 @@ impl TxEngine {
     #[must_use]
     pub fn algorithms(&self) -> (&'static str, &'static str) {
         (self.controller.name(), self.selector.name())
+    }
+
+    /// Bytes that the controller allows in flight.
+    #[must_use]
+    pub fn window(&self) -> Bytes {
+        self.controller.window()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::control::{Controller, Sample};
 use crate::engine::Completions;
 use crate::engine::wire::{Frame, PathCount};
-use crate::path::health::{Health, TransportStats, Verdict};
+use crate::path::health::{Health, Marks, TransportStats, Verdict};
 use crate::path::search::Candidate;
 use crate::units::{Bytes, Nanos};
 
@@ -280,6 +280,14 @@ impl TxEngine {
         }
         let was = p.verdict;
         let progressed = p.stats.acked != stats.acked;
+        if let Some(marks) = stats.marks {
+            let before = p.stats.marks.unwrap_or_default();
+            let since = &mut self.marks_since_sample;
+            let delivered = marks.delivered.wrapping_sub(before.delivered);
+            since.delivered = since.delivered.saturating_add(delivered);
+            let marked = marks.marked.wrapping_sub(before.marked);
+            since.marked = since.marked.saturating_add(marked);
+        }
         p.stats = stats;
         if self.config.completions == Completions::Local {
             if progressed || !stats.in_flight {
@@ -300,6 +308,12 @@ impl TxEngine {
                 }
                 if active && self.acked_since_sample > 0 {
                     let acked = Bytes(std::mem::take(&mut self.acked_since_sample));
+                    let Marks { delivered, marked } = std::mem::take(&mut self.marks_since_sample);
+                    let marked = stats.marks.map(|_| {
+                        acked
+                            .scale(marked.into(), delivered.max(1).into())
+                            .min(acked)
+                    });
                     let in_flight = self.views.iter().map(|v| v.outstanding).sum();
                     // What the transport itself holds back waits as well, unseen by its round
                     // trips.
@@ -311,6 +325,7 @@ impl TxEngine {
                         rtt_min: stats.rtt_min,
                         acked,
                         in_flight,
+                        marked,
                     });
                 }
             }
@@ -678,6 +693,8 @@ impl TxEngine {
                 rtt_min: rtt - queue,
                 acked: Bytes(std::mem::take(&mut self.acked_since_sample)),
                 in_flight,
+                // An adapter's completions tell of no marks.
+                marked: None,
             });
         }
     }
@@ -747,7 +764,7 @@ impl TxEngine {
             }
             view.byte_time = byte_time;
             view.delay_ns = p.stats.rtt_min.0;
-            view.rtt = p.delay.rtt;
+            view.rtt = if local { p.delay.rtt } else { p.stats.rtt };
         }
     }
 
@@ -792,6 +809,7 @@ impl TxEngine {
             rate: p.meter.rate,
             rtt: p.stats.rtt,
             rtt_min: p.stats.rtt_min,
+            marks: p.stats.marks,
         })
     }
 }

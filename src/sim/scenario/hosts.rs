@@ -4,7 +4,8 @@ use super::error::ScenarioError;
 use super::fabric::FabricSpec;
 use super::reader::Section;
 use crate::control::{
-    AnyController, Delay, DelayConfig, Fixed, Power, PowerConfig, Timely, TimelyConfig,
+    AnyController, Delay, DelayConfig, Fixed, Nscc, NsccConfig, Power, PowerConfig, Timely,
+    TimelyConfig,
 };
 use crate::path::select::{
     Adaptive, AnySelector, LeastOutstanding, PowerOfTwo, RoundRobin, StaticHash,
@@ -118,15 +119,17 @@ const BALANCES: [(&str, Balance); 5] = [
 enum Controller {
     Delay,
     Fixed,
+    Nscc,
     Power,
     Timely,
 }
 
 /// The controllers by the names that users choose them by. A new one has a line here and an arm
 /// in [`read_controller`].
-const CONTROLLERS: [(&str, Controller); 4] = [
+const CONTROLLERS: [(&str, Controller); 5] = [
     ("delay", Controller::Delay),
     ("fixed", Controller::Fixed),
+    ("nscc", Controller::Nscc),
     ("power", Controller::Power),
     ("timely", Controller::Timely),
 ];
@@ -375,6 +378,13 @@ fn read_controller(
         None => Nanos((fabric.round_trip * 3 / 4).as_nanos()),
     };
     Ok(match controller {
+        Controller::Nscc => AnyController::Nscc(Nscc::new(NsccConfig {
+            target_queue,
+            bdp: Bytes(bdp),
+            window_min,
+            window_max,
+            window_start: start,
+        })),
         Controller::Power => AnyController::Power(Power::new(PowerConfig {
             window_min,
             window_max,
