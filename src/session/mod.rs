@@ -504,6 +504,11 @@ fn engine_config(config: &Config, remote: IpAddr) -> EngineConfig {
 /// `delay` has on TCP.
 fn controller(config: &Config, line_rate: Rate) -> AnyController {
     let delay = DelayConfig::default();
+    let bdp = line_rate.bytes_in(delay.target_queue);
+    let delay = DelayConfig {
+        increase: delay.increase.max(bdp / 64),
+        ..delay
+    };
     let DelayConfig {
         target_queue,
         window_min,
@@ -528,7 +533,7 @@ fn controller(config: &Config, line_rate: Rate) -> AnyController {
         })),
         ControllerKind::Nscc => AnyController::Nscc(Nscc::new(NsccConfig {
             target_queue,
-            bdp: line_rate.bytes_in(target_queue),
+            bdp,
             window_min,
             window_max,
             window_start,
