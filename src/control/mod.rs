@@ -4,6 +4,8 @@
 //! the whole; so the controllers here judge the median of recent samples of all paths. How the
 //! window is shared out among the paths is the selector's business (`path`).
 
+#[cfg(test)]
+mod bottleneck;
 mod delay;
 mod fixed;
 pub(crate) mod median;

@@ -69,8 +69,6 @@ pub struct Nscc {
     /// Quick adaptation: bytes acknowledged since the round began.
     achieved: u64,
     round_at: Option<Timestamp>,
-    /// Bytes sent before the last adaptation: their marks are old news.
-    ignore: u64,
 }
 
 impl Nscc {
@@ -87,7 +85,6 @@ impl Nscc {
             idle_bytes: 0,
             achieved: 0,
             round_at: None,
-            ignore: 0,
         }
     }
 
@@ -126,14 +123,16 @@ impl Nscc {
     }
 
     fn shrink(&mut self, sample: &Sample, queue: u64) {
-        self.idle_bytes = 0;
-        if sample.now.since(self.shrunk_at) < sample.rtt {
-            return;
-        }
-        self.shrunk_at = sample.now;
+        self.has_shrunk(sample.now);
         let excess = Nanos(queue - self.config.target_queue.0);
         let cut = excess.scale(DECREASE_PERCENT, queue.max(1)).0;
         self.window -= self.window / 100 * cut.min(DECREASE_MAX_PERCENT);
+    }
+
+    fn has_shrunk(&mut self, now: Timestamp) {
+        self.shrunk_at = now;
+        self.idle_bytes = 0;
+        self.queues_ns = Median::default();
     }
 
     /// Whether the window has become what arrived in the last round: many more senders than before
@@ -151,9 +150,8 @@ impl Nscc {
             && queue > self.config.target_queue.0.saturating_mul(ADAPT_TARGETS)
             && achieved < self.config.window_max.0 / ADAPT_SHARE;
         if adapts {
-            self.window = self.window.min(achieved);
-            self.ignore = sample.in_flight.0;
-            self.shrunk_at = sample.now;
+            self.window = self.window.min(achieved).max(self.config.window_min.0);
+            self.has_shrunk(sample.now);
         }
         self.achieved = 0;
         self.round_at = Some(sample.now);
@@ -167,28 +165,27 @@ impl Controller for Nscc {
     }
 
     fn on_sample(&mut self, sample: &Sample) {
-        self.queues_ns
-            .push(sample.rtt.0.saturating_sub(sample.rtt_min.0));
+        let acked = sample.acked.0.min(self.window);
+        let latest = sample.rtt.0.saturating_sub(sample.rtt_min.0);
+        self.achieved += acked;
+        // What left before the window last shrank speaks of the queue that it shrank for.
+        if self.adapt(sample, latest) || sample.now.since(self.shrunk_at) < sample.rtt {
+            return;
+        }
+        self.queues_ns.push(latest);
         let queue = self.queues_ns.get();
         let is_late = queue >= self.config.target_queue.0;
-        let acked = sample.acked.0.min(self.window);
-        self.achieved += acked;
         let marked = match sample.marked {
             Some(marked) => marked.0.min(acked),
             None if is_late => acked,
             None => 0,
         };
-        let is_old_news = self.ignore > 0 && marked > 0;
-        self.ignore = self.ignore.saturating_sub(acked);
-        let adapts = self.adapt(sample, queue);
-        if !adapts && !is_old_news {
-            // A window that isn't used says nothing about what the network would bear.
-            if sample.in_flight.0 >= self.window / 2 {
-                self.grow(sample, acked - marked, queue);
-            }
-            if is_late && marked > 0 {
-                self.shrink(sample, queue);
-            }
+        // A window that isn't used says nothing about what the network would bear.
+        if sample.in_flight.0 >= self.window / 2 {
+            self.grow(sample, acked - marked, queue);
+        }
+        if is_late && marked > 0 {
+            self.shrink(sample, queue);
         }
         let (least, most) = (self.config.window_min.0, self.config.window_max.0);
         self.window = self.window.clamp(least, most);
