@@ -109,7 +109,9 @@ impl Controller for Delay {
                 acked.0
             } else {
                 let added = self.config.increase.scale(acked.0, self.window.max(1));
-                ((acked / 64).scale(target - queue, target) + added).0
+                // Never nothing: near the target it is what makes flows equal.
+                let room = (target - queue).max(target / 4);
+                ((acked / 64).scale(target - queue, target) + added.scale(room, target)).0
             };
         } else {
             self.shrunk_at = sample.now;
