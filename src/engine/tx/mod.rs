@@ -270,6 +270,8 @@ pub struct TxEngine {
     recent_queues: Median,
     /// The least time from a chunk's departure to its completion.
     base_rtt: Base,
+    /// Least time that the adapter was said to need for a byte, in units of 2^-10 ns.
+    adapter_byte_time: u64,
     /// Since when there has been more to send than the paths take.
     backlog_since: Option<Timestamp>,
     moments: Moments,
@@ -351,6 +353,7 @@ impl TxEngine {
             now,
             recent_queues: Median::default(),
             base_rtt: Base::default(),
+            adapter_byte_time: u64::MAX >> 1,
             backlog_since: None,
             moments: Moments::new(config.paths_max.into()),
             misses: 0,

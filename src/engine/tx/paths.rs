@@ -39,6 +39,8 @@ pub(super) struct Outstanding {
     /// When the adapter will have sent it, where it tells: what our own bytes ahead of it cost is
     /// no delay of the network.
     pub(super) departs: Timestamp,
+    /// It departs at once, so that the time it takes is the network's alone.
+    pub(super) alone: bool,
 }
 
 /// Delivery rate of a path, measured only while it always had something to deliver.
@@ -642,7 +644,13 @@ impl TxEngine {
     /// as its rate and what it was given before tell.
     pub fn handle_departure(&mut self, path: u8, at: Timestamp) {
         if let Some(last) = self.paths[usize::from(path)].queue.back_mut() {
+            let wait = at.since(last.departs);
+            let byte_time = (wait.0 << 10) / u64::from(last.bytes.max(1));
+            self.adapter_byte_time = self.adapter_byte_time.min(byte_time);
             last.departs = at;
+            // At most one chunk ahead. An adapter that serves its queue pairs in turn sends others
+            // sooner than what it was given before tells, and their round trips look too short.
+            last.alone = byte_time <= 2 * self.adapter_byte_time;
         }
     }
 
@@ -664,19 +672,24 @@ impl TxEngine {
             return;
         }
         let last = (count as usize).min(p.queue.len()).checked_sub(1);
-        let departed = last.map(|last| p.queue[last].departs);
+        let departed = last.map(|last| (p.queue[last].departs, p.queue[last].alone));
         let in_flight = Bytes(self.in_flight);
         self.acknowledge(index, count as usize, now);
-        if let Some(departed) = departed {
+        if let Some((departed, alone)) = departed {
             self.newest_arrival = self.newest_arrival.max(departed);
-            self.sample(index, completed_at.since(departed), in_flight, now);
+            let rtt = completed_at.since(departed);
+            self.sample(index, rtt, alone, in_flight, now);
         }
         self.refresh_views();
     }
 
     /// A chunk took so long from its departure until its completion.
-    fn sample(&mut self, index: usize, rtt: Nanos, in_flight: Bytes, now: Timestamp) {
-        let queue = self.base_rtt.observe(now, rtt.0.cast_signed());
+    fn sample(&mut self, index: usize, rtt: Nanos, alone: bool, in_flight: Bytes, now: Timestamp) {
+        let queue = if alone {
+            self.base_rtt.observe(now, rtt.0.cast_signed())
+        } else {
+            self.base_rtt.excess(rtt.0.cast_signed())
+        };
         let p = &mut self.paths[index];
         p.health.saw_acknowledgement(now);
         p.delay.observe(rtt);
