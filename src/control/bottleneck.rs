@@ -182,7 +182,6 @@ struct Seen {
     jain: f64,
     /// Longest queue, as time.
     queue_max: Nanos,
-    queue_mean: Nanos,
     /// Largest window over least one, of the flow where this is most.
     swing: f64,
     lost: u64,
@@ -223,9 +222,13 @@ impl Bottleneck<'_> {
     /// The worst that happens now, by one of the kinds of trouble.
     fn trouble(&self, now: u64, kind: impl Fn(Trouble) -> Option<u64>) -> u64 {
         let per_mille = |share: u64| self.disturbed / 1000 * share;
-        self.episodes
+        let episodes = if now < self.disturbed {
+            self.episodes
+        } else {
+            &[]
+        };
+        episodes
             .iter()
-            .filter(|e| now < self.disturbed)
             .filter(|e| (per_mille(e.from)..per_mille(e.from + e.lasts)).contains(&now))
             .filter_map(|e| kind(e.trouble))
             .max()
@@ -287,9 +290,10 @@ impl Bottleneck<'_> {
         let chunk = Bytes(self.net.chunk);
         let f = &mut self.flows[flow];
         let rtt = now - sent;
-        f.rtt_min = match self.net.base_known {
-            true => self.net.base.0 + self.net.rate.time_for(chunk).0,
-            false => f.rtt_min.min(rtt),
+        f.rtt_min = if self.net.base_known {
+            self.net.base.0 + self.net.rate.time_for(chunk).0
+        } else {
+            f.rtt_min.min(rtt)
         };
         f.delivered += chunk.0;
         f.controller.on_sample(&Sample {
@@ -355,7 +359,6 @@ fn play(
         }
     }
     let (mut measuring, mut lost, mut queue_max) = (false, 0, 0);
-    let (mut queue_sum, mut queue_count) = (0u128, 0u128);
     while let Some(Reverse((now, _, event))) = world.events.pop() {
         if now >= end {
             break;
@@ -375,8 +378,6 @@ fn play(
                     lost += u64::from(!kept);
                     let queue = world.free_at.saturating_sub(now);
                     queue_max = queue_max.max(queue);
-                    queue_sum += u128::from(queue);
-                    queue_count += 1;
                 }
             }
             Event::Done { flow, sent, marked } => world.done(flow, sent, marked, now),
@@ -400,7 +401,6 @@ fn play(
         utilisation: sum / could,
         jain: sum * sum / squares / Bytes(starts.len() as u64).as_f64(),
         queue_max: Nanos(queue_max),
-        queue_mean: Nanos(u64::try_from(queue_sum / queue_count.max(1)).unwrap()),
         swing: world.flows.iter().map(swing).fold(1.0, f64::max),
         lost,
     }
