@@ -217,7 +217,10 @@ fn read_engine(
     let tick = above_zero("tick", host.tick)?;
     let suspect = above_zero("suspect", Picos::from(host.engine.health.suspect_min))?;
     let dead = above_zero("dead", Picos::from(host.engine.health.dead_min))?;
-    let timeout = above_zero("timeout", Picos::from_micros(1_000))?;
+    // Eight times what a chunk takes behind three others, and never less than adapters wait.
+    let behind = rate.time_for(Bytes(4 * chunk));
+    let patience = (fabric.round_trip + Picos::from(behind)) * 8;
+    let timeout = above_zero("timeout", patience.max(Picos::from_micros(1_000)))?;
     let mtu = match section.get("mtu") {
         Some(field) => u16::try_from(field.number(256..=9000)?).unwrap_or(9000),
         None => 4096,
