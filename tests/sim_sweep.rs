@@ -37,8 +37,8 @@ fn efficiency(point: Point) -> f64 {
     let [rtt, rate, paths, buffer] = point;
     let source = Source::open("sweep").expect("it is shipped");
     let bdp = bdp(point);
-    // Four round trips at the link's rate, where that is not too many packets for a test.
-    let size = (4 * bdp).clamp(1_000_000, (bdp * 3 / 2).max(16_000_000));
+    // Four round trips at the link's rate: of fewer, the one that grants take would be too much.
+    let size = (4 * bdp).max(1_000_000);
     let set = |field: &str, value: String| Override {
         field: field.to_owned(),
         value,
@@ -51,7 +51,7 @@ fn efficiency(point: Point) -> f64 {
             (bdp * BUFFERS[buffer] / 100).max(64 * 4150).to_string(),
         ),
         set("hosts.paths", PATHS[paths].to_string()),
-        set("workload.0.size", size.min(1 << 30).to_string()),
+        set("workload.0.size", size.to_string()),
         set("run.deadline", "10s".to_owned()),
     ];
     let scenario = source.scenario(&settings).expect("every point is allowed");
@@ -75,7 +75,7 @@ fn points() -> impl Iterator<Item = Point> {
 }
 
 /// At least, for each number of paths: one of them shares its way with others by chance.
-const EFFICIENCY_MIN: [f64; PATHS.len()] = [0.15, 0.5, 0.75, 0.7];
+const EFFICIENCY_MIN: [f64; PATHS.len()] = [0.15, 0.5, 0.7, 0.7];
 /// Of the neighbour's.
 const CLIFF: f64 = 0.8;
 
@@ -105,7 +105,7 @@ fn sweep(bdps: std::ops::Range<u64>) {
             }
         }
     }
-    assert!(found.len() > 40, "{}", found.len());
+    assert!(found.len() >= 60, "{}", found.len());
     assert!(
         wrong.is_empty(),
         "{} cliffs:\n{}",
@@ -119,9 +119,9 @@ fn no_cliff_where_little_is_in_flight() {
     sweep(0..700_000);
 }
 
-/// Up to a product of 125 MB, 10 ms at 100 Gb/s.
+/// Up to a product of 5 MB. What is lost beyond is in docs/twin.md.
 #[test]
 #[ignore = "takes minutes; `make twin` runs it"]
 fn no_cliff_where_much_is_in_flight() {
-    sweep(600_000..200_000_000);
+    sweep(600_000..6_000_000);
 }
