@@ -3,8 +3,8 @@
 # to run.
 set -euo pipefail
 
-packages=(gcc make iproute2 python3 python3-pip gdb valgrind)
-programs=(gcc make ip python3 gdb valgrind)
+packages=(gcc make iproute2 nftables python3 python3-pip gdb valgrind)
+programs=(gcc make ip nft python3 gdb valgrind)
 rust=1.88
 
 as_root() { # what to run, and why

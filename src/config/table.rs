@@ -126,8 +126,9 @@ static TABLE: &[Variable] = &[
     Variable {
         name: "THALWEG_CONTROLLER",
         default: Some("delay"),
-        allowed: "delay or fixed",
-        help: "what decides how much is in flight on a link: the measured delay, or a fixed window",
+        allowed: "delay, power, timely, nscc or fixed",
+        help: "what decides how much is in flight on a link: the measured delay in three ways, marks \
+               and delay, or a fixed window",
         apply: |config, text| {
             config.controller = allowed(ControllerKind::parse(text))?;
             Ok(())
@@ -137,9 +138,9 @@ static TABLE: &[Variable] = &[
     Variable {
         name: "THALWEG_SELECTOR",
         default: Some("adaptive"),
-        allowed: "adaptive, round-robin or hash",
-        help: "what chooses the path of a chunk: the earliest expected completion, taking turns, \
-               or a hash of the message",
+        allowed: "adaptive, least-outstanding, power-of-two, round-robin or hash",
+        help: "what chooses the path of a chunk: the earliest expected completion, the least bytes \
+               outstanding, the better of two, taking turns, or a hash of the message",
         apply: |config, text| {
             config.selector = allowed(SelectorKind::parse(text))?;
             Ok(())

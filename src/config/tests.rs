@@ -115,8 +115,8 @@ fn every_setting_is_read_from_either_source() {
     let secret = scratch.file(b"open sesame\n");
     let settings = [
         ("paths", "6", "6"),
-        ("controller", "\"fixed\"", "fixed"),
-        ("selector", "\"round-robin\"", "round-robin"),
+        ("controller", "\"nscc\"", "nscc"),
+        ("selector", "\"power-of-two\"", "power-of-two"),
         ("ifname", "\"^docker,lo\"", "^docker,lo"),
         ("family", "\"ipv6\"", "ipv6"),
         ("port", "\"47000-47100\"", "47000-47100"),
@@ -151,8 +151,8 @@ fn every_setting_is_read_from_either_source() {
     let from_env = Config::from_sources(env, None).expect("all are allowed");
     for config in [&from_file, &from_env] {
         assert_eq!(config.paths, PathCount::Fixed(6));
-        assert_eq!(config.controller, ControllerKind::Fixed);
-        assert_eq!(config.selector, SelectorKind::RoundRobin);
+        assert_eq!(config.controller, ControllerKind::Nscc);
+        assert_eq!(config.selector, SelectorKind::PowerOfTwo);
         assert_eq!(
             config.ifname.as_ref().map(ToString::to_string).as_deref(),
             Some("^docker,lo")

@@ -52,6 +52,12 @@ named! {
     ControllerKind {
         /// Follows the measured delay.
         Delay = "delay",
+        /// Follows the product of delay and its change (θ-PowerTCP): for comparisons.
+        Power = "power",
+        /// Follows the gradient of the delay (TIMELY): for comparisons.
+        Timely = "timely",
+        /// Follows the network's marks and the delay (NSCC).
+        Nscc = "nscc",
         /// Keeps one window, whatever happens: for comparisons.
         Fixed = "fixed",
     }
@@ -62,6 +68,10 @@ named! {
     SelectorKind {
         /// The path on which the chunk is expected to be done first.
         Adaptive = "adaptive",
+        /// One path after the other, unless it is more than a chunk behind.
+        LeastOutstanding = "least-outstanding",
+        /// Of two paths at random the one with the shorter round trip: for comparisons.
+        PowerOfTwo = "power-of-two",
         /// One path after the other: for comparisons.
         RoundRobin = "round-robin",
         /// Always the same path for a message: for comparisons.

@@ -17,8 +17,9 @@ pub struct DelayConfig {
     /// Queueing delay to hold. Default 2 ms: on kernel TCP the queue has to last while the host runs
     /// something else.
     pub target_queue: Nanos,
-    /// Added for each window that is acknowledged below the target, besides a 64th of it. Default
-    /// nothing; where a message lasts a few round trips, a chunk.
+    /// Added for each window that is acknowledged below the target, besides up to a 64th of it.
+    /// Default 32 KiB. It is what makes flows that share a queue equal: of shares of themselves
+    /// alone the larger would stay the larger.
     pub increase: Bytes,
     /// Double until the target is met for the first time. Default yes; where the start is already
     /// what the network carries, no.
@@ -35,7 +36,7 @@ impl Default for DelayConfig {
     fn default() -> Self {
         Self {
             target_queue: Nanos::from_millis(2),
-            increase: Bytes::ZERO,
+            increase: Bytes(32 << 10),
             probe_start: true,
             window_min: Bytes(256 << 10),
             window_max: Bytes(64 << 20),
@@ -79,10 +80,11 @@ impl Controller for Delay {
     }
 
     fn on_sample(&mut self, sample: &Sample) {
-        self.queues_ns
-            .push(sample.rtt.0.saturating_sub(sample.rtt_min.0));
-
         let target = self.config.target_queue.0;
+        // What left before the window was last cut speaks of the queue that it was cut for.
+        if sample.now.since(self.shrunk_at) < sample.rtt {
+            return;
+        }
         let latest = sample.rtt.0.saturating_sub(sample.rtt_min.0);
         if self.starting && latest > target {
             // The first queue too many: what the network holds beyond it is known to a sample.
@@ -95,29 +97,28 @@ impl Controller for Delay {
                 .clamp(self.config.window_min.0, self.config.window_max.0);
             return;
         }
+        self.queues_ns.push(latest);
         let queue = self.queues_ns.get();
         if queue <= target {
             // A window that isn't used says nothing about what the network would bear.
             if sample.in_flight.0 < self.window / 2 {
                 return;
             }
-            let acked = sample.acked.0.min(self.window);
-            let headroom = (target - queue) * 16 / target; // 0..=16 sixteenths of the way to go
+            let acked = sample.acked.min(Bytes(self.window));
             self.window += if self.starting {
-                acked
+                acked.0
             } else {
-                let added = self.config.increase.scale(acked, self.window.max(1));
-                (acked / 64 + added.0) * headroom / 16
+                let added = self.config.increase.scale(acked.0, self.window.max(1));
+                // Never nothing: near the target it is what makes flows equal.
+                let room = (target - queue).max(target / 4);
+                ((acked / 64).scale(target - queue, target) + added.scale(room, target)).0
             };
         } else {
-            if sample.now.since(self.shrunk_at) < sample.rtt {
-                return;
-            }
             self.shrunk_at = sample.now;
+            self.queues_ns = Median::default();
             // beta 0.8, never more than half (Swift's values)
-            let excess = u128::from(queue - target) * 80 / u128::from(queue.max(1));
-            let cut = u64::try_from(excess.min(50)).unwrap_or(50);
-            self.window -= self.window / 100 * cut;
+            let cut = Bytes(self.window).scale(queue - target, queue) * 4 / 5;
+            self.window -= cut.0.min(self.window / 2);
         }
         self.window = self
             .window
@@ -146,7 +147,8 @@ mod tests {
         let mut trip = || round_trip(&mut delay, 1_250_000_000, Nanos::from_micros(100), &mut now);
         let queues: Vec<_> = (0..8).map(|_| trip()).collect();
         let target = DelayConfig::default().target_queue;
-        let over = queues.iter().filter(|&&queue| queue > target).count();
+        let far = target.scale(11, 10);
+        let over = queues.iter().filter(|&&queue| queue > far).count();
         assert!(over <= 1, "{queues:?}");
         assert!(!delay.starting);
     }

@@ -4,14 +4,18 @@
 //! the whole; so the controllers here judge the median of recent samples of all paths. How the
 //! window is shared out among the paths is the selector's business (`path`).
 
+#[cfg(test)]
+mod bottleneck;
 mod delay;
 mod fixed;
 pub(crate) mod median;
+mod nscc;
 mod power;
 mod timely;
 
 pub use delay::{Delay, DelayConfig};
 pub use fixed::Fixed;
+pub use nscc::{Nscc, NsccConfig};
 pub use power::{Power, PowerConfig};
 pub use timely::{Timely, TimelyConfig};
 
@@ -31,6 +35,9 @@ pub struct Sample {
     pub acked: Bytes,
     /// Bytes in flight on the link when it was made.
     pub in_flight: Bytes,
+    /// Of those acknowledged, bytes that were marked on their way (ECN); `None`: the transport
+    /// does not know.
+    pub marked: Option<Bytes>,
 }
 
 /// Decides how many bytes may be in flight on a link, from the samples of all its paths.
@@ -54,6 +61,8 @@ pub enum AnyController {
     Delay(Delay),
     /// A constant.
     Fixed(Fixed),
+    /// Follows marks and delay.
+    Nscc(Nscc),
     /// Follows the power that the network sees.
     Power(Power),
     /// Follows the gradient of the delay.
@@ -65,6 +74,7 @@ impl Controller for AnyController {
         match self {
             Self::Delay(c) => c.name(),
             Self::Fixed(c) => c.name(),
+            Self::Nscc(c) => c.name(),
             Self::Power(c) => c.name(),
             Self::Timely(c) => c.name(),
         }
@@ -74,6 +84,7 @@ impl Controller for AnyController {
         match self {
             Self::Delay(c) => c.on_sample(sample),
             Self::Fixed(c) => c.on_sample(sample),
+            Self::Nscc(c) => c.on_sample(sample),
             Self::Power(c) => c.on_sample(sample),
             Self::Timely(c) => c.on_sample(sample),
         }
@@ -83,6 +94,7 @@ impl Controller for AnyController {
         match self {
             Self::Delay(c) => c.on_path_lost(now),
             Self::Fixed(c) => c.on_path_lost(now),
+            Self::Nscc(c) => c.on_path_lost(now),
             Self::Power(c) => c.on_path_lost(now),
             Self::Timely(c) => c.on_path_lost(now),
         }
@@ -92,6 +104,7 @@ impl Controller for AnyController {
         match self {
             Self::Delay(c) => c.window(),
             Self::Fixed(c) => c.window(),
+            Self::Nscc(c) => c.window(),
             Self::Power(c) => c.window(),
             Self::Timely(c) => c.window(),
         }
@@ -114,6 +127,7 @@ mod model {
             min_us: u32,
             acked: u32,
             in_flight: u32,
+            marked: Option<u32>,
         },
         PathLost {
             wait_us: u32,
@@ -127,16 +141,18 @@ mod model {
             0u32..100_000,
             any::<u32>(),
             any::<u32>(),
+            any::<Option<u32>>(),
         )
-            .prop_map(
-                |(wait_us, rtt_us, min_us, acked, in_flight)| Operation::Sample {
+            .prop_map(|(wait_us, rtt_us, min_us, acked, in_flight, marked)| {
+                Operation::Sample {
                     wait_us,
                     rtt_us,
                     min_us,
                     acked,
                     in_flight,
-                },
-            );
+                    marked,
+                }
+            });
         let lost = (0u32..100_000).prop_map(|wait_us| Operation::PathLost { wait_us });
         prop::collection::vec(prop_oneof![9 => sample, 1 => lost], 1..400)
     }
@@ -151,6 +167,7 @@ mod model {
                     min_us,
                     acked,
                     in_flight,
+                    marked,
                 } => {
                     now += Nanos::from_micros(u64::from(wait_us));
                     controller.on_sample(&Sample {
@@ -159,6 +176,7 @@ mod model {
                         rtt_min: Nanos::from_micros(u64::from(min_us)),
                         acked: Bytes(u64::from(acked)),
                         in_flight: Bytes(u64::from(in_flight)),
+                        marked: marked.map(|bytes| Bytes(u64::from(bytes))),
                     });
                 }
                 Operation::PathLost { wait_us } => {
@@ -199,6 +217,14 @@ mod model {
                 queue_high: Nanos::from_micros(32),
             };
             run(AnyController::Timely(Timely::new(timely)), (window_min, window_max), &operations);
+            let nscc = NsccConfig {
+                target_queue: config.target_queue,
+                bdp: Bytes(25 << 20),
+                window_min,
+                window_max,
+                window_start: config.window_start,
+            };
+            run(AnyController::Nscc(Nscc::new(nscc)), (window_min, window_max), &operations);
             let constant = Bytes(1 << 20);
             run(AnyController::Fixed(Fixed::new(constant)), (constant, constant), &operations);
         }
@@ -222,6 +248,7 @@ mod model {
             rtt_min: base,
             acked: window,
             in_flight: window,
+            marked: None,
         });
         rtt - base
     }

@@ -15,6 +15,15 @@
 use crate::clock::Timestamp;
 use crate::units::Nanos;
 
+/// How many segments of a path have arrived, by what the receiver's host echoed. Both wrap around.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Segments delivered.
+    pub delivered: u32,
+    /// Of these, acknowledged with the word that a queue had marked something (ECN).
+    pub marked: u32,
+}
+
 /// What a transport tells of a path, from the kernel or from the adapter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TransportStats {
@@ -33,6 +42,8 @@ pub struct TransportStats {
     pub rtt_min: Nanos,
     /// Bytes that wait in the host for the network to take them.
     pub unsent: u64,
+    /// Marks so far; `None` where queues cannot mark what this path carries.
+    pub marks: Option<Marks>,
 }
 
 /// Bounds of the silence timeouts.

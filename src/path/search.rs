@@ -291,8 +291,14 @@ impl Base {
             self.current = (owd, now);
         }
         self.current.0 = self.current.0.min(owd);
+        self.excess(owd)
+    }
+
+    /// By how much a delay exceeds the least; nothing if it is less.
+    #[must_use]
+    pub fn excess(&self, owd: i64) -> Nanos {
         let least = self.current.0.min(self.previous);
-        Nanos(owd.saturating_sub(least).unsigned_abs())
+        Nanos(owd.saturating_sub(least).max(0).unsigned_abs())
     }
 }
 

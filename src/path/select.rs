@@ -15,7 +15,7 @@ pub struct View {
     pub byte_time: u64,
     /// Smallest delay it has shown, ns.
     pub delay_ns: u64,
-    /// Smoothed round trip of its chunks, where completions tell.
+    /// Smoothed round trip: of its chunks where completions tell, else the transport's.
     pub rtt: Nanos,
 }
 

@@ -34,14 +34,19 @@ use self::service::{Pending, Service, Shared};
 use crate::auth::{self, Key, Token};
 use crate::clock::Timestamp;
 use crate::config::{Config, ControllerKind, PathCount, PortRange, Secret, SelectorKind};
-use crate::control::{AnyController, Delay, DelayConfig, Fixed};
+use crate::control::{
+    AnyController, Delay, DelayConfig, Fixed, Nscc, NsccConfig, Power, PowerConfig, Timely,
+    TimelyConfig,
+};
 use crate::driver::conn::{Conn, LinkRef, Slot};
 use crate::driver::tx_link::{TxHost, TxParams};
 use crate::driver::{Step, TxLink};
 use crate::engine::{EngineConfig, MemRange, TxEngine};
 use crate::error::{Error, ErrorKind};
-use crate::path::select::{Adaptive, AnySelector, RoundRobin, StaticHash};
-use crate::units::Bytes;
+use crate::path::select::{
+    Adaptive, AnySelector, LeastOutstanding, PowerOfTwo, RoundRobin, StaticHash,
+};
+use crate::units::{Bytes, Rate};
 
 /// Bytes of the handle that a listener gives to its peer by a channel of the application's own.
 pub const HANDLE_BYTES: usize = 128;
@@ -353,6 +358,12 @@ impl Session {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Of all devices together.
+    fn line_rate(&self) -> Rate {
+        let speeds = self.0.devices.iter().map(|d| u64::from(d.speed_mbps));
+        Rate::from_mbps(speeds.sum())
+    }
+
     fn check_device(&self, device: usize) -> Result<(), Error> {
         if device < self.0.devices.len() {
             return Ok(());
@@ -382,7 +393,7 @@ impl Session {
         let now = Timestamp::now();
         let engine = TxEngine::new(
             engine_config(&shared.config, routes[0].1.ip()),
-            controller(&shared.config),
+            controller(&shared.config, self.line_rate()),
             selector(&shared.config),
             now,
         );
@@ -489,9 +500,44 @@ fn engine_config(config: &Config, remote: IpAddr) -> EngineConfig {
     }
 }
 
-fn controller(config: &Config) -> AnyController {
+/// The controller of a new link over devices of this rate: all with the bounds and the target that
+/// `delay` has on TCP.
+fn controller(config: &Config, line_rate: Rate) -> AnyController {
+    let delay = DelayConfig::default();
+    let bdp = line_rate.bytes_in(delay.target_queue);
+    let delay = DelayConfig {
+        increase: delay.increase.max(bdp / 64),
+        ..delay
+    };
+    let DelayConfig {
+        target_queue,
+        window_min,
+        window_max,
+        window_start,
+        ..
+    } = delay;
     match config.controller {
-        ControllerKind::Delay => AnyController::Delay(Delay::new(DelayConfig::default())),
+        ControllerKind::Delay => AnyController::Delay(Delay::new(delay)),
+        ControllerKind::Power => AnyController::Power(Power::new(PowerConfig {
+            window_min,
+            window_max,
+            window_start,
+            increase: window_min / 4,
+        })),
+        ControllerKind::Timely => AnyController::Timely(Timely::new(TimelyConfig {
+            window_min,
+            window_max,
+            line_rate,
+            queue_low: target_queue / 2,
+            queue_high: target_queue * 4,
+        })),
+        ControllerKind::Nscc => AnyController::Nscc(Nscc::new(NsccConfig {
+            target_queue,
+            bdp,
+            window_min,
+            window_max,
+            window_start,
+        })),
         ControllerKind::Fixed => AnyController::Fixed(Fixed::new(Bytes(config.window_bytes))),
     }
 }
@@ -499,6 +545,10 @@ fn controller(config: &Config) -> AnyController {
 fn selector(config: &Config) -> AnySelector {
     match config.selector {
         SelectorKind::Adaptive => AnySelector::Adaptive(Adaptive),
+        SelectorKind::LeastOutstanding => {
+            AnySelector::LeastOutstanding(LeastOutstanding::default())
+        }
+        SelectorKind::PowerOfTwo => AnySelector::PowerOfTwo(PowerOfTwo::default()),
         SelectorKind::RoundRobin => AnySelector::RoundRobin(RoundRobin::default()),
         SelectorKind::Hash => AnySelector::Hash(StaticHash),
     }
@@ -656,5 +706,26 @@ impl Request {
     pub unsafe fn test(self) -> Result<Option<Completion>, Error> {
         // SAFETY: the caller's promise keeps the connection, and so its slots, alive.
         unsafe { self.0.as_ref().test() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Controller;
+    use crate::path::select::Selector;
+
+    #[test]
+    fn every_algorithm_goes_by_the_name_it_is_chosen_by() {
+        let mut config = Config::default();
+        for &kind in ControllerKind::ALL {
+            config.controller = kind;
+            let controller = controller(&config, Rate::from_mbps(10_000));
+            assert_eq!(controller.name(), kind.name());
+        }
+        for &kind in SelectorKind::ALL {
+            config.selector = kind;
+            assert_eq!(selector(&config).name(), kind.name());
+        }
     }
 }

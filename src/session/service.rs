@@ -620,9 +620,12 @@ impl Service {
                     PathState::Fenced => "fenced",
                 };
                 let port = inner.addrs(path).map_or(0, |(local, _)| local.port());
+                let marked = info
+                    .marks
+                    .map_or_else(|| "null".to_owned(), |marks| marks.marked.to_string());
                 let _ = writeln!(
                     lines,
-                    "{{\"t_ms\":{:.3},\"pid\":{},\"link\":\"{}\",\"role\":\"tx\",\"path\":{path},\"port\":{port},\"state\":\"{state}\",\"bytes\":{},\"outstanding\":{},\"rtt_us\":{},\"rtt_min_us\":{},\"rate_mbps\":{}}}",
+                    "{{\"t_ms\":{:.3},\"pid\":{},\"link\":\"{}\",\"role\":\"tx\",\"path\":{path},\"port\":{port},\"state\":\"{state}\",\"bytes\":{},\"outstanding\":{},\"rtt_us\":{},\"rtt_min_us\":{},\"rate_mbps\":{},\"marked\":{marked},\"window\":{}}}",
                     now_ms(),
                     std::process::id(),
                     link.name,
@@ -631,6 +634,7 @@ impl Service {
                     info.rtt.0 / 1000,
                     info.rtt_min.0 / 1000,
                     info.rate * 8 / 1_000_000,
+                    inner.engine.window().0,
                 );
             }
         }

@@ -91,7 +91,13 @@ impl HostConfig {
     #[must_use]
     pub fn for_fabric(rate: Rate, round_trip: Nanos) -> Self {
         let bdp = rate.bytes_in(round_trip);
-        let chunk = 32 << 10;
+        // 1.5 million chunks a second, sent and completed.
+        let chunk_time = Picos::from_nanos(567);
+        // A tenth of what is in the network, so that there is something to choose a path for; but
+        // no less than the processor sends at the link's rate.
+        let tenth = 1 << (bdp.0 / 10).max(1).ilog2();
+        let sent = rate.bytes_in(Nanos(chunk_time.as_nanos())).0;
+        let chunk = tenth.clamp(4 << 10, 32 << 10).max(sent.next_power_of_two());
         let window = bdp.scale(7, 4).max(Bytes(4 * chunk));
         let least = Bytes(2 * chunk);
         Self {
@@ -116,7 +122,7 @@ impl HostConfig {
                 dead_peer: Nanos::from_secs(1),
             },
             controller: AnyController::Delay(Delay::new(DelayConfig {
-                target_queue: round_trip.scale(3, 4),
+                target_queue: round_trip,
                 window_min: least,
                 window_max: window,
                 window_start: window,
@@ -131,8 +137,7 @@ impl HostConfig {
             },
             ways: Ways::Traced,
             control: ControlClass::Own,
-            // 1.5 million chunks a second, sent and completed.
-            chunk_time: Picos::from_nanos(567),
+            chunk_time,
             input_time: Picos::from_nanos(100),
             tick: Picos::from(round_trip / 2),
             dial_time: Picos::from_micros(500),

@@ -195,6 +195,7 @@ impl Channel for LoopbackChannel {
             rtt_var: Nanos(RTT.0 / 2),
             rtt_min: RTT,
             unsent: 0,
+            marks: None,
         }
     }
 

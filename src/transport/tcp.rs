@@ -23,7 +23,7 @@ use super::framing::Deframer;
 use super::{Channel, ChannelError, Receiver};
 use crate::engine::MemRange;
 use crate::engine::wire::Header;
-use crate::path::health::TransportStats;
+use crate::path::health::{Marks, TransportStats};
 use crate::units::Nanos;
 
 /// Frames that one `sendmsg` takes.
@@ -333,6 +333,9 @@ impl Channel for TcpChannel {
         let acked = u64::from(field(120)) | u64::from(field(124)) << 32;
         let (rtt_us, var_us, unsent, min_us) = (field(68), field(72), field(144), field(148));
         let knows_window = len >= 232;
+        // TCPI_OPT_ECN: both ends agreed on it. With ECN after RFC 3168 the receiver repeats a mark
+        // until the sender has answered it, so one marks all that a round trip carries.
+        let has_marks = info[5] & 8 != 0 && len >= 200;
         TransportStats {
             in_flight: unacked > 0,
             acked,
@@ -341,6 +344,10 @@ impl Channel for TcpChannel {
             rtt_var: Nanos::from_micros(u64::from(var_us)),
             rtt_min: Nanos::from_micros(u64::from(min_us)),
             unsent: u64::from(unsent),
+            marks: has_marks.then(|| Marks {
+                delivered: field(192),
+                marked: field(196),
+            }),
         }
     }
 

@@ -82,6 +82,17 @@ impl Fabric {
         nth: u16,
         arguments: &[&str],
     ) -> Option<(Running, Running)> {
+        self.transfer_with(&[], host, nth, arguments)
+    }
+
+    /// The same with settings for both ends.
+    fn transfer_with(
+        &self,
+        settings: &[(&str, &std::ffi::OsStr)],
+        host: &str,
+        nth: u16,
+        arguments: &[&str],
+    ) -> Option<(Running, Running)> {
         let mut bench = Command::new(lab_tool("peer_bench")?);
         let to = self.run(&["addr", "b"]);
         bench
@@ -90,6 +101,7 @@ impl Fabric {
         let port = (29_500 + nth).to_string();
         bench.args(["--addr", &to, "--port", &port]);
         bench.env("PEER_BENCH_LOG", "3");
+        bench.envs(settings.iter().copied());
         let mut server = self.on("b", &bench);
         server.arg("--server");
         let server = Running::start(&mut server);
@@ -123,6 +135,63 @@ fn ends_well((server, client): (Running, Running)) -> String {
     );
     assert!(text.contains("corrupt=0"), "{text}");
     text
+}
+
+/// Routers that mark one packet of fifty, as a switch's queue would.
+const MARKING: &str = "add table ip queue_marks
+add chain ip queue_marks forward { type filter hook forward priority 0; }
+add rule ip queue_marks forward ip ecn { ect0, ect1 } numgen inc mod 50 == 0 ip ecn set ce
+";
+
+#[test]
+fn marks_of_the_network_reach_the_controller() {
+    let Some(fabric) = Fabric::up("500,500") else {
+        return;
+    };
+    if Command::new("nft").arg("--version").output().is_err() {
+        missing("nft is not installed: install the package nftables");
+        return;
+    }
+    let folder = plugin_folder();
+    let rules = folder.join("marking.nft");
+    std::fs::write(&rules, MARKING).unwrap();
+    for router in ["r0", "r1"] {
+        let mut nft = Command::new("nft");
+        nft.arg("-f").arg(&rules);
+        succeeded(&fabric.on(router, &nft).output().unwrap(), "nft");
+    }
+    // The most marks that the trace saw, if any, and the largest window, with this setting.
+    let run = |ecn: &str| {
+        for host in ["a", "b"] {
+            let mut set = Command::new("sh");
+            set.args(["-c", &format!("echo {ecn} >/proc/sys/net/ipv4/tcp_ecn")]);
+            succeeded(&fabric.on(host, &set).output().unwrap(), "tcp_ecn");
+        }
+        let trace = folder.join(format!("trace-ecn-{ecn}"));
+        let settings = [
+            ("THALWEG_CONTROLLER", std::ffi::OsStr::new("nscc")),
+            ("THALWEG_PATHS", "2".as_ref()),
+            ("THALWEG_FAMILY", "ipv4".as_ref()), // the rules are
+            ("THALWEG_TRACE_FILE", trace.as_os_str()),
+            ("THALWEG_TRACE_MS", "20".as_ref()),
+        ];
+        let arguments = ["--size", "1M", "--seconds", "3"];
+        ends_well(fabric.transfer_with(&settings, "a", 0, &arguments)?);
+        let trace = std::fs::read_to_string(trace).unwrap();
+        let most = |name: &str| {
+            let values = trace.lines().filter_map(|line| {
+                let (_, rest) = line.split_once(&format!("\"{name}\":"))?;
+                rest.split([',', '}']).next()?.parse::<u64>().ok()
+            });
+            values.max()
+        };
+        Some((most("marked"), most("window").unwrap()))
+    };
+    let Some((without, _)) = run("0") else { return };
+    assert_eq!(without, None, "nobody agreed on ECN");
+    let (marked, window) = run("1").unwrap();
+    assert!(marked > Some(100), "marked {marked:?}");
+    assert!(window < 64 << 20, "the controller's largest window");
 }
 
 #[test]

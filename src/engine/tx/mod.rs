@@ -26,7 +26,7 @@ use super::{Completions, EAGER_WINDOW, EngineConfig, MemRange, Ordinals, UNHEARD
 use crate::clock::Timestamp;
 use crate::control::median::Median;
 use crate::control::{AnyController, Controller};
-use crate::path::health::Verdict;
+use crate::path::health::{Marks, Verdict};
 use crate::path::search::{Base, Moments};
 use crate::path::select::{AnySelector, Selector, View};
 use crate::units::{Bytes, Nanos};
@@ -224,6 +224,8 @@ pub struct PathInfo {
     pub rtt: Nanos,
     /// Smallest round trip.
     pub rtt_min: Nanos,
+    /// Marks of its channel so far, where queues can mark what it carries.
+    pub marks: Option<Marks>,
 }
 
 /// The sending half of a link.
@@ -243,6 +245,7 @@ pub struct TxEngine {
     views: Vec<View>,
     in_flight: u64,
     acked_since_sample: u64,
+    marks_since_sample: Marks,
     ring: Box<[u8]>,
     ring_head: u64,
     ring_tail: u64,
@@ -267,6 +270,8 @@ pub struct TxEngine {
     recent_queues: Median,
     /// The least time from a chunk's departure to its completion.
     base_rtt: Base,
+    /// Least time that the adapter was said to need for a byte, in units of 2^-10 ns.
+    adapter_byte_time: u64,
     /// Since when there has been more to send than the paths take.
     backlog_since: Option<Timestamp>,
     moments: Moments,
@@ -328,6 +333,7 @@ impl TxEngine {
             views: vec![view; usize::from(config.paths_max)],
             in_flight: 0,
             acked_since_sample: 0,
+            marks_since_sample: Marks::default(),
             ring: Box::default(),
             ring_head: 0,
             ring_tail: 0,
@@ -347,6 +353,7 @@ impl TxEngine {
             now,
             recent_queues: Median::default(),
             base_rtt: Base::default(),
+            adapter_byte_time: u64::MAX >> 1,
             backlog_since: None,
             moments: Moments::new(config.paths_max.into()),
             misses: 0,
@@ -736,6 +743,12 @@ impl TxEngine {
     #[must_use]
     pub fn algorithms(&self) -> (&'static str, &'static str) {
         (self.controller.name(), self.selector.name())
+    }
+
+    /// Bytes that the controller allows in flight.
+    #[must_use]
+    pub fn window(&self) -> Bytes {
+        self.controller.window()
     }
 }
 

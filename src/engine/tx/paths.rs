@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::control::{Controller, Sample};
 use crate::engine::Completions;
 use crate::engine::wire::{Frame, PathCount};
-use crate::path::health::{Health, TransportStats, Verdict};
+use crate::path::health::{Health, Marks, TransportStats, Verdict};
 use crate::path::search::Candidate;
 use crate::units::{Bytes, Nanos};
 
@@ -51,6 +51,8 @@ pub(super) struct Outstanding {
     /// When the adapter will have sent it, where it tells: what our own bytes ahead of it cost is
     /// no delay of the network.
     pub(super) departs: Timestamp,
+    /// It departs at once, so that the time it takes is the network's alone.
+    pub(super) alone: bool,
 }
 
 /// Delivery rate of a path, measured only while it always had something to deliver.
@@ -298,6 +300,14 @@ impl TxEngine {
         }
         let was = p.verdict;
         let progressed = p.stats.acked != stats.acked;
+        if let Some(marks) = stats.marks {
+            let before = p.stats.marks.unwrap_or_default();
+            let since = &mut self.marks_since_sample;
+            let delivered = marks.delivered.wrapping_sub(before.delivered);
+            since.delivered = since.delivered.saturating_add(delivered);
+            let marked = marks.marked.wrapping_sub(before.marked);
+            since.marked = since.marked.saturating_add(marked);
+        }
         p.stats = stats;
         if self.config.completions == Completions::Local {
             if progressed || !stats.in_flight {
@@ -319,6 +329,12 @@ impl TxEngine {
                 }
                 if active && self.acked_since_sample > 0 {
                     let acked = Bytes(std::mem::take(&mut self.acked_since_sample));
+                    let Marks { delivered, marked } = std::mem::take(&mut self.marks_since_sample);
+                    let marked = stats.marks.map(|_| {
+                        acked
+                            .scale(marked.into(), delivered.max(1).into())
+                            .min(acked)
+                    });
                     let in_flight = self.views.iter().map(|v| v.outstanding).sum();
                     // What the transport itself holds back waits as well, unseen by its round
                     // trips.
@@ -330,6 +346,7 @@ impl TxEngine {
                         rtt_min: stats.rtt_min,
                         acked,
                         in_flight,
+                        marked,
                     });
                 }
             }
@@ -657,7 +674,13 @@ impl TxEngine {
     /// as its rate and what it was given before tell.
     pub fn handle_departure(&mut self, path: u8, at: Timestamp) {
         if let Some(last) = self.paths[usize::from(path)].queue.back_mut() {
+            let wait = at.since(last.departs);
+            let byte_time = (wait.0 << 10) / u64::from(last.bytes.max(1));
+            self.adapter_byte_time = self.adapter_byte_time.min(byte_time);
             last.departs = at;
+            // At most one chunk ahead. An adapter that serves its queue pairs in turn sends others
+            // sooner than what it was given before tells, and their round trips look too short.
+            last.alone = byte_time <= 2 * self.adapter_byte_time;
         }
     }
 
@@ -679,19 +702,24 @@ impl TxEngine {
             return;
         }
         let last = (count as usize).min(p.queue.len()).checked_sub(1);
-        let departed = last.map(|last| p.queue[last].departs);
+        let departed = last.map(|last| (p.queue[last].departs, p.queue[last].alone));
         let in_flight = Bytes(self.in_flight);
         self.acknowledge(index, count as usize, now);
-        if let Some(departed) = departed {
+        if let Some((departed, alone)) = departed {
             self.newest_arrival = self.newest_arrival.max(departed);
-            self.sample(index, completed_at.since(departed), in_flight, now);
+            let rtt = completed_at.since(departed);
+            self.sample(index, rtt, alone, in_flight, now);
         }
         self.refresh_views();
     }
 
     /// A chunk took so long from its departure until its completion.
-    fn sample(&mut self, index: usize, rtt: Nanos, in_flight: Bytes, now: Timestamp) {
-        let queue = self.base_rtt.observe(now, rtt.0.cast_signed());
+    fn sample(&mut self, index: usize, rtt: Nanos, alone: bool, in_flight: Bytes, now: Timestamp) {
+        let queue = if alone {
+            self.base_rtt.observe(now, rtt.0.cast_signed())
+        } else {
+            self.base_rtt.excess(rtt.0.cast_signed())
+        };
         let p = &mut self.paths[index];
         p.health.saw_acknowledgement(now);
         p.delay.observe(rtt);
@@ -712,6 +740,8 @@ impl TxEngine {
                 rtt_min: rtt - queue,
                 acked: Bytes(std::mem::take(&mut self.acked_since_sample)),
                 in_flight,
+                // An adapter's completions tell of no marks.
+                marked: None,
             });
         }
     }
@@ -788,7 +818,7 @@ impl TxEngine {
             }
             view.byte_time = byte_time;
             view.delay_ns = p.stats.rtt_min.0;
-            view.rtt = p.delay.rtt;
+            view.rtt = if local { p.delay.rtt } else { p.stats.rtt };
         }
     }
 
@@ -833,6 +863,7 @@ impl TxEngine {
             rate: p.meter.rate,
             rtt: p.stats.rtt,
             rtt_min: p.stats.rtt_min,
+            marks: p.stats.marks,
         })
     }
 }

@@ -196,6 +196,7 @@ impl TxEngine {
             cargo,
             bytes,
             departs: now,
+            alone: true,
         });
         p.sent = p.sent.wrapping_add(1);
         p.bytes_total += u64::from(bytes);

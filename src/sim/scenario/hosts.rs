@@ -4,7 +4,8 @@ use super::error::ScenarioError;
 use super::fabric::FabricSpec;
 use super::reader::Section;
 use crate::control::{
-    AnyController, Delay, DelayConfig, Fixed, Power, PowerConfig, Timely, TimelyConfig,
+    AnyController, Delay, DelayConfig, Fixed, Nscc, NsccConfig, Power, PowerConfig, Timely,
+    TimelyConfig,
 };
 use crate::path::select::{
     Adaptive, AnySelector, LeastOutstanding, PowerOfTwo, RoundRobin, StaticHash,
@@ -121,15 +122,17 @@ const BALANCES: [(&str, Balance); 5] = [
 enum Controller {
     Delay,
     Fixed,
+    Nscc,
     Power,
     Timely,
 }
 
 /// The controllers by the names that users choose them by. A new one has a line here and an arm
 /// in [`read_controller`].
-const CONTROLLERS: [(&str, Controller); 4] = [
+const CONTROLLERS: [(&str, Controller); 5] = [
     ("delay", Controller::Delay),
     ("fixed", Controller::Fixed),
+    ("nscc", Controller::Nscc),
     ("power", Controller::Power),
     ("timely", Controller::Timely),
 ];
@@ -246,7 +249,10 @@ fn read_engine(
     let tick = above_zero("tick", host.tick)?;
     let suspect = above_zero("suspect", Picos::from(host.engine.health.suspect_min))?;
     let dead = above_zero("dead", Picos::from(host.engine.health.dead_min))?;
-    let timeout = above_zero("timeout", Picos::from_micros(1_000))?;
+    // Eight times what a chunk takes behind three others, and never less than adapters wait.
+    let behind = rate.time_for(Bytes(4 * chunk));
+    let patience = (fabric.round_trip + Picos::from(behind)) * 8;
+    let timeout = above_zero("timeout", patience.max(Picos::from_micros(1_000)))?;
     let mtu = match section.get("mtu") {
         Some(field) => u16::try_from(field.number(256..=9000)?).unwrap_or(9000),
         None => 4096,
@@ -408,6 +414,13 @@ fn read_controller(
         None => Nanos((fabric.round_trip * 3 / 4).as_nanos()),
     };
     Ok(match controller {
+        Controller::Nscc => AnyController::Nscc(Nscc::new(NsccConfig {
+            target_queue,
+            bdp: Bytes(bdp),
+            window_min,
+            window_max,
+            window_start: start,
+        })),
         Controller::Power => AnyController::Power(Power::new(PowerConfig {
             window_min,
             window_max,

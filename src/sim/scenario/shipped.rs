@@ -43,4 +43,5 @@ pub const SHIPPED: &[Shipped] = shipped![
     "lossy-link",
     "plane-lost",
     "pause-storm",
+    "sweep",
 ];

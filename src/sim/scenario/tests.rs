@@ -179,7 +179,7 @@ fn broken_values_name_line_field_and_remedy() {
         (
             "chunk = \"16K\"",
             "controller = \"delai\"",
-            "a.toml:13: hosts.controller is \"delai\", which is no controller; did you mean delay? known are delay, fixed, power, timely",
+            "a.toml:13: hosts.controller is \"delai\", which is no controller; did you mean delay? known are delay, fixed, nscc, power, timely",
         ),
         (
             "chunk = \"16K\"",
