@@ -55,6 +55,8 @@ pub struct HostConfig {
     pub tick: Picos,
     /// Grants of each receiving host, if its engines ask for them.
     pub admission: AdmissionConfig,
+    /// What differs for links of hosts that have others of a more urgent class.
+    pub background: Background,
     /// Whether a host learns which switches a source port leads through before it uses it.
     pub ways: Ways,
     /// The class of control frames.
@@ -63,6 +65,17 @@ pub struct HostConfig {
     pub dial_time: Picos,
     /// Keeps what each link's engines are told and answer: [`EngineHosts::tape`].
     pub taped: bool,
+}
+
+/// How a link behaves whose traffic goes through the gaps that a more urgent class leaves: it waits
+/// for them in the network, which shows as delay and is no congestion, and what it costs the host
+/// it takes from the other.
+#[derive(Debug, Clone)]
+pub struct Background {
+    /// What decides how much is in flight, at its start.
+    pub controller: AnyController,
+    /// Bytes of a chunk.
+    pub chunk_bytes: u32,
 }
 
 /// Which class of the fabric control frames travel in.
@@ -100,6 +113,14 @@ impl HostConfig {
         let chunk = tenth.clamp(4 << 10, 32 << 10).max(sent.next_power_of_two());
         let window = bdp.scale(7, 4).max(Bytes(4 * chunk));
         let least = Bytes(2 * chunk);
+        let delay = DelayConfig {
+            target_queue: round_trip,
+            window_min: least,
+            window_max: window,
+            window_start: window,
+            increase: Bytes(chunk),
+            probe_start: false,
+        };
         Self {
             engine: EngineConfig {
                 paths_max: 16,
@@ -121,19 +142,21 @@ impl HostConfig {
                 },
                 dead_peer: Nanos::from_secs(1),
             },
-            controller: AnyController::Delay(Delay::new(DelayConfig {
-                target_queue: round_trip,
-                window_min: least,
-                window_max: window,
-                window_start: window,
-                increase: Bytes(chunk),
-                probe_start: false,
-            })),
+            controller: AnyController::Delay(Delay::new(delay)),
             selector: AnySelector::Weighted(Weighted::default()),
             admission: AdmissionConfig {
                 bdp: bdp.max(least),
                 quantum: Bytes(4 * chunk),
                 unasked_min: Bytes(2 * chunk),
+            },
+            background: Background {
+                controller: AnyController::Delay(Delay::new(DelayConfig {
+                    target_queue: round_trip * 3,
+                    window_max: bdp * 2,
+                    window_start: bdp * 2,
+                    ..delay
+                })),
+                chunk_bytes: (chunk + chunk / 2) as u32,
             },
             ways: Ways::Traced,
             control: ControlClass::Own,
@@ -407,11 +430,21 @@ impl EngineHosts {
             stall: Picos::ZERO,
             config,
         };
+        let mut most_urgent = vec![u8::MAX; hosts.hosts.len()];
+        for flow in workload.flows() {
+            for host in [flow.from, flow.to] {
+                let known = &mut most_urgent[host as usize];
+                *known = flow.class.min(*known);
+            }
+        }
         let mut known = BTreeMap::new();
         for (index, flow) in (0u64..).zip(workload.flows()) {
             let link = *known
                 .entry((flow.from, flow.to, flow.class))
-                .or_insert_with(|| hosts.add_link(fabric, (flow.from, flow.to, flow.class), seed));
+                .or_insert_with(|| {
+                    let [from, to] = [flow.from, flow.to].map(|host| most_urgent[host as usize]);
+                    hosts.add_link(fabric, (flow.from, flow.to, flow.class), from.min(to), seed)
+                });
             hosts.link_of_flow.push(link);
             let link = &mut hosts.links[link as usize];
             let buffer = MemRange {
@@ -438,24 +471,37 @@ impl EngineHosts {
         hosts
     }
 
-    fn add_link(&mut self, fabric: &Fabric, (from, to, class): (u32, u32, u8), seed: u64) -> u32 {
+    /// `most_urgent` is the first class that either of its hosts uses.
+    fn add_link(
+        &mut self,
+        fabric: &Fabric,
+        (from, to, class): (u32, u32, u8),
+        most_urgent: u8,
+        seed: u64,
+    ) -> u32 {
         let topology = fabric.topology();
         let now = Picos::ZERO.clock();
         let index = self.links.len() as u32;
         let paths = usize::from(self.config.engine.paths_max);
         let mut stream = Stream::new(seed, Purpose::Host, u64::from(index));
         let config = &self.config;
-        let (controller, selector) = (config.controller.clone(), config.selector.clone());
+        let selector = config.selector.clone();
+        let mut engine = config.engine;
+        let mut controller = config.controller.clone();
+        if class > most_urgent {
+            engine.chunk_bytes = Some(config.background.chunk_bytes);
+            controller = config.background.controller.clone();
+        }
         let tape = Tape::new(config.taped);
         let mut link = Link {
             from,
             to,
             class,
             tx: TapedTx(
-                TxEngine::new(config.engine, controller, selector, now),
+                TxEngine::new(engine, controller, selector, now),
                 tape.clone(),
             ),
-            rx: TapedRx(RxEngine::new(config.engine, now), tape),
+            rx: TapedRx(RxEngine::new(engine, now), tape),
             conn: 0,
             member: 0,
             channels: vec![None; paths],

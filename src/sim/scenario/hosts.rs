@@ -8,11 +8,11 @@ use crate::control::{
     TimelyConfig,
 };
 use crate::path::select::{
-    Adaptive, AnySelector, LeastOutstanding, PowerOfTwo, RoundRobin, StaticHash,
+    Adaptive, AnySelector, LeastOutstanding, PowerOfTwo, RoundRobin, StaticHash, Weighted,
 };
 use crate::sim::dcqcn::DcqcnConfig;
 use crate::sim::fabric::Overflow;
-use crate::sim::hosts::{HostConfig, Ways};
+use crate::sim::hosts::{Background, ControlClass, HostConfig, Ways};
 use crate::sim::nic::{NicConfig, PACKET_OVERHEAD, Recovery};
 use crate::sim::spray::window::Control;
 use crate::sim::spray::{SprayConfig, balance};
@@ -140,6 +140,7 @@ const CONTROLLERS: [(&str, Controller); 5] = [
 #[derive(Debug, Clone, Copy)]
 enum Selector {
     LeastOutstanding,
+    Weighted,
     PowerOfTwo,
     Adaptive,
     RoundRobin,
@@ -147,8 +148,9 @@ enum Selector {
 }
 
 /// The selectors by name.
-const SELECTORS: [(&str, Selector); 5] = [
+const SELECTORS: [(&str, Selector); 6] = [
     ("least-outstanding", Selector::LeastOutstanding),
+    ("weighted", Selector::Weighted),
     ("power-of-two", Selector::PowerOfTwo),
     ("adaptive", Selector::Adaptive),
     ("round-robin", Selector::RoundRobin),
@@ -230,10 +232,26 @@ fn read_engine(
     let paths = section
         .get("paths")
         .map_or(Ok(16), |field| field.count(1..=64))?;
+    // Whoever says how much is in flight, or how large a chunk is, says it for all classes.
+    let for_all = [
+        "chunk",
+        "controller",
+        "window",
+        "window_min",
+        "window_max",
+        "target_queue",
+    ];
+    let for_all = for_all.iter().any(|name| section.get(name).is_some());
     host.controller = read_controller(section, fabric, chunk)?;
+    if for_all {
+        host.background = Background {
+            controller: host.controller.clone(),
+            chunk_bytes: u32::try_from(chunk).unwrap_or(u32::MAX),
+        };
+    }
     let selector = match section.get("selector") {
         Some(field) => field.one_of("selector", &SELECTORS)?,
-        None => Selector::LeastOutstanding,
+        None => Selector::Weighted,
     };
     let mut time = |name, default| match section.get(name) {
         Some(field) => field.delay(),
@@ -277,6 +295,16 @@ fn read_engine(
         }
         None => host.ways,
     };
+    let control = match section.get("control_class") {
+        Some(field) => {
+            let known = [
+                ("own", ControlClass::Own),
+                ("of-data", ControlClass::OfData),
+            ];
+            field.one_of("class of control frames", &known)?
+        }
+        None => host.control,
+    };
     let grants = section
         .get("grants")
         .map_or(Ok(true), |field| field.boolean())?;
@@ -288,9 +316,10 @@ fn read_engine(
     // No peer dies in a scenario: what cannot go on is reported as stuck at the deadline.
     host.engine.dead_peer = Nanos(deadline.as_nanos()) + Nanos::from_secs(1);
     host.admission.quantum = Bytes(4 * chunk);
-    host.admission.unasked_min = Bytes(chunk);
+    host.admission.unasked_min = Bytes(2 * chunk);
     host.selector = match selector {
         Selector::LeastOutstanding => AnySelector::LeastOutstanding(LeastOutstanding::default()),
+        Selector::Weighted => AnySelector::Weighted(Weighted::default()),
         Selector::PowerOfTwo => AnySelector::PowerOfTwo(PowerOfTwo::default()),
         Selector::Adaptive => AnySelector::Adaptive(Adaptive),
         Selector::RoundRobin => AnySelector::RoundRobin(RoundRobin::default()),
@@ -301,6 +330,7 @@ fn read_engine(
     host.tick = tick;
     host.dial_time = dial_time;
     host.ways = ways;
+    host.control = control;
     Ok(EngineSpec {
         host,
         nic: NicConfig {
@@ -322,6 +352,10 @@ fn today(fabric: &FabricSpec, deadline: Picos) -> EngineSpec {
     host.engine.first_grant = None;
     host.engine.dead_peer = Nanos(deadline.as_nanos()) + Nanos::from_secs(1);
     host.controller = AnyController::Fixed(Fixed::new(Bytes::from_mib(1024)));
+    host.background = Background {
+        controller: host.controller.clone(),
+        chunk_bytes: 4 << 20,
+    };
     host.selector = AnySelector::Hash(StaticHash);
     host.ways = Ways::Unknown;
     EngineSpec {
@@ -398,7 +432,7 @@ fn read_controller(
     let bdp = fabric
         .host_bdp_packets()
         .saturating_mul(super::fabric::PACKET_BYTES);
-    let start = window("window", (bdp.saturating_mul(3) / 2).max(4 * chunk))?;
+    let start = window("window", (bdp.saturating_mul(7) / 4).max(4 * chunk))?;
     if matches!(controller, Controller::Fixed) {
         return Ok(AnyController::Fixed(Fixed::new(start)));
     }
@@ -411,7 +445,7 @@ fn read_controller(
     }
     let target_queue = match section.get("target_queue") {
         Some(field) => Nanos(field.time()?.as_nanos()),
-        None => Nanos((fabric.round_trip * 3 / 4).as_nanos()),
+        None => Nanos(fabric.round_trip.as_nanos()),
     };
     Ok(match controller {
         Controller::Nscc => AnyController::Nscc(Nscc::new(NsccConfig {

@@ -184,7 +184,7 @@ fn broken_values_name_line_field_and_remedy() {
         (
             "chunk = \"16K\"",
             "selector = \"best\"",
-            "a.toml:13: hosts.selector is \"best\", which is no selector; known are least-outstanding, power-of-two, adaptive, round-robin, hash",
+            "a.toml:13: hosts.selector is \"best\", which is no selector; known are least-outstanding, weighted, power-of-two, adaptive, round-robin, hash",
         ),
         (
             "chunk = \"16K\"",
