@@ -46,7 +46,7 @@ unit:
 
 # Every figure of the reference that the simulator is held against; `unit` has one of each kind.
 twin:
-	$(CARGO) test --release --locked --test sim_golden -- --ignored
+	$(CARGO) test --release --locked --test sim_golden --test sim_flow -- --ignored
 
 # Lock-free code under every interleaving that loom can tell apart.
 loom:

@@ -18,6 +18,8 @@ pub enum Purpose {
     Workload = 4,
     /// Source ports and the like of a host.
     Host = 5,
+    /// Queues that flows wait in, where there are no packets.
+    Queue = 6,
 }
 
 /// One stream of random numbers.

@@ -430,6 +430,49 @@ impl Topology {
         self.host_ports[host_port as usize].down
     }
 
+    /// Switches that nobody can tell apart, by a number for each class: a switch with hosts is
+    /// alone in its class, and the members of a class have as many ports with the same label to
+    /// each class as one another. Ports without a label do not count.
+    ///
+    /// What is spread evenly over the shortest ways between two switches with hosts therefore
+    /// loads all members of a class alike (colour refinement makes an equitable partition).
+    #[must_use]
+    pub fn classes(&self, label: impl Fn(u32) -> Option<u64>) -> Vec<u32> {
+        let mut links = vec![Vec::new(); self.switches.len()];
+        for (port, spec) in (0u32..).zip(&self.ports) {
+            if let (End::Switch(from), End::Switch(to)) = (spec.from, spec.to) {
+                let labels = (label(port), label(Self::reverse(port)));
+                if labels != (None, None) {
+                    links[from as usize].push((labels, to));
+                }
+            }
+        }
+        let mut class_of: Vec<u32> = self
+            .edge_of
+            .iter()
+            .map(|&edge| if edge == NONE { 0 } else { edge + 1 })
+            .collect();
+        let mut count = 0;
+        loop {
+            let mut known = BTreeMap::new();
+            let next = links.iter().zip(&class_of).map(|(links, &class)| {
+                let mut seen: Vec<_> = links
+                    .iter()
+                    .map(|&(labels, to)| (labels, class_of[to as usize]))
+                    .collect();
+                seen.sort_unstable();
+                let new = known.len() as u32;
+                *known.entry((class, seen)).or_insert(new)
+            });
+            let next: Vec<u32> = next.collect();
+            class_of = next;
+            if known.len() == count {
+                return class_of;
+            }
+            count = known.len();
+        }
+    }
+
     /// The ports that a packet passes from one host port to another, on one of its shortest ways;
     /// `None` if there is none.
     #[must_use]
@@ -484,12 +527,23 @@ fn fits(ports: u64) -> Result<(), TopologyError> {
     Ok(())
 }
 
+/// What a class of switches may choose between on some of its ways.
+#[derive(Debug, Clone)]
+struct Choice {
+    /// The classes that come next.
+    next: Vec<u32>,
+    /// Where the ports to them begin and end, for each member of the class.
+    ranges: Vec<(u32, u32)>,
+}
+
 /// For each switch and each switch with hosts: the ports on a shortest way from one to the other.
 #[derive(Debug, Clone)]
 pub struct Groups {
     /// Where a group begins and ends in `ports`, by switch and edge.
     group: Vec<(u32, u32)>,
     ports: Vec<u32>,
+    /// Where each set of ports begins and ends.
+    sets: Vec<(u32, u32)>,
     edges: usize,
     /// The last port to each host port.
     down: Vec<u32>,
@@ -497,62 +551,105 @@ pub struct Groups {
 
 impl Groups {
     /// The shortest ways over the ports that `usable` admits.
+    ///
+    /// Switches of one class (see [`Topology::classes`]) are equally far from everywhere, so
+    /// distances are found once for a class.
     #[must_use]
     pub fn shortest(topology: &Topology, usable: impl Fn(u32) -> bool) -> Self {
         let edges = topology.edges.len();
-        let switches = topology.switches.len();
-        // Ports between switches, by the switch that they lead to and by the one they leave.
-        let mut into = vec![Vec::new(); switches];
-        let mut out = vec![Vec::new(); switches];
+        let class_of = topology.classes(|port| usable(port).then_some(0));
+        let classes = class_of.iter().max().map_or(0, |&last| last as usize + 1);
+        let mut members = vec![Vec::new(); classes];
+        for (switch, &class) in (0u32..).zip(&class_of) {
+            members[class as usize].push(switch);
+        }
+        // Ports between switches, by the one they leave and the class that they lead to.
+        let mut out = vec![Vec::new(); topology.switches.len()];
         for (port, spec) in (0u32..).zip(&topology.ports) {
             if let (End::Switch(from), End::Switch(to)) = (spec.from, spec.to)
                 && usable(port)
             {
-                into[to as usize].push(from);
-                out[from as usize].push((port, to));
+                out[from as usize].push((port, class_of[to as usize]));
             }
         }
-        let mut known: BTreeMap<Vec<u32>, (u32, u32)> = BTreeMap::new();
-        let mut group = vec![(0, 0); switches * edges];
+        let mut after = vec![Vec::new(); classes];
+        let mut before = vec![Vec::new(); classes];
+        for (class, members) in (0u32..).zip(&members) {
+            let next: &mut Vec<u32> = &mut after[class as usize];
+            next.extend(out[members[0] as usize].iter().map(|&(_, to)| to));
+            next.sort_unstable();
+            next.dedup();
+            for &to in &*next {
+                before[to as usize].push(class);
+            }
+        }
+        let mut group = vec![(0, 0); topology.switches.len() * edges];
         let mut ports = Vec::new();
-        let mut distance = vec![u32::MAX; switches];
-        let mut ring = Vec::with_capacity(switches);
+        let mut sets = Vec::new();
+        let mut known: Vec<Vec<Choice>> = vec![Vec::new(); classes];
+        let mut distance = vec![u32::MAX; classes];
+        let mut ring = Vec::with_capacity(classes);
         for (column, &edge) in topology.edges.iter().enumerate() {
+            let edge = class_of[edge as usize];
             distance.fill(u32::MAX);
             distance[edge as usize] = 0;
             ring.clear();
             ring.push(edge);
             let mut at = 0;
-            while let Some(&switch) = ring.get(at) {
+            while let Some(&class) = ring.get(at) {
                 at += 1;
-                for &from in &into[switch as usize] {
+                for &from in &before[class as usize] {
                     if distance[from as usize] == u32::MAX {
-                        distance[from as usize] = distance[switch as usize] + 1;
+                        distance[from as usize] = distance[class as usize] + 1;
                         ring.push(from);
                     }
                 }
             }
-            for &switch in &ring[1..] {
-                let nearer = distance[switch as usize] - 1;
-                let members: Vec<u32> = out[switch as usize]
+            for &class in &ring[1..] {
+                let nearer = distance[class as usize] - 1;
+                let is_nearer = |to: &u32| distance[*to as usize] == nearer;
+                let next = || after[class as usize].iter().copied().filter(is_nearer);
+                let known = &mut known[class as usize];
+                let place = known
                     .iter()
-                    .filter(|&&(_, to)| distance[to as usize] == nearer)
-                    .map(|&(port, _)| port)
-                    .collect();
-                let range = *known.entry(members).or_insert_with_key(|members| {
-                    let start = ports.len() as u32;
-                    ports.extend_from_slice(members);
-                    (start, ports.len() as u32)
+                    .position(|choice| choice.next.iter().copied().eq(next()));
+                let place = place.unwrap_or_else(|| {
+                    let mut range = |switch: &u32| {
+                        let start = ports.len() as u32;
+                        let members = out[*switch as usize].iter();
+                        ports.extend(
+                            members
+                                .filter(|(_, to)| is_nearer(to))
+                                .map(|&(port, _)| port),
+                        );
+                        sets.push((start, ports.len() as u32));
+                        (start, ports.len() as u32)
+                    };
+                    let ranges = members[class as usize].iter().map(&mut range).collect();
+                    known.push(Choice {
+                        next: next().collect(),
+                        ranges,
+                    });
+                    known.len() - 1
                 });
-                group[switch as usize * edges + column] = range;
+                for (&switch, &range) in members[class as usize].iter().zip(&known[place].ranges) {
+                    group[switch as usize * edges + column] = range;
+                }
             }
         }
         Self {
             group,
             ports,
+            sets,
             edges,
             down: topology.host_ports.iter().map(|p| p.down).collect(),
         }
+    }
+
+    /// All sets of ports between which a switch has the choice on some way.
+    pub fn sets(&self) -> impl Iterator<Item = &[u32]> {
+        let ports = |&(start, end): &(u32, u32)| &self.ports[start as usize..end as usize];
+        self.sets.iter().map(ports)
     }
 
     /// The ports of `switch` that lead to this host port.

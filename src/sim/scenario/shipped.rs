@@ -41,4 +41,5 @@ pub const SHIPPED: &[Shipped] = shipped![
     "lossy-link",
     "plane-lost",
     "pause-storm",
+    "permutation-100k",
 ];
