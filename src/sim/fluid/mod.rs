@@ -135,8 +135,8 @@ impl Due {
 #[derive(Debug, Default)]
 struct Active {
     flow: u32,
-    /// Host ports of its first stream.
-    ports: (u32, u32),
+    /// What comes after its last byte has left: the rest of the way, and the way back.
+    after: (Picos, Picos),
     /// Bytes on the wire that have not been sent, as of `since`.
     left: f64,
     since: Picos,
@@ -277,10 +277,6 @@ impl<'a> Fluid<'a> {
             self.active.push(Active::default());
             self.active.len() as u32 - 1
         });
-        let ports = match self.config.balance {
-            Balance::Paths(_) | Balance::Turns(_) => self.ports(&spec, 0),
-            _ => self.ports(&spec, flow),
-        };
         let active = &mut self.active[place as usize];
         active.flow = flow;
         active.left = wire_bytes(self.config, spec.bytes);
@@ -289,7 +285,6 @@ impl<'a> Fluid<'a> {
         active.rate = 0.0;
         active.due = Picos::MAX;
         active.queued = Picos::MAX;
-        active.ports = ports;
         self.place_of[flow as usize] = place;
         self.open_streams(place);
     }
@@ -307,6 +302,12 @@ impl<'a> Fluid<'a> {
     fn open_streams(&mut self, place: u32) {
         let flow = self.active[place as usize].flow;
         let spec = self.workload.flows()[flow as usize];
+        let (from, to) = match self.config.balance {
+            Balance::Paths(_) | Balance::Turns(_) => self.ports(&spec, 0),
+            _ => self.ports(&spec, flow),
+        };
+        let last = last_packet(self.config, spec.bytes);
+        self.active[place as usize].after = self.network.times(from, to, last);
         match self.config.balance {
             Balance::Even | Balance::Room => self.open_spread(place, flow, &spec),
             Balance::Turns(_) => {
@@ -376,14 +377,12 @@ impl<'a> Fluid<'a> {
             }
             return;
         }
-        let (from, to) = active.ports;
+        let (onward, back) = active.after;
         let streams = std::mem::take(&mut active.streams);
         let span = picos(self.now.since(active.started));
         let spec = self.workload.flows()[flow as usize];
         let waited = self.waited(flow, &streams, span, wire_bytes(self.config, spec.bytes));
-        let last = last_packet(self.config, spec.bytes);
-        let onward = self.network.onward(from, to, last).unwrap_or_default() + waited;
-        let back = self.network.delay(to, from, ACK_BYTES).unwrap_or_default();
+        let onward = onward + waited;
         for &stream in &streams {
             self.shares.remove(stream);
         }

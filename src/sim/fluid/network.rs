@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::ACK_BYTES;
 use crate::sim::fabric::hash;
 use crate::sim::random::{Purpose, Stream};
 use crate::sim::time::{ByteTime, Picos};
@@ -128,24 +129,30 @@ impl<'a> Network<'a> {
         self.topology.ports()[port as usize].to
     }
 
-    /// How long a packet takes between two host ports in an idle network, but for the first link's
-    /// transmitter: what is counted as sent there has yet to come so far.
-    pub(super) fn onward(&self, from: u32, to: u32, bytes: u64) -> Option<Picos> {
-        let mut port = self.topology.port_of_host_port(from);
-        let mut sum = self.topology.ports()[port as usize].delay;
-        while let End::Switch(switch) = self.next(port) {
-            port = *self.towards(switch, to).first()?;
-            let spec = &self.topology.ports()[port as usize];
-            sum += spec.delay + ByteTime::of(self.rates[port as usize]).time(bytes);
-        }
-        Some(sum)
-    }
-
-    /// The same, with the first link's.
-    pub(super) fn delay(&self, from: u32, to: u32, bytes: u64) -> Option<Picos> {
+    /// How long a packet of so many bytes takes between two host ports in an idle network from when
+    /// the first transmitter has sent it, and how long an acknowledgement takes back: zero if there
+    /// is no way.
+    pub(super) fn times(&self, from: u32, to: u32, bytes: u64) -> (Picos, Picos) {
         let first = self.topology.port_of_host_port(from);
-        let own = ByteTime::of(self.rates[first as usize]).time(bytes);
-        Some(self.onward(from, to, bytes)? + own)
+        let mut port = first;
+        let (mut there, mut back) = (Picos::ZERO, Picos::ZERO);
+        loop {
+            let delay = self.topology.ports()[port as usize].delay;
+            let time = ByteTime::of(self.rates[port as usize]);
+            if port != first {
+                there += time.time(bytes);
+            }
+            there += delay;
+            // Both directions of a link are alike.
+            back += delay + time.time(ACK_BYTES);
+            let End::Switch(switch) = self.next(port) else {
+                return (there, back);
+            };
+            match self.towards(switch, to).first() {
+                Some(&next) => port = next,
+                None => return (Picos::ZERO, Picos::ZERO),
+            }
+        }
     }
 
     /// The pipes of what has this entropy; nothing if there is no way.
@@ -354,10 +361,9 @@ mod tests {
             .filter(|&&(pipe, _)| network.pipes()[pipe as usize].binds);
         assert_eq!(binding.count(), 2, "the links of the two hosts");
         let groups = Groups::shortest(&topology, |_| true);
-        assert_eq!(
-            network.delay(0, 127, 4150),
-            topology.idle_delay(&groups, 0, 127, 4150)
-        );
+        let idle = |bytes| topology.idle_delay(&groups, 0, 127, bytes).unwrap();
+        let own = ByteTime::of(LINK.rate).time(4150);
+        assert_eq!(network.times(0, 127, 4150), (idle(4150) - own, idle(64)));
         // Fewer spines than hosts of a leaf: its links to them bind.
         let narrow = Topology::leaf_spine(4, 4, 2, LINK, LINK).unwrap();
         let network = self::network(&narrow, &Links::new(&narrow));
