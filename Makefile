@@ -44,7 +44,8 @@ unit:
 	$(CARGO) test --release --locked --test '*'
 	$(CARGO) test --release --locked -p thalweg-ffi
 
-# Every figure of the reference that the simulator is held against; `unit` has one of each kind.
+# Every figure of the reference that the simulator is held against, and of its two levels against
+# each other; `unit` has one of each kind.
 twin:
 	$(CARGO) test --release --locked --test sim_golden --test sim_flow -- --ignored
 
