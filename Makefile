@@ -44,9 +44,10 @@ unit:
 	$(CARGO) test --release --locked --test '*'
 	$(CARGO) test --release --locked -p thalweg-ffi
 
-# Every figure of the reference that the simulator is held against, and the whole sweep; `unit` has one of each kind.
+# Every figure of the reference that the simulator is held against, its two levels against each
+# other, and the whole sweep; `unit` has one of each kind.
 twin:
-	$(CARGO) test --release --locked --test sim_golden --test sim_sweep -- --ignored
+	$(CARGO) test --release --locked --test sim_golden --test sim_flow --test sim_sweep -- --ignored
 
 # Lock-free code under every interleaving that loom can tell apart.
 loom:

@@ -128,6 +128,8 @@ enum SuiteTable {
     Control,
     /// Packet-hops a second
     Speed,
+    /// The flow level against the packet level, and its speed with 100 000 hosts
+    Flow,
 }
 
 /// Why a command did not do what it was asked to.

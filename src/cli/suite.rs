@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{Failure, SuiteTable, print_json};
 use crate::sim::control_suite::{self, Reach};
+use crate::sim::fluid::twin;
 use crate::sim::report::table::Table;
 use crate::sim::spray::{golden, speed};
 
@@ -45,6 +46,11 @@ fn rows(table: SuiteTable) -> Vec<Row> {
                 .collect()
         }
         SuiteTable::Speed => speed::rows().map(|row| from_speed(&row)).collect(),
+        SuiteTable::Flow => {
+            let speed = twin::speed().map(|row| from_flow_speed(&row));
+            let twins = twin::rows(twin::Subset::Full).map(|row| from_twin(&row));
+            speed.chain(twins).collect()
+        }
     }
 }
 
@@ -93,6 +99,34 @@ fn from_speed(row: &speed::Speed) -> Row {
         bound: format!(
             "≥ {} within {} MiB (took {:.1} s, {memory:.0} MiB)",
             row.bound, row.memory_bound_mib, row.seconds
+        ),
+        holds: row.holds,
+        note: None,
+    }
+}
+
+fn from_twin(row: &twin::Row) -> Row {
+    Row {
+        name: format!("{}: {}", row.name, row.what),
+        reference: row.packets,
+        ours: row.flows,
+        ratio_or_error: row.error,
+        bound: format!("± {:.0} %", twin::BOUND * 100.0),
+        holds: row.holds,
+        note: (!row.note.is_empty()).then(|| row.note.to_owned()),
+    }
+}
+
+fn from_flow_speed(row: &twin::Speed) -> Row {
+    let memory = row.memory_mib.unwrap_or(f64::NAN);
+    Row {
+        name: format!("{}: seconds for {} flows", row.name, row.flows),
+        reference: f64::NAN,
+        ours: row.seconds,
+        ratio_or_error: row.seconds / row.bound_seconds,
+        bound: format!(
+            "≤ {} within {} MiB (took {memory:.0} MiB)",
+            row.bound_seconds, row.bound_mib
         ),
         holds: row.holds,
         note: None,

@@ -14,6 +14,7 @@ pub mod control_suite;
 pub mod dcqcn;
 pub mod events;
 pub mod fabric;
+pub mod fluid;
 pub mod generate;
 pub mod hosts;
 pub mod htsim;

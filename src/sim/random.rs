@@ -20,6 +20,8 @@ pub enum Purpose {
     Host = 5,
     /// The order in which a host takes the ways through the fabric.
     Ways = 6,
+    /// Queues that flows wait in, where there are no packets.
+    Queue = 7,
 }
 
 /// One stream of random numbers.

@@ -430,6 +430,49 @@ impl Topology {
         self.host_ports[host_port as usize].down
     }
 
+    /// Switches that nobody can tell apart, by a number for each class: a switch with hosts is
+    /// alone in its class, and the members of a class have as many ports with the same label to
+    /// each class as one another. Ports without a label do not count.
+    ///
+    /// What is spread evenly over the shortest ways between two switches with hosts therefore
+    /// loads all members of a class alike (colour refinement makes an equitable partition).
+    #[must_use]
+    pub fn classes(&self, label: impl Fn(u32) -> Option<u64>) -> Vec<u32> {
+        let mut links = vec![Vec::new(); self.switches.len()];
+        for (port, spec) in (0u32..).zip(&self.ports) {
+            if let (End::Switch(from), End::Switch(to)) = (spec.from, spec.to) {
+                let labels = (label(port), label(Self::reverse(port)));
+                if labels != (None, None) {
+                    links[from as usize].push((labels, to));
+                }
+            }
+        }
+        let mut class_of: Vec<u32> = self
+            .edge_of
+            .iter()
+            .map(|&edge| if edge == NONE { 0 } else { edge + 1 })
+            .collect();
+        let mut count = 0;
+        loop {
+            let mut known = BTreeMap::new();
+            let next = links.iter().zip(&class_of).map(|(links, &class)| {
+                let mut seen: Vec<_> = links
+                    .iter()
+                    .map(|&(labels, to)| (labels, class_of[to as usize]))
+                    .collect();
+                seen.sort_unstable();
+                let new = known.len() as u32;
+                *known.entry((class, seen)).or_insert(new)
+            });
+            let next: Vec<u32> = next.collect();
+            class_of = next;
+            if known.len() == count {
+                return class_of;
+            }
+            count = known.len();
+        }
+    }
+
     /// The ports that a packet passes from one host port to another, on one of its shortest ways;
     /// `None` if there is none.
     #[must_use]
@@ -511,64 +554,91 @@ const HERE: u16 = u16::MAX;
 impl Groups {
     /// The shortest ways over the ports that `usable` admits.
     ///
+    /// Switches of one class (see [`Topology::classes`]) are equally far from everywhere, so
+    /// distances are found once for a class.
+    ///
     /// # Panics
-    /// More than 65 534 edges that a switch reaches over different ports.
+    /// More than 65 534 different sets of ports at a switch.
     #[must_use]
     pub fn shortest(topology: &Topology, usable: impl Fn(u32) -> bool) -> Self {
         let edges = topology.edges.len();
-        let switches = topology.switches.len();
-        // Ports between switches, by the switch that they lead to and by the one they leave.
-        let mut into = vec![Vec::new(); switches];
-        let mut out = vec![Vec::new(); switches];
+        let class_of = topology.classes(|port| usable(port).then_some(0));
+        let classes = class_of.iter().max().map_or(0, |&last| last as usize + 1);
+        let mut members = vec![Vec::new(); classes];
+        for (switch, &class) in (0u32..).zip(&class_of) {
+            members[class as usize].push(switch);
+        }
+        // Ports between switches, by the one they leave and the class that they lead to.
+        let mut out = vec![Vec::new(); topology.switches.len()];
         for (port, spec) in (0u32..).zip(&topology.ports) {
             if let (End::Switch(from), End::Switch(to)) = (spec.from, spec.to)
                 && usable(port)
             {
-                into[to as usize].push(from);
-                out[from as usize].push((port, to));
+                out[from as usize].push((port, class_of[to as usize]));
             }
         }
-        // The members of a group say which switch it belongs to.
-        let mut known: BTreeMap<Vec<u32>, u16> = BTreeMap::new();
-        let mut group = vec![NOWHERE; switches * edges];
-        let mut ranges = vec![vec![(0, 0)]; switches];
+        let mut after = vec![Vec::new(); classes];
+        let mut before = vec![Vec::new(); classes];
+        for (class, members) in (0u32..).zip(&members) {
+            let next: &mut Vec<u32> = &mut after[class as usize];
+            next.extend(out[members[0] as usize].iter().map(|&(_, to)| to));
+            next.sort_unstable();
+            next.dedup();
+            for &to in &*next {
+                before[to as usize].push(class);
+            }
+        }
+        let mut group = vec![NOWHERE; topology.switches.len() * edges];
+        let mut ranges = vec![vec![(0, 0)]; topology.switches.len()];
         let mut ports = Vec::new();
-        let mut distance = vec![u32::MAX; switches];
-        let mut ring = Vec::with_capacity(switches);
+        // What each class may choose between: the classes that come next.
+        let mut known: Vec<Vec<Vec<u32>>> = vec![Vec::new(); classes];
+        let mut distance = vec![u32::MAX; classes];
+        let mut ring = Vec::with_capacity(classes);
         for (column, &edge) in topology.edges.iter().enumerate() {
             group[edge as usize * edges + column] = HERE;
+            let edge = class_of[edge as usize];
             distance.fill(u32::MAX);
             distance[edge as usize] = 0;
             ring.clear();
             ring.push(edge);
             let mut at = 0;
-            while let Some(&switch) = ring.get(at) {
+            while let Some(&class) = ring.get(at) {
                 at += 1;
-                for &from in &into[switch as usize] {
+                for &from in &before[class as usize] {
                     if distance[from as usize] == u32::MAX {
-                        distance[from as usize] = distance[switch as usize] + 1;
+                        distance[from as usize] = distance[class as usize] + 1;
                         ring.push(from);
                     }
                 }
             }
-            for &switch in &ring[1..] {
-                let nearer = distance[switch as usize] - 1;
-                let members: Vec<u32> = out[switch as usize]
+            for &class in &ring[1..] {
+                let nearer = distance[class as usize] - 1;
+                let is_nearer = |to: &u32| distance[*to as usize] == nearer;
+                let next = || after[class as usize].iter().copied().filter(is_nearer);
+                let known = &mut known[class as usize];
+                let place = known
                     .iter()
-                    .filter(|&&(_, to)| distance[to as usize] == nearer)
-                    .map(|&(port, _)| port)
-                    .collect();
-                let own = &mut ranges[switch as usize];
-                let place = *known.entry(members).or_insert_with_key(|members| {
-                    let start = ports.len() as u32;
-                    ports.extend_from_slice(members);
-                    own.push((start, ports.len() as u32));
-                    u16::try_from(own.len() - 1)
-                        .ok()
-                        .filter(|&place| place != HERE)
-                        .expect("the table of so many edges would not fit into memory")
+                    .position(|other| other.iter().copied().eq(next()));
+                let place = place.unwrap_or_else(|| {
+                    known.push(next().collect());
+                    for &switch in &members[class as usize] {
+                        let start = ports.len() as u32;
+                        let out = out[switch as usize].iter();
+                        ports.extend(out.filter(|(_, to)| is_nearer(to)).map(|&(port, _)| port));
+                        ranges[switch as usize].push((start, ports.len() as u32));
+                    }
+                    known.len() - 1
                 });
-                group[switch as usize * edges + column] = place;
+                // The first group of a switch is none at all.
+                let place = u16::try_from(place + 1).unwrap_or(HERE);
+                assert!(
+                    place != HERE,
+                    "too many different sets of ports at a switch"
+                );
+                for &switch in &members[class as usize] {
+                    group[switch as usize * edges + column] = place;
+                }
             }
         }
         let mut count = 0;
@@ -594,6 +664,12 @@ impl Groups {
         let column = self.edge_of[to as usize] as usize;
         let group = self.group[switch as usize * self.edges + column];
         u64::from(group) ^ u64::from(self.first[switch as usize])
+    }
+
+    /// All sets of ports between which a switch has the choice on some way.
+    pub fn sets(&self) -> impl Iterator<Item = &[u32]> {
+        let some = self.ranges.iter().filter(|(start, end)| start < end);
+        some.map(|&(start, end)| &self.ports[start as usize..end as usize])
     }
 
     /// The ports of `switch` that lead to this host port.

@@ -9,7 +9,7 @@
 
 mod ahead;
 mod audit;
-mod switch;
+pub(in crate::sim) mod switch;
 
 use super::events::EventQueue;
 use super::packet::{CLASSES, Chain, DATA, MARKED, NONE, Packet, Pool, TRIMMED};

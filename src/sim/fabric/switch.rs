@@ -20,7 +20,7 @@ impl Switch {
 /// well and the lower half is not: neighbouring values spread nearly evenly over a few ports, as
 /// they do with the checksums that real switches use, and senders that walk through them gain
 /// from that.
-const fn hash(entropy: u32, salt: u32) -> u32 {
+pub(in crate::sim) const fn hash(entropy: u32, salt: u32) -> u32 {
     const GOLDEN: u32 = 0x9e37_79b9;
     let mut a = GOLDEN.wrapping_add(entropy >> 16);
     let mut b = GOLDEN.wrapping_add(salt);

@@ -205,7 +205,7 @@ fn cumulative(sorted: &[Picos]) -> Vec<(f64, f64)> {
 impl RunReport {
     /// Queue and rate over time; none for a run too short to be sampled.
     fn over_time(&self, scenario: &Scenario) -> Option<[Chart; 2]> {
-        let recorder = &self.pictures.as_ref()?.recorder;
+        let recorder = self.pictures.as_ref()?.recorder.as_ref()?;
         let samples = recorder.queue_max_bytes().len();
         if samples < 2 {
             return None;
@@ -267,7 +267,7 @@ impl RunReport {
     }
 
     fn heat_map(&self) -> Option<HeatMap<'_>> {
-        let recorder = &self.pictures.as_ref()?.recorder;
+        let recorder = self.pictures.as_ref()?.recorder.as_ref()?;
         let rows = recorder.utilisation();
         let samples = rows.first().map_or(0, |row| row.1.len());
         if samples < 2 {

@@ -12,10 +12,10 @@ use serde::Serialize;
 pub use record::{Recorder, Row};
 
 use super::fabric::Fabric;
-use super::scenario::Scenario;
+use super::scenario::{Detail, Scenario};
 use super::time::Picos;
 use super::workload::{Flow, Progress, Workload};
-use super::world::{Ended, Endpoints};
+use super::world::Ended;
 use floor::Floor;
 use record::to_float;
 
@@ -45,10 +45,10 @@ pub struct RunReport {
     pub parts: Vec<PartReport>,
     /// All of it.
     pub total: PartReport,
-    /// What the fabric did.
-    pub fabric: FabricCounts,
-    /// What the hosts did.
-    pub hosts: HostCounts,
+    /// What the fabric did; nothing is counted at the flow level.
+    pub fabric: Option<FabricCounts>,
+    /// What the hosts did; nothing is counted at the flow level.
+    pub hosts: Option<HostCounts>,
     /// Flows that did not end, if any.
     pub stuck: Stuck,
     /// What pictures are made of, if they are wanted.
@@ -61,8 +61,8 @@ pub struct RunReport {
 pub struct Pictures {
     /// Completion times of all flows that ended, by part and in rising order.
     pub completion_times: Vec<Vec<Picos>>,
-    /// The fabric over time.
-    pub recorder: Recorder,
+    /// The fabric over time; not at the flow level.
+    pub recorder: Option<Recorder>,
 }
 
 /// Completion times of a part of the workload, in picoseconds.
@@ -147,18 +147,32 @@ pub struct Stuck {
 /// So many stuck flows are described.
 const STUCK_SHOWN_MAX: usize = 8;
 
+/// What a run leaves behind.
+pub(in crate::sim) struct Remains<'a> {
+    /// How it ended.
+    pub(in crate::sim) ended: Ended,
+    /// When.
+    pub(in crate::sim) now: Picos,
+    /// How far the flows have come.
+    pub(in crate::sim) progress: &'a Progress,
+    /// Bytes of a flow that its receiver has, where somebody keeps count of that.
+    pub(in crate::sim) delivered: &'a dyn Fn(u32) -> u64,
+    /// What the fabric did.
+    pub(in crate::sim) fabric: Option<FabricCounts>,
+    /// What the hosts did.
+    pub(in crate::sim) hosts: Option<HostCounts>,
+    /// The fabric over time.
+    pub(in crate::sim) recorder: Option<Recorder>,
+}
+
 impl RunReport {
     /// Draws up the account of a run that is over.
-    #[expect(clippy::too_many_arguments, reason = "all that a run leaves behind")]
-    pub(super) fn new<E: Endpoints>(
+    pub(in crate::sim) fn new(
         scenario: &Scenario,
         seed: u64,
-        ended: Ended,
-        fabric: &Fabric,
+        detail: Detail,
         workload: &Workload,
-        endpoints: &mut E,
-        hosts: HostCounts,
-        recorder: Option<Recorder>,
+        remains: Remains<'_>,
     ) -> Self {
         let floor = Floor::new(
             &scenario.fabric,
@@ -166,8 +180,8 @@ impl RunReport {
             workload,
             &scenario.faults,
         );
-        let stuck = find_stuck(workload, endpoints);
-        let progress = &*endpoints.progress();
+        let progress = remains.progress;
+        let stuck = find_stuck(workload, progress, remains.delivered);
         let part = |name: &str, is_member: &dyn Fn(&Flow) -> bool| {
             PartReport::new(name, workload, progress, &floor, is_member)
         };
@@ -178,20 +192,20 @@ impl RunReport {
         let total = part("total", &|_| true);
         Self {
             seed,
-            ended: match ended {
+            ended: match remains.ended {
                 Ended::Finished => "finished",
                 Ended::OutOfTime => "out of time",
                 Ended::Stuck => "stuck",
             },
-            end_ps: fabric.now().0,
+            end_ps: remains.now.0,
             parts,
             total,
-            fabric: FabricCounts::new(fabric),
-            hosts,
+            fabric: remains.fabric,
+            hosts: remains.hosts,
             stuck,
-            pictures: recorder.map(|recorder| Pictures {
+            pictures: (detail == Detail::Pictures).then(|| Pictures {
                 completion_times: completion_times(workload, progress),
-                recorder,
+                recorder: remains.recorder,
             }),
         }
     }
@@ -286,7 +300,7 @@ fn rank(sorted: &[u64], percent: usize) -> u64 {
 }
 
 impl FabricCounts {
-    fn new(fabric: &Fabric) -> Self {
+    pub(in crate::sim) fn new(fabric: &Fabric) -> Self {
         let totals = fabric.totals();
         let mut counts = Self {
             packets: totals.sent,
@@ -310,22 +324,21 @@ impl FabricCounts {
 }
 
 /// Which flows have not ended, and how far each has come.
-fn find_stuck<E: Endpoints>(workload: &Workload, endpoints: &mut E) -> Stuck {
+fn find_stuck(workload: &Workload, progress: &Progress, delivered: &dyn Fn(u32) -> u64) -> Stuck {
     let open: Vec<u32> = (0..workload.flows().len() as u32)
-        .filter(|&flow| endpoints.progress().ended(flow).is_none())
+        .filter(|&flow| progress.ended(flow).is_none())
         .collect();
     // Those that have started come first: they are what the others wait for.
-    let has_started = |endpoints: &mut E, flow| endpoints.progress().started(flow).is_some();
-    let (started, waiting): (Vec<u32>, Vec<u32>) =
-        open.iter().partition(|&&flow| has_started(endpoints, flow));
+    let (started, waiting): (Vec<u32>, Vec<u32>) = open
+        .iter()
+        .partition(|&&flow| progress.started(flow).is_some());
     let describe = |&flow: &u32| {
         let spec = &workload.flows()[flow as usize];
-        let progress = endpoints.progress();
         let state = match (progress.started(flow), progress.received(flow)) {
             (None, _) => "has not started".to_owned(),
             (Some(_), Some(at)) => format!("arrived at {at}, but its sender was not told"),
             (Some(at), None) => {
-                let bytes = endpoints.delivered(flow);
+                let bytes = delivered(flow);
                 format!("started at {at}, {bytes} of {} bytes arrived", spec.bytes)
             }
         };

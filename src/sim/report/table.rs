@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::record::to_float;
-use super::{PartReport, Report, RunReport};
+use super::{FabricCounts, HostCounts, PartReport, Report, RunReport};
 
 /// A table of text. The first column is aligned to the left, the others to the right, or all to
 /// the left.
@@ -99,8 +99,13 @@ pub fn grouped(number: u64) -> String {
 
 /// The mean over runs of one of their numbers.
 fn mean(runs: &[RunReport], number: impl Fn(&RunReport) -> u64) -> u64 {
-    let sum: u128 = runs.iter().map(|run| u128::from(number(run))).sum();
-    u64::try_from(sum / (runs.len().max(1) as u128)).unwrap_or(u64::MAX)
+    mean_known(runs, |run| Some(number(run))).unwrap_or(0)
+}
+
+/// The same, if all runs know it.
+fn mean_known(runs: &[RunReport], number: impl Fn(&RunReport) -> Option<u64>) -> Option<u64> {
+    let sum: Option<u128> = runs.iter().map(|run| number(run).map(u128::from)).sum();
+    Some(u64::try_from(sum? / (runs.len().max(1) as u128)).unwrap_or(u64::MAX))
 }
 
 /// A number of a whole run that is compared between runs.
@@ -112,7 +117,7 @@ pub struct Figure {
     kind: FigureKind,
 }
 
-type Number = fn(&RunReport) -> u64;
+type Number = fn(&RunReport) -> Option<u64>;
 
 #[derive(Debug, Clone, Copy)]
 enum FigureKind {
@@ -127,19 +132,19 @@ enum FigureKind {
 pub fn figures() -> impl Iterator<Item = Figure> + Clone {
     use FigureKind::{Count, Share, Time};
     let figures: [(&'static str, Number, FigureKind); 13] = [
-        ("mean µs", |run| run.total.mean_ps, Time),
-        ("p50 µs", |run| run.total.p50_ps, Time),
-        ("p99 µs", |run| run.total.p99_ps, Time),
-        ("max µs", |run| run.total.max_ps, Time),
-        ("makespan µs", |run| run.total.makespan_ps, Time),
-        ("ratio", |run| millionths(run.total.ratio), Share),
-        ("Jain", |run| millionths(run.total.jain), Share),
-        ("drops", |run| run.fabric.drops, Count),
-        ("trims", |run| run.fabric.trims, Count),
-        ("pauses", |run| run.fabric.pauses, Count),
-        ("sent again", |run| run.hosts.sent_again, Count),
-        ("fences", |run| run.hosts.fences, Count),
-        ("unfinished", |run| run.stuck.count, Count),
+        ("mean µs", |run| Some(run.total.mean_ps), Time),
+        ("p50 µs", |run| Some(run.total.p50_ps), Time),
+        ("p99 µs", |run| Some(run.total.p99_ps), Time),
+        ("max µs", |run| Some(run.total.max_ps), Time),
+        ("makespan µs", |run| Some(run.total.makespan_ps), Time),
+        ("ratio", |run| Some(millionths(run.total.ratio)), Share),
+        ("Jain", |run| Some(millionths(run.total.jain)), Share),
+        ("drops", |run| Some(run.fabric?.drops), Count),
+        ("trims", |run| Some(run.fabric?.trims), Count),
+        ("pauses", |run| Some(run.fabric?.pauses), Count),
+        ("sent again", |run| Some(run.hosts?.sent_again), Count),
+        ("fences", |run| Some(run.hosts?.fences), Count),
+        ("unfinished", |run| Some(run.stuck.count), Count),
     ];
     figures
         .into_iter()
@@ -165,7 +170,9 @@ impl Figure {
     /// Its mean over runs, as text.
     #[must_use]
     pub fn of_all(&self, runs: &[RunReport]) -> String {
-        let mean = mean(runs, self.of);
+        let Some(mean) = mean_known(runs, self.of) else {
+            return "–".to_owned();
+        };
         match self.kind {
             FigureKind::Time => micros(mean),
             FigureKind::Count => grouped(mean),
@@ -176,7 +183,7 @@ impl Figure {
     /// Its mean over runs, for ratios.
     #[must_use]
     pub fn number(&self, runs: &[RunReport]) -> f64 {
-        to_float(mean(runs, self.of))
+        to_float(mean_known(runs, self.of).unwrap_or(0))
     }
 }
 
@@ -258,38 +265,56 @@ impl Report {
             }
         }
         text.push('\n');
-        let counts = |number: &dyn Fn(&RunReport) -> u64| grouped(mean(&self.runs, number));
-        let _ = writeln!(
-            text,
-            "packets {}  drops {}  trims {}  marks {}  pauses {} (between switches {}, {} µs in all)",
-            counts(&|run| run.fabric.packets),
-            counts(&|run| run.fabric.drops),
-            counts(&|run| run.fabric.trims),
-            counts(&|run| run.fabric.marks),
-            counts(&|run| run.fabric.pauses),
-            counts(&|run| run.fabric.pauses_inside),
-            micros(mean(&self.runs, |run| run.fabric.paused_ps)),
-        );
-        let _ = writeln!(
-            text,
-            "sent again {}  timeouts {}  notifications {}  fences {}  longest queue {} bytes",
-            counts(&|run| run.hosts.sent_again),
-            counts(&|run| run.hosts.timeouts),
-            counts(&|run| run.hosts.notifications),
-            counts(&|run| run.hosts.fences),
-            counts(&|run| run.fabric.queue_max_bytes),
-        );
-        let stalls = self
-            .runs
-            .iter()
-            .filter_map(|run| run.hosts.longest_stall_ps);
-        if let Some(longest) = stalls.max() {
-            let _ = writeln!(text, "longest time without progress {} µs", micros(longest));
-        }
+        self.write_counts(&mut text);
         for run in self.runs.iter().filter(|run| !run.is_finished()) {
             text.push_str(&run.stuck_text());
         }
         text
+    }
+
+    /// What fabric and hosts did.
+    fn write_counts(&self, text: &mut String) {
+        let fabric: Option<Vec<FabricCounts>> = self.runs.iter().map(|run| run.fabric).collect();
+        let hosts: Option<Vec<HostCounts>> = self.runs.iter().map(|run| run.hosts).collect();
+        let Some((fabric, hosts)) = fabric.zip(hosts) else {
+            text.push_str("flow level: no packets, so no drops, trims, marks, pauses or queues\n");
+            return;
+        };
+        let runs = self.runs.len().max(1) as u64;
+        let in_fabric = |number: &dyn Fn(&FabricCounts) -> u64| {
+            fabric.iter().map(number).map(u128::from).sum::<u128>() / u128::from(runs)
+        };
+        let in_hosts = |number: &dyn Fn(&HostCounts) -> u64| {
+            hosts.iter().map(number).map(u128::from).sum::<u128>() / u128::from(runs)
+        };
+        let shown = |mean: u128| grouped(u64::try_from(mean).unwrap_or(u64::MAX));
+        let _ = writeln!(
+            text,
+            "packets {}  drops {}  trims {}  marks {}  pauses {} (between switches {}, {} µs in all)",
+            shown(in_fabric(&|fabric| fabric.packets)),
+            shown(in_fabric(&|fabric| fabric.drops)),
+            shown(in_fabric(&|fabric| fabric.trims)),
+            shown(in_fabric(&|fabric| fabric.marks)),
+            shown(in_fabric(&|fabric| fabric.pauses)),
+            shown(in_fabric(&|fabric| fabric.pauses_inside)),
+            micros(u64::try_from(in_fabric(&|fabric| fabric.paused_ps)).unwrap_or(u64::MAX)),
+        );
+        let _ = writeln!(
+            text,
+            "sent again {}  timeouts {}  notifications {}  fences {}  longest queue {} bytes",
+            shown(in_hosts(&|hosts| hosts.sent_again)),
+            shown(in_hosts(&|hosts| hosts.timeouts)),
+            shown(in_hosts(&|hosts| hosts.notifications)),
+            shown(in_hosts(&|hosts| hosts.fences)),
+            shown(in_fabric(&|fabric| fabric.queue_max_bytes)),
+        );
+        if let Some(longest) = hosts
+            .iter()
+            .filter_map(|hosts| hosts.longest_stall_ps)
+            .max()
+        {
+            let _ = writeln!(text, "longest time without progress {} µs", micros(longest));
+        }
     }
 
     /// Whether all flows of all runs ended.

@@ -2,6 +2,7 @@
 
 use super::error::ScenarioError;
 use super::reader::{Field, Section};
+use super::{Level, RunSpec};
 use crate::sim::packet::{BULK, HIGH};
 use crate::sim::time::Picos;
 use crate::sim::topology::Topology;
@@ -35,11 +36,17 @@ const FLAPS_MAX: u64 = 10_000;
 pub(super) fn read(
     mut section: Section<'_>,
     topology: &Topology,
-    deadline: Picos,
+    run: &RunSpec,
     faults: &mut Vec<Fault>,
 ) -> Result<(), ScenarioError> {
     let kind_field = section.need("kind", "\"link-down\"")?;
     let kind = kind_field.one_of("kind of fault", &KINDS)?;
+    if run.level == Level::Flow && matches!(kind, Kind::Lossy | Kind::PauseStorm | Kind::SlowHost) {
+        return Err(kind_field.error(&format!(
+            "is \"{}\", which run.level = \"flow\" does not show; remove it or run.level",
+            kind_field.text()?
+        )));
+    }
     let at = section
         .get("at")
         .map_or(Ok(Picos::ZERO), |field| field.delay())?;
@@ -87,7 +94,7 @@ pub(super) fn read(
             }
         }
         Kind::Flapping => {
-            let end = until.unwrap_or(deadline);
+            let end = until.unwrap_or(run.deadline);
             read_flaps(&mut section, topology, at, end, faults)?;
         }
         Kind::SwitchDead => {
@@ -138,6 +145,11 @@ pub(super) fn read(
         }
     }
     if let Some(field) = section.get("reroute_after") {
+        if run.level == Level::Flow {
+            return Err(field.error(
+                "is not known to run.level = \"flow\", where the ways change at once; remove it",
+            ));
+        }
         let after = field.delay()?;
         for at in [Some(at), until].into_iter().flatten() {
             faults.push(Fault {

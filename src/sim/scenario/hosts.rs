@@ -3,6 +3,7 @@
 use super::error::ScenarioError;
 use super::fabric::FabricSpec;
 use super::reader::Section;
+use super::{Level, RunSpec};
 use crate::control::{
     AnyController, Delay, DelayConfig, Fixed, Nscc, NsccConfig, Power, PowerConfig, Timely,
     TimelyConfig,
@@ -11,7 +12,8 @@ use crate::path::select::{
     Adaptive, AnySelector, LeastOutstanding, PowerOfTwo, RoundRobin, StaticHash, Weighted,
 };
 use crate::sim::dcqcn::DcqcnConfig;
-use crate::sim::fabric::Overflow;
+use crate::sim::fabric::{Overflow, Routing};
+use crate::sim::fluid::{self, FluidConfig};
 use crate::sim::hosts::{Background, ControlClass, HostConfig, Ways};
 use crate::sim::nic::{NicConfig, PACKET_OVERHEAD, Recovery};
 use crate::sim::spray::window::Control;
@@ -36,6 +38,60 @@ impl HostsSpec {
             Self::Engine(spec) => (u64::from(spec.nic.mtu), u64::from(PACKET_OVERHEAD)),
             Self::Reference(_) => (4086, 64),
         }
+    }
+
+    /// What the flow level knows of these hosts.
+    #[must_use]
+    pub fn fluid(&self, fabric: &FabricSpec, seed: u64) -> FluidConfig {
+        let (payload, header) = self.packet();
+        let is_adaptive = fabric.switch.routing != Routing::Hash;
+        let balance = match self {
+            _ if is_adaptive => fluid::Balance::Room,
+            Self::Engine(spec) if spec.host.ways == Ways::Traced => {
+                let chunk = spec.host.engine.chunk_bytes.unwrap_or(1);
+                fluid::Balance::Turns(chunk.div_ceil(u32::from(spec.nic.mtu)))
+            }
+            Self::Engine(spec) => fluid::Balance::Paths(u32::from(spec.host.engine.paths_max)),
+            Self::Reference(spec) => match spec.balance {
+                Balance::Single => fluid::Balance::Single,
+                Balance::Oblivious => fluid::Balance::Even,
+                Balance::Bitmap | Balance::Reps | Balance::Mixed => fluid::Balance::Room,
+            },
+        };
+        FluidConfig {
+            payload,
+            header,
+            balance,
+            quantum: fabric.round_trip / 100,
+            seed,
+        }
+    }
+
+    /// Refuses what decides the rates of flows and is not known at the flow level.
+    fn check_for_flows(&self, section: &mut Section<'_>) -> Result<(), ScenarioError> {
+        let refused = match self {
+            Self::Engine(spec) if spec.nic.dcqcn.is_some() => match section.get("transport") {
+                Some(field) => Some(field),
+                None => section.get("dcqcn"),
+            },
+            Self::Engine(spec) => match spec.host.selector {
+                AnySelector::RoundRobin(_) => section.get("selector"),
+                AnySelector::Hash(_) if spec.host.engine.paths_max > 1 => section.get("selector"),
+                _ if matches!(spec.host.controller, AnyController::Fixed(_)) => {
+                    section.get("controller")
+                }
+                _ => None,
+            },
+            Self::Reference(spec) if matches!(spec.transport, Transport::Constant) => {
+                section.get("transport")
+            }
+            Self::Reference(_) => None,
+        };
+        refused.map_or(Ok(()), |field| {
+            Err(field.error(
+                "is not known to run.level = \"flow\", where all senders have their fair share at once; choose another or remove run.level",
+            ))
+        })
     }
 }
 
@@ -189,22 +245,25 @@ impl Choices {
 pub(super) fn read(
     mut section: Section<'_>,
     fabric: &FabricSpec,
-    deadline: Picos,
+    run: &RunSpec,
 ) -> Result<HostsSpec, ScenarioError> {
     let is_engine = match section.get("kind") {
         Some(field) => field.one_of("kind of host", &[("engine", true), ("reference", false)])?,
         None => true,
     };
     let spec = if is_engine {
-        HostsSpec::Engine(Box::new(read_engine(&mut section, fabric, deadline)?))
+        HostsSpec::Engine(Box::new(read_engine(&mut section, fabric, run.deadline)?))
     } else {
         let reference = read_reference(&mut section, fabric)?;
         if reference.transport == Transport::Dcqcn {
-            HostsSpec::Engine(Box::new(today(fabric, deadline)))
+            HostsSpec::Engine(Box::new(today(fabric, run.deadline)))
         } else {
             HostsSpec::Reference(reference)
         }
     };
+    if run.level == Level::Flow {
+        spec.check_for_flows(&mut section)?;
+    }
     section.finish()?;
     Ok(spec)
 }

@@ -53,9 +53,20 @@ pub struct Scenario {
     parts: Vec<PartSpec>,
 }
 
+/// How closely a run looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Packet by packet.
+    Packet,
+    /// Flows that share links, see [`fluid`](super::fluid).
+    Flow,
+}
+
 /// The section `[run]`.
 #[derive(Debug, Clone, Copy)]
 pub struct RunSpec {
+    /// How closely it looks.
+    pub level: Level,
     /// The first seed.
     pub seed: u64,
     /// So many runs, with this seed and those that follow it.
@@ -190,7 +201,7 @@ impl Scenario {
         };
         let run = read_run(root.section("run")?)?;
         let fabric = fabric::read(root.section("fabric")?, &files)?;
-        let hosts = hosts::read(root.section("hosts")?, &fabric, run.deadline)?;
+        let hosts = hosts::read(root.section("hosts")?, &fabric, &run)?;
         let sections = root.sections("workload")?;
         if sections.is_empty() || sections.len() > parts::PARTS_MAX {
             return Err(root.error(format!(
@@ -205,7 +216,7 @@ impl Scenario {
             .collect::<Result<Vec<_>, _>>()?;
         let mut faults = Vec::new();
         for section in root.sections("fault")? {
-            fault::read(section, &fabric.topology, run.deadline, &mut faults)?;
+            fault::read(section, &fabric.topology, &run, &mut faults)?;
         }
         root.finish()?;
         let scenario = Self {
@@ -246,6 +257,13 @@ impl Scenario {
 }
 
 fn read_run(mut section: Section<'_>) -> Result<RunSpec, ScenarioError> {
+    let level = match section.get("level") {
+        Some(field) => {
+            let known = [("packet", Level::Packet), ("flow", Level::Flow)];
+            field.one_of("level", &known)?
+        }
+        None => Level::Packet,
+    };
     let seed = section
         .get("seed")
         .map_or(Ok(1), |field| field.number(0..=u64::MAX))?;
@@ -270,6 +288,7 @@ fn read_run(mut section: Section<'_>) -> Result<RunSpec, ScenarioError> {
     };
     section.finish()?;
     Ok(RunSpec {
+        level,
         seed,
         seeds,
         deadline,

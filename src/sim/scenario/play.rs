@@ -1,10 +1,11 @@
 //! The run of a scenario with one seed.
 
-use super::{HostsSpec, Scenario};
+use super::{HostsSpec, Level, Scenario};
 use crate::engine::TxEvent;
 use crate::sim::fabric::Fabric;
+use crate::sim::fluid;
 use crate::sim::hosts::EngineHosts;
-use crate::sim::report::{HostCounts, Recorder, RunReport};
+use crate::sim::report::{FabricCounts, HostCounts, Recorder, Remains, RunReport};
 use crate::sim::spray::SprayHosts;
 use crate::sim::time::Picos;
 use crate::sim::workload::Workload;
@@ -63,6 +64,9 @@ impl Scenario {
     #[must_use]
     pub fn play(&self, seed: u64, detail: Detail, watch: &mut dyn FnMut(Glimpse)) -> RunReport {
         let workload = self.workload(seed);
+        if self.run.level == Level::Flow {
+            return self.play_flows(seed, detail, &workload, watch);
+        }
         let interval = self.run.sample;
         let pictures = detail == Detail::Pictures;
         let watched = Watched {
@@ -130,15 +134,57 @@ impl Scenario {
             &mut watched,
         );
         let counts = counts(&hosts);
-        RunReport::new(
-            self,
-            seed,
+        let delivered: Vec<u64> = (0..workload.flows().len() as u32)
+            .map(|flow| hosts.delivered(flow))
+            .collect();
+        let detail = match watched.recorder {
+            Some(_) => Detail::Pictures,
+            None => Detail::Figures,
+        };
+        let remains = Remains {
             ended,
-            &fabric,
+            now: fabric.now(),
+            progress: hosts.progress(),
+            delivered: &|flow| delivered[flow as usize],
+            fabric: Some(FabricCounts::new(&fabric)),
+            hosts: Some(counts),
+            recorder: watched.recorder,
+        };
+        RunReport::new(self, seed, detail, workload, remains)
+    }
+
+    fn play_flows(
+        &self,
+        seed: u64,
+        detail: Detail,
+        workload: &Workload,
+        watch: &mut dyn FnMut(Glimpse),
+    ) -> RunReport {
+        let config = self.hosts.fluid(&self.fabric, seed);
+        let outcome = fluid::run(
+            &self.fabric.topology,
+            &self.fabric.groups,
+            &config,
             workload,
-            &mut hosts,
-            counts,
-            watched.recorder,
-        )
+            &self.faults,
+            self.run.deadline,
+            &mut |now, open| {
+                watch(Glimpse {
+                    now,
+                    open,
+                    flows: workload.flows().len(),
+                });
+            },
+        );
+        let remains = Remains {
+            ended: outcome.ended,
+            now: outcome.now,
+            progress: &outcome.progress,
+            delivered: &|flow| outcome.delivered.get(&flow).copied().unwrap_or(0),
+            fabric: None,
+            hosts: None,
+            recorder: None,
+        };
+        RunReport::new(self, seed, detail, workload, remains)
     }
 }

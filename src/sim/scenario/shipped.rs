@@ -44,4 +44,5 @@ pub const SHIPPED: &[Shipped] = shipped![
     "plane-lost",
     "pause-storm",
     "sweep",
+    "permutation-100k",
 ];

@@ -67,12 +67,12 @@ fn measure(speed: &SpeedCase) -> Speed {
 }
 
 /// Lets the system count the most memory anew, where it can.
-fn forget_peak() {
+pub(in crate::sim) fn forget_peak() {
     // Without it the figure is that of the largest run so far: too high, never too low.
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
-fn peak_mib() -> Option<f64> {
+pub(in crate::sim) fn peak_mib() -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status
         .lines()
