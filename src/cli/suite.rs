@@ -85,7 +85,7 @@ fn from_control(row: &control_suite::Row) -> Row {
         },
         bound,
         holds: row.holds(),
-        note: None,
+        note: (!row.note.is_empty()).then(|| row.note.to_owned()),
     }
 }
 

@@ -449,6 +449,8 @@ pub struct Row {
     pub ours: f64,
     /// What it has to reach.
     pub reach: Reach,
+    /// Why it may miss that; empty where it may not.
+    pub note: &'static str,
 }
 
 /// What a figure has to reach.
@@ -483,6 +485,8 @@ struct Question {
     asked: Vec<(&'static str, Figure, Reach)>,
     /// ECMP and static spray are shown beside it.
     compared: bool,
+    /// A figure that may be missed on the lossless fabric, and why.
+    missed_lossless: Option<(&'static str, &'static str)>,
 }
 
 const MICROS: fn(Picos) -> f64 = Picos::as_micros_f64;
@@ -495,6 +499,8 @@ const NO_FENCE: (&str, Figure, Reach) =
 fn count(number: u64) -> f64 {
     number as f64
 }
+
+const BULK_SHARE: &str = "bulk of what the rings leave";
 
 fn questions() -> Vec<Question> {
     let worst = |reach| {
@@ -517,6 +523,7 @@ fn questions() -> Vec<Question> {
         name,
         asked: asked.to_vec(),
         compared,
+        missed_lossless: None,
     };
     vec![
         asked(
@@ -580,6 +587,10 @@ fn questions() -> Vec<Question> {
         ),
         Question {
             beside: Some(Scene::Rings),
+            missed_lossless: Some((
+                BULK_SHARE,
+                "0.75 to 0.79 where switches choose the way of each packet; pauses hold bulk up",
+            )),
             ..asked(
                 Scene::RingsAndBulk,
                 "bulk beside the rings",
@@ -591,7 +602,7 @@ fn questions() -> Vec<Question> {
                         Reach::AtMost(1.05),
                     ),
                     (
-                        "bulk of what the rings leave",
+                        BULK_SHARE,
                         |o, _| {
                             // 20 ps a byte, and 64 bytes of headers to 4096.
                             let carried = count(o.makespan[0].0) / 20.0 * 4096.0 / 4160.0;
@@ -676,6 +687,10 @@ pub fn rows(seeds: u64, threads: usize) -> Vec<Row> {
                     static_spray: mean(q, loss, 2, a),
                     ours: mean(q, loss, 0, a),
                     reach,
+                    note: match question.missed_lossless {
+                        Some((missed, why)) if loss == Loss::Lossless && missed == what => why,
+                        _ => "",
+                    },
                 });
             }
         }

@@ -151,12 +151,12 @@ impl HostConfig {
             },
             background: Background {
                 controller: AnyController::Delay(Delay::new(DelayConfig {
-                    target_queue: round_trip * 3,
+                    target_queue: round_trip * 4,
                     window_max: bdp * 2,
                     window_start: bdp * 2,
                     ..delay
                 })),
-                chunk_bytes: (chunk + chunk / 2) as u32,
+                chunk_bytes: (chunk + chunk / 4) as u32,
             },
             ways: Ways::Traced,
             control: ControlClass::Own,
