@@ -24,7 +24,7 @@ use thalweg::engine::{
     Violation,
 };
 use thalweg::sim::fabric::{Fabric, Overflow, QueueConfig, Routing, SwitchConfig};
-use thalweg::sim::hosts::{EngineHosts, HostConfig};
+use thalweg::sim::hosts::{ControlClass, EngineHosts, HostConfig};
 use thalweg::sim::nic::{NicConfig, Recovery};
 use thalweg::sim::packet::BULK;
 use thalweg::sim::tape::Entry;
@@ -52,6 +52,8 @@ fn simulate(faults: &[Fault]) -> (HostConfig, [Vec<Entry>; 2]) {
     config.engine.paths_max = PATHS;
     config.dial_time = Picos::from_micros(20);
     config.taped = true;
+    // A loopback channel is one stream.
+    config.control = ControlClass::OfData;
     let queue = QueueConfig {
         capacity: 100_000,
         control_capacity: 200_000,

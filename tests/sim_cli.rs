@@ -225,7 +225,7 @@ fn what_is_wrong_is_said_in_one_line() {
     assert_eq!(
         refused(&["sim", "run", &file, "--set", "hosts.selector=bets"]),
         format!(
-            "thalweg: {file} as set on the command line: hosts.selector is \"bets\", which is no selector; known are least-outstanding, power-of-two, adaptive, round-robin, hash"
+            "thalweg: {file} as set on the command line: hosts.selector is \"bets\", which is no selector; known are least-outstanding, weighted, power-of-two, adaptive, round-robin, hash"
         )
     );
     assert!(

@@ -524,7 +524,7 @@ impl EngineHosts {
                 Ways::Unknown => (0..per_plane).map(|_| random_port(&mut stream)).collect(),
                 Ways::Traced => {
                     let ends = link.ports_of_plane(plane);
-                    trace(fabric, ends, per_plane, first, &order, &mut stream)
+                    trace(fabric, ends, per_plane, first, order, &mut stream)
                 }
             })
             .collect();
@@ -1069,7 +1069,7 @@ fn trace(
     [from, to]: [u32; 2],
     wanted: usize,
     first: u32,
-    order: &Stream,
+    mut order: Stream,
     stream: &mut Stream,
 ) -> VecDeque<[u32; 2]> {
     let mut ways: BTreeMap<Vec<u32>, Vec<u32>> = BTreeMap::new();
@@ -1080,7 +1080,7 @@ fn trace(
             .push(entropy);
     }
     let mut ways: Vec<Vec<u32>> = ways.into_values().collect();
-    order.clone().shuffle(&mut ways);
+    order.shuffle(&mut ways);
     let rotation = (first as usize * ways.len()) >> 32;
     ways.rotate_left(rotation);
     let rounds = (0..wanted).flat_map(|round| ways.iter().filter_map(move |way| way.get(round)));
