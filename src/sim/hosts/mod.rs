@@ -5,30 +5,26 @@
 //! the price of a chunk, and it bounds how small chunks can be. Connections are established and
 //! the first credits given before the run begins, as they are in a running job.
 
+mod config;
+mod link;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
-use super::fabric::{Fabric, Hosts, Net};
-use super::nic::{Completion, NicConfig, NicStats, Nics, Work};
-use super::packet::{CLASSES, CONTROL, Packet};
-use super::random::{Purpose, Stream, mix};
-use super::tape::{Entry, Tape, TapedRx, TapedTx};
-use super::time::{ByteTime, Picos};
-use super::workload::{Flow, Progress, Workload};
-use super::world::Endpoints;
-use crate::control::{AnyController, Delay, DelayConfig};
-use crate::engine::admission::{Admission, AdmissionConfig};
-use crate::engine::wire::{Frame, Header, Immediate, PathCount, Rkeys};
-use crate::engine::{
-    Completions, EngineConfig, MemRange, RxAction, RxEngine, Transmit, TxAction, TxEngine, TxEvent,
-};
-use crate::path::health::{HealthConfig, TransportStats};
-use crate::path::select::{AnySelector, Weighted};
-use crate::units::{Bytes, Nanos, Rate};
+pub use config::{Background, ControlClass, HostConfig, Ways};
+use link::{Channel, Link, Side, connect, random_port, stats, trace};
 
-/// Ports that a host traces for each that it takes: of 16 equal ways, one in 300 links then misses
-/// one.
-const TRACES_PER_PATH: usize = 4;
+use crate::engine::admission::Admission;
+use crate::engine::wire::{Frame, Header, Immediate, PathCount, Rkeys};
+use crate::engine::{MemRange, RxAction, RxEngine, Transmit, TxAction, TxEngine, TxEvent};
+use crate::sim::fabric::{Fabric, Hosts, Net};
+use crate::sim::nic::{Completion, NicConfig, NicStats, Nics, Work};
+use crate::sim::packet::{CLASSES, Packet};
+use crate::sim::random::{Purpose, Stream};
+use crate::sim::tape::{Entry, Tape, TapedRx, TapedTx};
+use crate::sim::time::{ByteTime, Picos};
+use crate::sim::workload::{Flow, Progress, Workload};
+use crate::sim::world::Endpoints;
 
 /// The links of a host begin on different ways, a quarter of all of them apart, in parts of 2^32:
 /// short messages to many peers load all ways evenly.
@@ -37,137 +33,6 @@ const STAGGER: u32 = 1 << 30;
 /// Frames that a link sends before another has its turn: a caller gives a message away as far as
 /// it goes, and what is begun is ended before the next is begun.
 const TURN: u32 = 16;
-
-/// What a host is like.
-#[derive(Debug, Clone)]
-pub struct HostConfig {
-    /// Its links' engines; `chunk_bytes` is set, completions are local.
-    pub engine: EngineConfig,
-    /// What decides how much is in flight on a link, at its start.
-    pub controller: AnyController,
-    /// What chooses paths, at its start.
-    pub selector: AnySelector,
-    /// Time of the sending processor for a chunk.
-    pub chunk_time: Picos,
-    /// Time of either processor for a completion or a control frame.
-    pub input_time: Picos,
-    /// Links are looked after (silence, timers) so often while something is in flight.
-    pub tick: Picos,
-    /// Grants of each receiving host, if its engines ask for them.
-    pub admission: AdmissionConfig,
-    /// What differs for links of hosts that have others of a more urgent class.
-    pub background: Background,
-    /// Whether a host learns which switches a source port leads through before it uses it.
-    pub ways: Ways,
-    /// The class of control frames.
-    pub control: ControlClass,
-    /// From the wish for a path until it is there: handshake and the states of two queue pairs.
-    pub dial_time: Picos,
-    /// Keeps what each link's engines are told and answer: [`EngineHosts::tape`].
-    pub taped: bool,
-}
-
-/// How a link behaves whose traffic goes through the gaps that a more urgent class leaves: it waits
-/// for them in the network, which shows as delay and is no congestion, and what it costs the host
-/// it takes from the other.
-#[derive(Debug, Clone)]
-pub struct Background {
-    /// What decides how much is in flight, at its start.
-    pub controller: AnyController,
-    /// Bytes of a chunk.
-    pub chunk_bytes: u32,
-}
-
-/// Which class of the fabric control frames travel in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ControlClass {
-    /// That of the data, in the same queue pair: behind it.
-    OfData,
-    /// Their own, ahead of all data, over a second queue pair for each path: what NCCL does where
-    /// `NCCL_IB_FIFO_TC` is set.
-    Own,
-}
-
-/// How source ports are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ways {
-    /// At random: some ways get several paths, others none.
-    Unknown,
-    /// A host asks where a port leads, by probes with a small time to live that switches answer,
-    /// and takes ports so that its paths share ways as little as possible.
-    Traced,
-}
-
-impl HostConfig {
-    /// The engine as it is meant to be used on a fabric of this link rate and idle round trip; the
-    /// suite of control scenes is where these values were chosen.
-    #[must_use]
-    pub fn for_fabric(rate: Rate, round_trip: Nanos) -> Self {
-        let bdp = rate.bytes_in(round_trip);
-        // 1.5 million chunks a second, sent and completed.
-        let chunk_time = Picos::from_nanos(567);
-        // A tenth of what is in the network, so that there is something to choose a path for; but
-        // no less than the processor sends at the link's rate.
-        let tenth = 1 << (bdp.0 / 10).max(1).ilog2();
-        let sent = rate.bytes_in(Nanos(chunk_time.as_nanos())).0;
-        let chunk = tenth.clamp(4 << 10, 32 << 10).max(sent.next_power_of_two());
-        let window = bdp.scale(7, 4).max(Bytes(4 * chunk));
-        let least = Bytes(2 * chunk);
-        let delay = DelayConfig {
-            target_queue: round_trip,
-            window_min: least,
-            window_max: window,
-            window_start: window,
-            increase: Bytes(chunk),
-            probe_start: false,
-        };
-        Self {
-            engine: EngineConfig {
-                paths_max: 16,
-                search: false,
-                // Small messages take the same way as large ones, and links cost less memory.
-                eager_bytes: 0,
-                chunk_bytes: Some(chunk as u32),
-                completions: Completions::Local,
-                receive_depth: None,
-                first_grant: Some(0),
-                health: HealthConfig {
-                    suspect_min: round_trip * 3,
-                    dead_min: round_trip * 16,
-                    dead_max: round_trip * 200,
-                    probe_gap: round_trip * 2,
-                    sibling_span: round_trip,
-                    sibling_lately: round_trip * 2,
-                    fence_repeat: round_trip * 2,
-                },
-                dead_peer: Nanos::from_secs(1),
-            },
-            controller: AnyController::Delay(Delay::new(delay)),
-            selector: AnySelector::Weighted(Weighted::default()),
-            admission: AdmissionConfig {
-                bdp: bdp.max(least),
-                quantum: Bytes(4 * chunk),
-                unasked_min: Bytes(2 * chunk),
-            },
-            background: Background {
-                controller: AnyController::Delay(Delay::new(DelayConfig {
-                    target_queue: round_trip * 4,
-                    window_max: bdp * 2,
-                    window_start: bdp * 2,
-                    ..delay
-                })),
-                chunk_bytes: (chunk + chunk / 4) as u32,
-            },
-            ways: Ways::Traced,
-            control: ControlClass::Own,
-            chunk_time,
-            input_time: Picos::from_nanos(100),
-            tick: Picos::from(round_trip / 2),
-            dial_time: Picos::from_micros(500),
-            taped: false,
-        }
-    }
-}
 
 #[derive(Debug, Clone, Copy)]
 enum Input {
@@ -284,72 +149,11 @@ impl Host {
     }
 }
 
-/// The queue pairs of a path: one for its data and, where control frames have a class of their
-/// own, another for those. Each is named by the sender's end; the receiver's is the next number.
-#[derive(Debug, Clone, Copy)]
-struct Channel {
-    data: u32,
-    control: u32,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Side {
-    Sender,
-    Receiver,
-}
-
-impl Channel {
-    /// Beyond the last of its queue pairs, which are the newest there are.
-    fn end(self) -> usize {
-        self.control as usize + 2
-    }
-
-    /// Its queue pairs at one side.
-    fn ends(self, side: Side) -> impl Iterator<Item = u32> {
-        let control = (self.control != self.data).then_some(self.control);
-        let ends = std::iter::once(self.data).chain(control);
-        ends.map(move |qp| qp + u32::from(matches!(side, Side::Receiver)))
-    }
-
-    fn kill(self, nics: &mut Nics, side: Side) {
-        for qp in self.ends(side) {
-            nics.kill(qp);
-        }
-    }
-}
-
 #[derive(Debug, Clone, Copy)]
 struct Owner {
     link: u32,
     path: u8,
     epoch: u16,
-}
-
-#[derive(Debug)]
-struct Link {
-    from: u32,
-    to: u32,
-    class: u8,
-    tx: TapedTx,
-    rx: TapedRx,
-    conn: u32,
-    /// Its name in the receiver's admission.
-    member: u32,
-    /// Those of each path that the sender has.
-    channels: Vec<Option<Channel>>,
-    /// And those that the receiver has.
-    taken: Vec<Option<Channel>>,
-    /// What source ports hash to, there and back, for each pair of host ports: the next to be used
-    /// is the first. Twice as many as there are paths, for those that are dialled anew.
-    entropies: Vec<VecDeque<[u32; 2]>>,
-    /// Flows that have started and not ended, and when one of them last got on.
-    open_flows: u32,
-    moved_at: Picos,
-    is_ready: bool,
-    is_busy: bool,
-    has_spoken: bool,
-    /// Host ports at its two ends.
-    host_ports: [Range<u32>; 2],
 }
 
 /// A fence, for the report: false alarms count.
@@ -1058,120 +862,6 @@ fn wake(host: u32, processor: &mut Processor, net: &mut Net) {
     if processor.woken_at != Some(processor.free_at) {
         processor.woken_at = Some(processor.free_at);
         net.wake_at(host, processor.free_at);
-    }
-}
-
-/// So many source ports from one host port to another, found by tracing: they take the ways that
-/// lead there in turn, in the sender's own `order`, beginning at `first` (in parts of 2^32 of all
-/// ways).
-fn trace(
-    fabric: &Fabric,
-    [from, to]: [u32; 2],
-    wanted: usize,
-    first: u32,
-    mut order: Stream,
-    stream: &mut Stream,
-) -> VecDeque<[u32; 2]> {
-    let mut ways: BTreeMap<Vec<u32>, Vec<u32>> = BTreeMap::new();
-    for _ in 0..TRACES_PER_PATH * wanted {
-        let entropy = random_port(stream)[0];
-        ways.entry(fabric.trace(from, to, entropy))
-            .or_default()
-            .push(entropy);
-    }
-    let mut ways: Vec<Vec<u32>> = ways.into_values().collect();
-    order.shuffle(&mut ways);
-    let rotation = (first as usize * ways.len()) >> 32;
-    ways.rotate_left(rotation);
-    let rounds = (0..wanted).flat_map(|round| ways.iter().filter_map(move |way| way.get(round)));
-    rounds
-        .take(wanted)
-        .map(|&entropy| [entropy, random_port(stream)[1]])
-        .collect()
-}
-
-fn random_port(stream: &mut Stream) -> [u32; 2] {
-    [stream.next(), stream.next()].map(|port| (mix(port) >> 32) as u32)
-}
-
-/// The queue pairs of a path, with a source port of their own.
-fn connect(nics: &mut Nics, link: &mut Link, path: u8, control: ControlClass) -> Channel {
-    let plane = usize::from(path) % link.planes();
-    let [from, to] = link.ports_of_plane(plane);
-    let entropies = link.entropies[plane][0];
-    link.entropies[plane].rotate_left(1);
-    let mut qp = |class| nics.connect(from, to, entropies, class);
-    let data = qp(link.class);
-    let control = match control {
-        ControlClass::OfData => data,
-        ControlClass::Own => qp(CONTROL),
-    };
-    let channel = Channel { data, control };
-    link.taken[usize::from(path)] = Some(channel);
-    channel
-}
-
-/// What the adapter tells of a path.
-fn stats(channel: Option<Channel>, nics: &Nics, side: Side) -> TransportStats {
-    let mut stats = TransportStats::default();
-    for qp in channel.iter().flat_map(|channel| channel.ends(side)) {
-        stats.in_flight |= nics.is_busy(qp);
-        stats.acked += nics.completed(qp);
-    }
-    stats
-}
-
-impl Link {
-    /// Pairs of host ports that its paths use in turn.
-    fn planes(&self) -> usize {
-        let [from, to] = &self.host_ports;
-        from.len().max(to.len())
-    }
-
-    fn ports_of_plane(&self, plane: usize) -> [u32; 2] {
-        let pick = |ports: &Range<u32>| ports.start + (plane % ports.len()) as u32;
-        [pick(&self.host_ports[0]), pick(&self.host_ports[1])]
-    }
-
-    /// Passes frames to and fro until nobody has anything to say: what was said before the run.
-    fn shake_hands(&mut self) {
-        let now = Picos::ZERO.clock();
-        loop {
-            let mut quiet = true;
-            while let Some(transmit) = self.tx.poll_transmit(now) {
-                quiet = false;
-                let sent_ns = now.as_nanos();
-                let (path, frame) = match transmit {
-                    Transmit::Control { path, header } => {
-                        let frame = Frame::decode(header.as_bytes()).expect("our own encoding");
-                        (path, frame)
-                    }
-                    Transmit::Probe { path, id } => (path, Frame::Ping { id, sent_ns }),
-                    Transmit::Data { .. } => unreachable!("nothing has been submitted"),
-                };
-                // What took no time says nothing of delays: it has no time of arrival.
-                self.rx.handle_frame(path, frame, 0).expect("our own peer");
-            }
-            while let Some(action) = self.rx.poll_action() {
-                if let RxAction::Opened { conn, .. } = action {
-                    self.rx.answer_open(conn, true);
-                }
-            }
-            while let Some(frame) = self.rx.poll_ack(true).or_else(|| self.rx.poll_transmit()) {
-                quiet = false;
-                self.tx
-                    .handle_frame(frame.path, frame.header, now)
-                    .expect("our own peer");
-            }
-            if quiet {
-                break;
-            }
-        }
-        // All of it has arrived.
-        for path in 0..self.channels.len() as u8 {
-            self.tx.handle_stats(path, TransportStats::default(), now);
-            self.rx.handle_stats(path, &TransportStats::default(), now);
-        }
     }
 }
 
