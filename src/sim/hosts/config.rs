@@ -33,7 +33,7 @@ pub struct HostConfig {
     pub control: ControlClass,
     /// From the wish for a path until it is there: handshake and the states of two queue pairs.
     pub dial_time: Picos,
-    /// Keeps what each link's engines are told and answer: [`EngineHosts::tape`].
+    /// Keeps what each link's engines are told and answer: [`EngineHosts::tape`](super::EngineHosts::tape).
     pub taped: bool,
 }
 
