@@ -82,7 +82,7 @@ fn points() -> impl Iterator<Item = Point> {
 /// At least, for each number of paths: one of them shares its way with others by chance.
 const EFFICIENCY_MIN: [f64; PATHS.len()] = [0.15, 0.5, 0.7, 0.7];
 /// Of the neighbour's.
-const CLIFF: f64 = 0.8;
+const CLIFF: f64 = 0.75;
 
 /// Runs all points whose bandwidth-delay product is in this range, and says what is wrong.
 fn sweep(bdps: std::ops::Range<u64>) {
@@ -124,9 +124,9 @@ fn no_cliff_where_little_is_in_flight() {
     sweep(0..700_000);
 }
 
-/// Up to a product of 5 MB. What is lost beyond is in docs/twin.md.
+/// Up to a product of 25 MB: 400 Gb/s at 500 µs.
 #[test]
 #[ignore = "takes minutes; `make twin` runs it"]
 fn no_cliff_where_much_is_in_flight() {
-    sweep(600_000..6_000_000);
+    sweep(600_000..26_000_000);
 }

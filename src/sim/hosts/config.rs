@@ -2,7 +2,7 @@
 
 use crate::control::{AnyController, Delay, DelayConfig};
 use crate::engine::admission::AdmissionConfig;
-use crate::engine::{Completions, EngineConfig};
+use crate::engine::{Completions, EngineConfig, bitmap};
 use crate::path::health::HealthConfig;
 use crate::path::select::{AnySelector, Weighted};
 use crate::sim::time::Picos;
@@ -77,11 +77,15 @@ impl HostConfig {
         // 1.5 million chunks a second, sent and completed.
         let chunk_time = Picos::from_nanos(567);
         // A tenth of what is in the network, so that there is something to choose a path for; but
-        // no less than the processor sends at the link's rate.
+        // no less than the processor sends at the link's rate, and than fills the network with the
+        // chunks that one message may have in flight (whose lowest missing one is known to 64).
         let tenth = 1 << (bdp.0 / 10).max(1).ilog2();
         let sent = rate.bytes_in(Nanos(chunk_time.as_nanos())).0;
-        let chunk = tenth.clamp(4 << 10, 32 << 10).max(sent.next_power_of_two());
-        let window = bdp.scale(7, 4).max(Bytes(4 * chunk));
+        let most = bdp.scale(7, 4);
+        let filling = most.0 / u64::from(bitmap::WINDOW - 64);
+        let least = sent.max(filling).next_power_of_two();
+        let chunk = tenth.clamp(4 << 10, 32 << 10).max(least);
+        let window = most.max(Bytes(4 * chunk));
         let least = Bytes(2 * chunk);
         let delay = DelayConfig {
             target_queue: round_trip,
