@@ -406,8 +406,8 @@ fn play(
     }
 }
 
-/// What a kind of controller holds on every link that is drawn here, whatever came before. Under
-/// each bound is the worst of 250 cases.
+/// What a kind of controller holds on every link that is drawn here, whatever came before. Each
+/// bound lies a little below the worst that explorations of 250 cases found.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     utilisation: f64,

@@ -26,7 +26,7 @@ pub struct AdmissionConfig {
     pub bdp: Bytes,
     /// Granted at a time, while several want something: each grant is a frame.
     pub quantum: Bytes,
-    /// What every sender may send unasked, however many there are: a chunk.
+    /// What every sender may send unasked, however many there are: a chunk or two.
     pub unasked_min: Bytes,
 }
 
