@@ -7,7 +7,6 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 use super::*;
 use crate::units::Rate;
@@ -26,18 +25,15 @@ struct Net {
     marks_above: Option<Bytes>,
     /// Flows know their base round trip from the start; else it is the least that they have seen.
     base_known: bool,
-    target_queue: Nanos,
-    window_min: Bytes,
-    window_max: Bytes,
-    window_start: Bytes,
+    /// The settings of `delay`, which give the bounds and the target of the others as well.
+    delay: DelayConfig,
 }
 
 impl Net {
-    /// A port of a fabric and the engine's settings there (`HostConfig::for_fabric`).
+    /// A port of a fabric.
     fn fabric(rate: Rate, base: Nanos) -> Self {
         let chunk = 32 << 10;
         let bdp = rate.bytes_in(base);
-        let window = Bytes(bdp.0 * 3 / 2).max(Bytes(4 * chunk));
         Self {
             rate,
             base,
@@ -45,32 +41,26 @@ impl Net {
             chunk,
             marks_above: None,
             base_known: true,
-            target_queue: base.scale(3, 4),
-            window_min: Bytes(2 * chunk),
-            window_max: window,
-            window_start: window,
+            delay: DelayConfig::for_fabric(bdp, base, Bytes(chunk)),
         }
     }
 
-    /// A way that kernel TCP takes, with the settings that the session has there.
+    /// A way that kernel TCP takes.
     fn tcp(rate: Rate, base: Nanos) -> Self {
-        let config = DelayConfig::default();
+        let delay = DelayConfig::for_tcp(rate);
         Self {
             rate,
             base,
-            buffer: rate.bytes_in(config.target_queue * 8),
+            buffer: rate.bytes_in(delay.target_queue * 8),
             chunk: 128 << 10,
             marks_above: None,
             base_known: true,
-            target_queue: config.target_queue,
-            window_min: config.window_min,
-            window_max: config.window_max,
-            window_start: config.window_start,
+            delay,
         }
     }
 
     fn with_marks(self) -> Self {
-        let at = self.rate.bytes_in(self.target_queue / 2);
+        let at = self.rate.bytes_in(self.delay.target_queue / 2);
         Self {
             marks_above: Some(at),
             ..self
@@ -78,27 +68,20 @@ impl Net {
     }
 
     fn controllers(&self, is_tcp: bool) -> [AnyController; 4] {
-        let Self {
+        let DelayConfig {
             target_queue,
             window_min,
             window_max,
             window_start,
             ..
-        } = *self;
+        } = self.delay;
         let bdp = if is_tcp {
             self.rate.bytes_in(target_queue)
         } else {
             self.rate.bytes_in(self.base)
         };
         [
-            AnyController::Delay(Delay::new(DelayConfig {
-                target_queue,
-                increase: if is_tcp { bdp / 64 } else { Bytes(self.chunk) },
-                probe_start: is_tcp,
-                window_min,
-                window_max,
-                window_start,
-            })),
+            AnyController::Delay(Delay::new(self.delay)),
             AnyController::Nscc(Nscc::new(NsccConfig {
                 target_queue,
                 bdp,
@@ -311,7 +294,7 @@ impl Bottleneck<'_> {
         f.in_flight -= chunk.0;
         let window = f.controller.window();
         assert!(
-            window >= self.net.window_min && window <= self.net.window_max,
+            window >= self.net.delay.window_min && window <= self.net.delay.window_max,
             "{window:?}"
         );
         f.windows = (f.windows.0.min(window.0), f.windows.1.max(window.0));
@@ -328,7 +311,7 @@ fn play(
     phases: Phases,
     seed: u64,
 ) -> Seen {
-    let trips = |n: u64| n * (net.base + net.target_queue).0;
+    let trips = |n: u64| n * (net.base + net.delay.target_queue).0;
     let disturbed = trips(phases.disturbed);
     let end = disturbed + trips(phases.calm);
     let measured_at = end - trips(phases.measured);
@@ -407,11 +390,8 @@ fn play(
     }
 }
 
-/// What a kind of controller holds on the links that are drawn here, whatever came before.
-///
-/// The fairness of `delay` is mostly above 0.8, but cases on TCP at 100 Gb/s and more with 0.51,
-/// 0.60 and 0.74 are known, and why is not. So the everyday run has a fixed seed;
-/// `PROPTEST_RNG_SEED` and `PROPTEST_CASES` explore.
+/// What a kind of controller holds on the links that are drawn here, whatever came before: the
+/// worst of 3000 cases, and something to spare. `PROPTEST_CASES` explores further.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     utilisation: f64,
@@ -424,14 +404,13 @@ struct Bounds {
 
 fn bounds(controller: &AnyController) -> Option<Bounds> {
     let (utilisation, jain, queue, swing) = match controller {
-        // A window of two to four chunks moves in steps of a third of it.
-        AnyController::Delay(_) => (0.97, 0.5, 4.0, 6.0),
-        AnyController::Nscc(_) => (0.97, 0.8, 3.5, 4.0),
-        AnyController::Power(_) => (0.93, 0.85, 4.5, 5.0),
+        AnyController::Delay(_) => (0.98, 0.88, 3.0, 3.0),
+        AnyController::Nscc(_) => (0.98, 0.88, 2.5, 3.0),
+        AnyController::Power(_) => (0.95, 0.9, 3.0, 5.0),
         // It oscillates between the least window and a full buffer from four flows on, and where
         // the buffer ends below `queue_high` its losses are no signal to it: shares are what
         // they are.
-        AnyController::Timely(_) => (0.8, 0.25, 12.0, 400.0),
+        AnyController::Timely(_) => (0.8, 0.25, 9.0, 257.0),
         AnyController::Fixed(_) => return None,
     };
     Some(Bounds {
@@ -484,18 +463,13 @@ const PHASES: Phases = Phases {
     measured: 300,
 };
 
-fn cases() -> ProptestConfig {
-    if std::env::var_os("PROPTEST_RNG_SEED").is_some() {
-        return ProptestConfig::default();
-    }
-    ProptestConfig {
-        rng_seed: RngSeed::Fixed(1),
-        ..ProptestConfig::with_cases(16)
-    }
+fn cases() -> u32 {
+    let cases = std::env::var("PROPTEST_CASES").ok();
+    cases.and_then(|cases| cases.parse().ok()).unwrap_or(16)
 }
 
 proptest! {
-    #![proptest_config(cases())]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     #[test]
     fn flows_settle_after_any_trouble(
@@ -505,10 +479,10 @@ proptest! {
         seed: u64,
     ) {
         // Flows that may not send less than fits cannot settle.
-        let least = net.window_min * starts.len() as u64;
+        let least = net.delay.window_min * starts.len() as u64;
         prop_assume!(least < net.rate.bytes_in(net.base) + net.buffer);
         let unavoidable = net.rate.time_for(least).max(net.base) - net.base;
-        let queue_bound = net.target_queue.max(unavoidable).as_micros_f64();
+        let queue_bound = net.delay.target_queue.max(unavoidable).as_micros_f64();
         for controller in net.controllers(is_tcp) {
             let bounds = bounds(&controller).unwrap();
             let seen = play(&net, &controller, &starts, &episodes, PHASES, seed);
@@ -544,11 +518,12 @@ fn the_model_carries_queues_and_loses_what_it_should() {
     let net = Net::fabric(Rate::from_mbps(400_000), Nanos(100_000));
     let bdp = net.rate.bytes_in(net.base);
     let fixed = |bytes: Bytes| AnyController::Fixed(Fixed::new(bytes));
-    let net = Net {
+    let delay = DelayConfig {
         window_min: Bytes::ZERO,
         window_max: bdp * 8,
-        ..net
+        ..net.delay
     };
+    let net = Net { delay, ..net };
     let quarter = play(&net, &fixed(bdp / 4), &[0], &[], PHASES, 1);
     assert!((quarter.utilisation - 0.25).abs() < 0.02, "{quarter:?}");
     assert!(quarter.queue_max < net.base / 50, "{quarter:?}");

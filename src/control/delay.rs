@@ -3,13 +3,16 @@
 //!
 //! Below the target the window grows by a share of itself while it is being used. At the start it
 //! doubles per round trip, until a sample shows more queue than the target: then it keeps what
-//! makes just the target. Above the target it shrinks at most once per round trip, by a share of
-//! the excess, never by more than half.
+//! makes just the target. Above the target, once per round trip, it shrinks by a share of the
+//! excess, never by more than half, and grows by the same few bytes as just below the target. So
+//! every flow has one window at which the two are equal, the same for all that see the same queue:
+//! a queue that rests at the target to within a chunk, as queues of acknowledged chunks do, would
+//! else leave shares as they were.
 
 use super::median::Median;
 use super::{Controller, Sample};
 use crate::clock::Timestamp;
-use crate::units::{Bytes, Nanos};
+use crate::units::{Bytes, Nanos, Rate};
 
 /// What [`Delay`] aims at.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +45,40 @@ impl Default for DelayConfig {
             window_max: Bytes(64 << 20),
             window_start: Bytes(1 << 20),
         }
+    }
+}
+
+impl DelayConfig {
+    /// On kernel TCP over links of this rate.
+    #[must_use]
+    pub fn for_tcp(line_rate: Rate) -> Self {
+        let config = Self::default();
+        Self {
+            increase: (config.increase).max(line_rate.bytes_in(config.target_queue) / 64),
+            ..config
+        }
+    }
+
+    /// On a fabric whose links hold so many bytes in a round trip (`bdp`), for chunks of this
+    /// length: a start is what the network carries, and it shrinks only for what is worse than its
+    /// own size can make.
+    #[must_use]
+    pub fn for_fabric(bdp: Bytes, round_trip: Nanos, chunk: Bytes) -> Self {
+        let window = Self::fabric_window(bdp).max(chunk * 4);
+        Self {
+            target_queue: round_trip,
+            increase: chunk,
+            probe_start: false,
+            window_min: chunk * 2,
+            window_max: window,
+            window_start: window,
+        }
+    }
+
+    /// What is in flight on a fabric at most, unless that is too few chunks.
+    #[must_use]
+    pub fn fabric_window(bdp: Bytes) -> Bytes {
+        bdp.scale(7, 4)
     }
 }
 
@@ -119,6 +156,7 @@ impl Controller for Delay {
             // beta 0.8, never more than half (Swift's values)
             let cut = Bytes(self.window).scale(queue - target, queue) * 4 / 5;
             self.window -= cut.0.min(self.window / 2);
+            self.window += self.config.increase.0 / 4;
         }
         self.window = self
             .window

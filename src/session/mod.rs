@@ -503,12 +503,7 @@ fn engine_config(config: &Config, remote: IpAddr) -> EngineConfig {
 /// The controller of a new link over devices of this rate: all with the bounds and the target that
 /// `delay` has on TCP.
 fn controller(config: &Config, line_rate: Rate) -> AnyController {
-    let delay = DelayConfig::default();
-    let bdp = line_rate.bytes_in(delay.target_queue);
-    let delay = DelayConfig {
-        increase: delay.increase.max(bdp / 64),
-        ..delay
-    };
+    let delay = DelayConfig::for_tcp(line_rate);
     let DelayConfig {
         target_queue,
         window_min,
@@ -533,7 +528,7 @@ fn controller(config: &Config, line_rate: Rate) -> AnyController {
         })),
         ControllerKind::Nscc => AnyController::Nscc(Nscc::new(NsccConfig {
             target_queue,
-            bdp,
+            bdp: line_rate.bytes_in(target_queue),
             window_min,
             window_max,
             window_start,

@@ -46,6 +46,9 @@ pub struct Background {
     pub controller: AnyController,
     /// Bytes of a chunk.
     pub chunk_bytes: u32,
+    /// So many times longer than elsewhere nothing is thought of a path that is silent or overtaken:
+    /// the other class may hold up one way and not its siblings.
+    pub patience: u64,
 }
 
 /// Which class of the fabric control frames travel in.
@@ -81,24 +84,15 @@ impl HostConfig {
         // chunks that one message may have in flight (whose lowest missing one is known to 64).
         let tenth = 1 << (bdp.0 / 10).max(1).ilog2();
         let sent = rate.bytes_in(Nanos(chunk_time.as_nanos())).0;
-        let most = bdp.scale(7, 4);
-        let filling = most.0 / u64::from(bitmap::WINDOW - 64);
+        let filling = DelayConfig::fabric_window(bdp).0 / u64::from(bitmap::WINDOW - 64);
         let least = sent.max(filling).next_power_of_two();
         let chunk = tenth.clamp(4 << 10, 32 << 10).max(least);
-        let window = most.max(Bytes(4 * chunk));
-        let least = Bytes(2 * chunk);
-        let delay = DelayConfig {
-            target_queue: round_trip,
-            window_min: least,
-            window_max: window,
-            window_start: window,
-            increase: Bytes(chunk),
-            probe_start: false,
-        };
+        let delay = DelayConfig::for_fabric(bdp, round_trip, Bytes(chunk));
         Self {
             engine: EngineConfig {
                 paths_max: 16,
                 search: false,
+                rehash: false,
                 // Small messages take the same way as large ones, and links cost less memory.
                 eager_bytes: 0,
                 chunk_bytes: Some(chunk as u32),
@@ -119,7 +113,7 @@ impl HostConfig {
             controller: AnyController::Delay(Delay::new(delay)),
             selector: AnySelector::Weighted(Weighted::default()),
             admission: AdmissionConfig {
-                bdp: bdp.max(least),
+                bdp: bdp.max(delay.window_min),
                 quantum: Bytes(4 * chunk),
                 unasked_min: Bytes(2 * chunk),
             },
@@ -131,6 +125,7 @@ impl HostConfig {
                     ..delay
                 })),
                 chunk_bytes: (chunk + chunk / 4) as u32,
+                patience: 4,
             },
             ways: Ways::Traced,
             control: ControlClass::Own,
