@@ -116,6 +116,7 @@ fn engine_config(choice: u8) -> EngineConfig {
     EngineConfig {
         paths_max: PATHS,
         search: false,
+        rehash: choice & 16 != 0,
         eager_bytes: [0, 1000, 8192, 65_536][usize::from(choice & 3)],
         chunk_bytes: (choice & 4 != 0).then_some(4096),
         completions: if choice & 8 != 0 {

@@ -190,6 +190,7 @@ impl World {
         let config = EngineConfig {
             paths_max: PATHS as u8,
             search: false,
+            rehash: shape == Shape::Verbs,
             chunk_bytes: (shape == Shape::Verbs).then_some(16_384),
             completions: if shape == Shape::Verbs {
                 Completions::Local

@@ -18,7 +18,7 @@ pub struct Row {
     /// What was measured.
     pub name: String,
     /// What it is compared with, in the unit that the name says.
-    pub reference: f64,
+    pub references: Vec<Reference>,
     /// What came out here.
     pub ours: f64,
     /// The error, or the ratio, that has a bound.
@@ -30,6 +30,24 @@ pub struct Row {
     /// Where the row cannot hold its bound: the bound that was found instead, with its argument in
     /// the documentation. A row with a note does not fail the suite.
     pub note: Option<String>,
+}
+
+/// A figure that stands beside ours.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Reference {
+    /// Whose.
+    pub of: &'static str,
+    /// `None` where it was not measured.
+    pub value: Option<f64>,
+}
+
+impl Reference {
+    fn new(of: &'static str, value: f64) -> Self {
+        Self {
+            of,
+            value: (!value.is_nan()).then_some(value),
+        }
+    }
 }
 
 /// The rows of a suite.
@@ -60,7 +78,7 @@ const CONTROL_SEEDS: u64 = 5;
 fn from_golden(row: &golden::Row) -> Row {
     Row {
         name: format!("{}: {}", row.name, row.what),
-        reference: row.theirs,
+        references: vec![Reference::new("htsim", row.theirs)],
         ours: row.ours,
         ratio_or_error: row.error,
         bound: format!("± {:.1} %", row.bound * 100.0),
@@ -76,7 +94,9 @@ fn from_control(row: &control_suite::Row) -> Row {
     };
     Row {
         name: format!("{}: {}", row.scene, row.what),
-        reference: row.ecmp,
+        references: (control_suite::RIVALS.iter().zip(row.rivals))
+            .map(|(of, value)| Reference::new(of, value))
+            .collect(),
         ours: row.ours,
         ratio_or_error: if reach == 0.0 {
             row.ours
@@ -93,7 +113,7 @@ fn from_speed(row: &speed::Speed) -> Row {
     let memory = row.memory_mib.unwrap_or(f64::NAN);
     Row {
         name: format!("{}: million packet-hops/s", row.name),
-        reference: row.theirs.unwrap_or(f64::NAN),
+        references: vec![Reference::new("htsim", row.theirs.unwrap_or(f64::NAN))],
         ours: row.mhops_per_second,
         ratio_or_error: row.mhops_per_second / row.theirs.unwrap_or(f64::NAN),
         bound: format!(
@@ -108,7 +128,7 @@ fn from_speed(row: &speed::Speed) -> Row {
 fn from_twin(row: &twin::Row) -> Row {
     Row {
         name: format!("{}: {}", row.name, row.what),
-        reference: row.packets,
+        references: vec![Reference::new("packets", row.packets)],
         ours: row.flows,
         ratio_or_error: row.error,
         bound: format!("± {:.0} %", twin::BOUND * 100.0),
@@ -121,7 +141,7 @@ fn from_flow_speed(row: &twin::Speed) -> Row {
     let memory = row.memory_mib.unwrap_or(f64::NAN);
     Row {
         name: format!("{}: seconds for {} flows", row.name, row.flows),
-        reference: f64::NAN,
+        references: vec![Reference::new("packets", f64::NAN)],
         ours: row.seconds,
         ratio_or_error: row.seconds / row.bound_seconds,
         bound: format!(
@@ -150,28 +170,32 @@ pub(super) fn suite(table: SuiteTable, json: bool, out: &mut impl Write) -> Resu
 /// The rows as a table, and how many of them hold.
 #[must_use]
 pub fn rows_to_text(rows: &[Row]) -> String {
-    let mut table = Table::new([
-        "row",
-        "reference",
+    let references = rows.first().map_or(&[][..], |row| &row.references);
+    let columns = references.iter().map(|reference| reference.of);
+    let mut table = Table::new(["row"].into_iter().chain(columns).chain([
         "ours",
         "error or ratio",
         "bound",
         "holds",
-    ]);
+    ]));
     for row in rows {
         let holds = match (row.holds, &row.note) {
             (true, _) => "yes".to_owned(),
             (false, Some(note)) => format!("no: {note}"),
             (false, None) => "NO".to_owned(),
         };
-        table.push(vec![
-            row.name.clone(),
-            format!("{:.2}", row.reference),
+        let mut cells = vec![row.name.clone()];
+        cells.extend(row.references.iter().map(|reference| {
+            let value = reference.value.map(|value| format!("{value:.2}"));
+            value.unwrap_or_else(|| "–".to_owned())
+        }));
+        cells.extend([
             format!("{:.2}", row.ours),
             format!("{:.4}", row.ratio_or_error),
             row.bound.clone(),
             holds,
         ]);
+        table.push(cells);
     }
     let held = rows.iter().filter(|row| row.holds).count();
     let noted = rows
@@ -194,7 +218,10 @@ mod tests {
     fn rows_that_do_not_hold_are_seen() {
         let row = |holds, note: Option<&str>| Row {
             name: "permutation 2 MB, µs".to_owned(),
-            reference: 53.2,
+            references: vec![
+                Reference::new("ECMP", 53.2),
+                Reference::new("spray", f64::NAN),
+            ],
             ours: 55.1,
             ratio_or_error: 1.0357,
             bound: "≤ 56".to_owned(),
@@ -206,6 +233,9 @@ mod tests {
             text.contains("1 of 3 rows hold, 1 have a bound of their own, 1 do not hold"),
             "{text}"
         );
+        let head = text.lines().next().unwrap_or_default();
+        assert!(head.contains("ECMP  spray"), "{text}");
+        assert!(text.contains("53.20      –"), "{text}");
         assert!(text.contains("NO\n") && text.contains("no: ≤ 60"), "{text}");
     }
 }

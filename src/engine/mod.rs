@@ -51,6 +51,9 @@ pub struct EngineConfig {
     pub paths_max: u8,
     /// Look for paths that lead different ways; otherwise every path is used as it comes up.
     pub search: bool,
+    /// Give a path up that stays slower than its siblings, and take another source port in its
+    /// place: where nobody can tell which way a port leads. Needs [`Completions::Local`].
+    pub rehash: bool,
     /// Messages up to this size go without a credit.
     pub eager_bytes: u32,
     /// Chunk size, where it is not chosen from the measured rates.
@@ -73,6 +76,7 @@ impl Default for EngineConfig {
         Self {
             paths_max: 8,
             search: true,
+            rehash: false,
             eager_bytes: 8192,
             chunk_bytes: None,
             completions: Completions::Peer,

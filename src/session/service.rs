@@ -217,6 +217,7 @@ impl TxHost for Shared {
                     ),
                     FenceReason::Broken => "its connection broke".into(),
                     FenceReason::LostByPeer => "the receiver lost its connection".into(),
+                    FenceReason::Slow => "it stayed slower than the others".into(),
                 };
                 let text = format!(
                     "path {path} ({addrs}) fenced: {why}; {outstanding} frames outstanding"

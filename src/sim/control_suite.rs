@@ -10,15 +10,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::fabric::{Fabric, Overflow, PauseConfig, QueueConfig, Routing, SwitchConfig};
+use super::generate::{self, Part};
 use super::hosts::{EngineHosts, HostConfig, Ways};
 use super::nic::{NicConfig, Recovery};
 use super::packet::{BULK, HIGH};
 use super::random::{Purpose, Stream};
 use super::time::Picos;
 use super::topology::{End, LinkSpec, Topology};
-use super::workload::{DoneWhen, Flow, Workload};
+use super::workload::{DoneWhen, Workload};
 use super::world::{Change, Ended, Endpoints, Fault, run};
-use crate::engine::TxEvent;
 use crate::path::select::{AnySelector, RoundRobin, StaticHash};
 use crate::units::{Nanos, Rate};
 
@@ -86,7 +86,7 @@ pub struct Outcome {
     /// Longest time in which a flow made no progress.
     pub stall: Picos,
     /// Paths fenced.
-    pub fences: usize,
+    pub fences: u64,
     /// Packets trimmed.
     pub trims: u64,
     /// Packets dropped.
@@ -150,6 +150,15 @@ impl Setup {
         Self {
             hosts,
             adaptive_switches: false,
+        }
+    }
+
+    /// The same, but the switches choose the way of each packet.
+    #[must_use]
+    pub fn packet_spray() -> Self {
+        Self {
+            adaptive_switches: true,
+            ..Self::static_spray()
         }
     }
 }
@@ -227,11 +236,7 @@ fn collect(fabric: &Fabric, hosts: &mut EngineHosts, workload: &Workload) -> Out
         makespan: vec![Picos::ZERO; parts],
         delivered: vec![0; parts],
         stall: hosts.longest_stall(),
-        fences: hosts
-            .events()
-            .iter()
-            .filter(|e| matches!(e.event, TxEvent::Fenced { .. }))
-            .count(),
+        fences: hosts.fences(),
         drops: fabric.totals().dropped,
         ..Outcome::default()
     };
@@ -262,112 +267,78 @@ fn collect(fabric: &Fabric, hosts: &mut EngineHosts, workload: &Workload) -> Out
 }
 
 fn workload(scene: Scene, seed: u64) -> Workload {
+    let hosts: Vec<u32> = (0..HOSTS).collect();
     let mut stream = Stream::new(seed, Purpose::Workload, 0);
     let mut workload = Workload::new(DoneWhen::Acknowledged);
     match scene {
         Scene::Permutation(bytes) => {
-            permutation(&mut workload, "permutation", bytes, 1, BULK, &mut stream);
+            let part = part(&mut workload, "permutation", BULK);
+            permutation(&mut workload, part, &hosts, bytes, &mut stream);
         }
         Scene::SlowLinks | Scene::Cut => {
-            permutation(
+            let part = part(&mut workload, "permutation", BULK);
+            permutation(&mut workload, part, &hosts, 16_000_000, &mut stream);
+        }
+        Scene::Rings => rings(&mut workload, BULK, &hosts, &mut stream),
+        Scene::RingsAndBulk => {
+            rings(&mut workload, HIGH, &hosts, &mut stream);
+            bulk(&mut workload, &hosts, stream);
+        }
+        Scene::Bulk => bulk(&mut workload, &hosts, stream),
+        Scene::Incast(senders) => {
+            let part = part(&mut workload, "incast", BULK);
+            let (senders, at_once) = (senders as usize, Picos::ZERO);
+            generate::incast(
                 &mut workload,
-                "permutation",
-                16_000_000,
-                1,
-                BULK,
+                part,
+                &hosts,
+                0,
+                senders,
+                2_000_000,
+                at_once,
                 &mut stream,
             );
         }
-        Scene::Rings => rings(&mut workload, BULK, &mut stream),
-        Scene::RingsAndBulk => {
-            rings(&mut workload, HIGH, &mut stream);
-            permutation(&mut workload, "bulk", 512_000, 128, BULK, &mut stream);
-        }
-        Scene::Bulk => permutation(&mut workload, "bulk", 512_000, 128, BULK, &mut stream),
-        Scene::Incast(senders) => {
-            let part = workload.add_part("incast");
-            let mut from: Vec<u32> = (1..HOSTS).collect();
-            stream.shuffle(&mut from);
-            for &from in &from[..senders as usize] {
-                workload.add(flow(from, 0, 2_000_000, BULK, part));
-            }
-        }
         Scene::AllToAll => {
-            // A window of eight that moves on as messages end.
-            let part = workload.add_part("all-to-all");
-            let mut rank: Vec<u32> = (0..HOSTS).collect();
-            stream.shuffle(&mut rank);
-            for s in 0..HOSTS {
-                let flows: Vec<u32> = (1..HOSTS)
-                    .map(|d| {
-                        let to = rank[((s + d) % HOSTS) as usize];
-                        workload.add(flow(rank[s as usize], to, 128 << 10, BULK, part))
-                    })
-                    .collect();
-                for d in 8..flows.len() {
-                    workload.wait(flows[d - 8], flows[d]);
-                }
+            let part = part(&mut workload, "all-to-all", BULK);
+            for group in generate::groups(&hosts, hosts.len(), true, &mut stream) {
+                generate::all_to_all(&mut workload, part, &group, 128 << 10, Some(8));
             }
         }
     }
     workload
 }
 
-fn flow(from: u32, to: u32, bytes: u64, class: u8, part: u8) -> Flow {
-    Flow {
-        from,
-        to,
-        bytes,
-        start: Picos::ZERO,
+fn part(workload: &mut Workload, name: &str, class: u8) -> Part {
+    Part {
+        part: workload.add_part(name),
         class,
-        part,
+        start: Picos::ZERO,
     }
 }
 
 fn permutation(
     workload: &mut Workload,
-    name: &str,
+    part: Part,
+    hosts: &[u32],
     bytes: u64,
-    times: u32,
-    class: u8,
     stream: &mut Stream,
 ) {
-    let part = workload.add_part(name);
-    // A random cycle through all hosts (Sattolo): nobody sends to itself.
-    let mut to: Vec<u32> = (0..HOSTS).collect();
-    for last in (1..to.len()).rev() {
-        to.swap(last, stream.below(last as u32) as usize);
-    }
-    for (from, &to) in (0..).zip(&to) {
-        for _ in 0..times {
-            workload.add(flow(from, to, bytes, class, part));
-        }
+    generate::permutation(workload, part, hosts, hosts.len(), bytes, stream);
+}
+
+/// 128 messages from each host to the same other one.
+fn bulk(workload: &mut Workload, hosts: &[u32], stream: Stream) {
+    let part = part(workload, "bulk", BULK);
+    for _ in 0..128 {
+        permutation(workload, part, hosts, 512_000, &mut { stream });
     }
 }
 
-fn rings(workload: &mut Workload, class: u8, stream: &mut Stream) {
-    let part = workload.add_part("rings");
-    let mut order: Vec<u32> = (0..HOSTS).collect();
-    stream.shuffle(&mut order);
-    for ring in order.chunks(16) {
-        let size = ring.len();
-        // Each chunk of the buffer goes round: reduced once, then handed out.
-        for chunk in 0..size {
-            let mut before = None;
-            for step in 0..2 * size - 1 {
-                let at = |k: usize| ring[k % size];
-                let next = workload.add(flow(
-                    at(chunk + step),
-                    at(chunk + step + 1),
-                    1 << 20,
-                    class,
-                    part,
-                ));
-                if let Some(before) = before.replace(next) {
-                    workload.wait(before, next);
-                }
-            }
-        }
+fn rings(workload: &mut Workload, class: u8, hosts: &[u32], stream: &mut Stream) {
+    let part = part(workload, "rings", class);
+    for ring in generate::groups(hosts, 16, true, stream) {
+        generate::ring_all_reduce(workload, part, &ring, 1 << 20, 2 * ring.len() - 1);
     }
 }
 
@@ -434,6 +405,11 @@ fn leaf_bound(topology: &Topology, workload: &Workload, slow: &[u32]) -> Picos {
     worst + BASE_RTT
 }
 
+/// What stands beside the engine.
+pub const RIVALS: [&str; 3] = ["ECMP", "static spray", "packet spray"];
+const ALL: &[usize] = &[0, 1, 2];
+const PACKET_SPRAY: &[usize] = &[2];
+
 /// One line of the suite: what came out beside what has to.
 #[derive(Debug, Clone)]
 pub struct Row {
@@ -441,10 +417,8 @@ pub struct Row {
     pub scene: String,
     /// Which figure, with its unit.
     pub what: &'static str,
-    /// One path for each connection; not a number where it says nothing.
-    pub ecmp: f64,
-    /// Paths at random, in turn; likewise.
-    pub static_spray: f64,
+    /// The same figure of each of [`RIVALS`]; not a number where it was not measured.
+    pub rivals: [f64; 3],
     /// The engine.
     pub ours: f64,
     /// What it has to reach.
@@ -483,8 +457,8 @@ struct Question {
     beside: Option<Scene>,
     name: &'static str,
     asked: Vec<(&'static str, Figure, Reach)>,
-    /// ECMP and static spray are shown beside it.
-    compared: bool,
+    /// The rivals, by their place, that are shown beside it.
+    compared: &'static [usize],
     /// A figure that may be missed on the lossless fabric, and why.
     missed_lossless: Option<(&'static str, &'static str)>,
 }
@@ -492,8 +466,7 @@ struct Question {
 const MICROS: fn(Picos) -> f64 = Picos::as_micros_f64;
 
 /// Without a fault nobody may be fenced.
-const NO_FENCE: (&str, Figure, Reach) =
-    ("fences", |o, _| count(o.fences as u64), Reach::AtMost(0.0));
+const NO_FENCE: (&str, Figure, Reach) = ("fences", |o, _| count(o.fences), Reach::AtMost(0.0));
 
 #[expect(clippy::cast_precision_loss, reason = "a figure to show")]
 fn count(number: u64) -> f64 {
@@ -529,25 +502,25 @@ fn questions() -> Vec<Question> {
         asked(
             Scene::Permutation(2_000_000),
             "permutation 2 MB",
-            true,
+            ALL,
             &[worst(56.0), NO_FENCE],
         ),
         asked(
             Scene::Permutation(16_000_000),
             "permutation 16 MB",
-            true,
+            ALL,
             &[worst(357.0), NO_FENCE],
         ),
         asked(
             Scene::Rings,
             "8 rings of 16, 1 MiB",
-            true,
+            ALL,
             &[makespan(1000.0), NO_FENCE],
         ),
         asked(
             Scene::Incast(32),
             "incast 32:1, 2 MB",
-            true,
+            ALL,
             &[
                 worst(1330.0),
                 ("Jain's index", |o, _| o.jain(0), Reach::AtLeast(0.98)),
@@ -562,13 +535,13 @@ fn questions() -> Vec<Question> {
         asked(
             Scene::AllToAll,
             "all-to-all 128 KiB, 8 in flight",
-            true,
+            ALL,
             &[makespan(425.0), NO_FENCE],
         ),
         asked(
             Scene::SlowLinks,
             "4 spine links at 10 %",
-            true,
+            ALL,
             &[(
                 "makespan over its bound",
                 |o, _| MICROS(o.makespan[0]) / MICROS(o.bound),
@@ -578,7 +551,7 @@ fn questions() -> Vec<Question> {
         asked(
             Scene::Cut,
             "a spine link cut",
-            false,
+            &[],
             &[(
                 "longest stall, base RTTs",
                 |o, _| MICROS(o.stall) / MICROS(BASE_RTT),
@@ -589,12 +562,12 @@ fn questions() -> Vec<Question> {
             beside: Some(Scene::Rings),
             missed_lossless: Some((
                 BULK_SHARE,
-                "0.75 to 0.79 where switches choose the way of each packet; pauses hold bulk up",
+                "pauses hold bulk up, and more where switches choose the way of each packet",
             )),
             ..asked(
                 Scene::RingsAndBulk,
                 "bulk beside the rings",
-                false,
+                PACKET_SPRAY,
                 &[
                     (
                         "rings over alone",
@@ -623,13 +596,14 @@ fn questions() -> Vec<Question> {
 #[must_use]
 pub fn rows(seeds: u64, threads: usize) -> Vec<Row> {
     let questions = questions();
-    let setups = [Setup::ours(), Setup::ecmp(), Setup::static_spray()];
+    let rivals = [Setup::ecmp(), Setup::static_spray(), Setup::packet_spray()];
+    let ours = Setup::ours();
     let mut jobs = Vec::new();
     for (q, question) in questions.iter().enumerate() {
         for loss in [Loss::Trimming, Loss::Lossless] {
-            let who = if question.compared { 3 } else { 1 };
-            for (s, seed) in (0..who).flat_map(|s| (1..=seeds).map(move |seed| (s, seed))) {
-                jobs.push((q, loss, s, seed));
+            let rivals = question.compared.iter().map(|&rival| Some(rival));
+            for who in rivals.chain([None]) {
+                jobs.extend((1..=seeds).map(|seed| (q, loss, who, seed)));
             }
         }
     }
@@ -640,14 +614,15 @@ pub fn rows(seeds: u64, threads: usize) -> Vec<Row> {
             scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(&(q, loss, s, seed)) = jobs.get(at) else {
+                    let Some(&(q, loss, who, seed)) = jobs.get(at) else {
                         return;
                     };
                     let question = &questions[q];
-                    let outcome = measure(question.scene, loss, &setups[s], seed);
+                    let setup = who.map_or(&ours, |rival: usize| &rivals[rival]);
+                    let outcome = measure(question.scene, loss, setup, seed);
                     let beside = question
                         .beside
-                        .map(|scene| measure(scene, loss, &setups[s], seed));
+                        .map(|scene| measure(scene, loss, setup, seed));
                     let beside = beside.as_ref().unwrap_or(&outcome);
                     let figures = question
                         .asked
@@ -659,11 +634,11 @@ pub fn rows(seeds: u64, threads: usize) -> Vec<Row> {
             });
         }
     });
-    let mean = |q: usize, loss: Loss, s: usize, a: usize| {
+    let mean = |q: usize, loss: Loss, who: Option<usize>, a: usize| {
         let figures = jobs
             .iter()
             .zip(&done)
-            .filter(|(job, _)| (job.0, job.1, job.2) == (q, loss, s));
+            .filter(|(job, _)| (job.0, job.1, job.2) == (q, loss, who));
         let (sum, runs) = figures.fold((0.0, 0.0), |(sum, runs), (_, slot)| {
             (
                 sum + slot.lock().unwrap_or_else(PoisonError::into_inner)[a],
@@ -683,9 +658,8 @@ pub fn rows(seeds: u64, threads: usize) -> Vec<Row> {
                 rows.push(Row {
                     scene: format!("{}, {fabric}", question.name),
                     what,
-                    ecmp: mean(q, loss, 1, a),
-                    static_spray: mean(q, loss, 2, a),
-                    ours: mean(q, loss, 0, a),
+                    rivals: [0, 1, 2].map(|rival| mean(q, loss, Some(rival), a)),
+                    ours: mean(q, loss, None, a),
                     reach,
                     note: match question.missed_lossless {
                         Some((missed, why)) if loss == Loss::Lossless && missed == what => why,

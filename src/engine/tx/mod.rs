@@ -190,6 +190,8 @@ pub enum FenceReason {
     Broken,
     /// The receiver lost it.
     LostByPeer,
+    /// It stayed slower than its siblings: another source port takes its place.
+    Slow,
 }
 
 /// What state a path is in.

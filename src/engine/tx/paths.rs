@@ -28,6 +28,8 @@ const REST_TIMES: u64 = 8;
 /// So many times as long if what is left to send would not last as long as that queue: a chunk
 /// there would be the last to arrive.
 const REST_AGAIN: u64 = 4;
+/// A path that has to rest so many times in a row stays slow: another port takes its place.
+const REHASH_AFTER: u8 = 2;
 
 /// A path that carries no chunks for a while.
 #[derive(Debug, Clone, Copy)]
@@ -164,6 +166,8 @@ pub(super) struct TxPath {
     pub(super) delay: PathDelay,
     /// Its last chunk met a queue far longer than the others'.
     pub(super) rest: Option<Rest>,
+    /// And so did those before it, chunk for chunk after a rest.
+    pub(super) rests: u8,
     /// Nothing has shown yet that its channel leads anywhere.
     pub(super) unproven: bool,
     pub(super) candidate: Candidate,
@@ -202,6 +206,7 @@ impl TxPath {
             meter: RateMeter::default(),
             delay: PathDelay::default(),
             rest: None,
+            rests: 0,
             unproven: false,
             candidate: Candidate::new(paths),
             open_fence: None,
@@ -269,6 +274,7 @@ impl TxEngine {
         p.meter = RateMeter::default();
         p.delay = PathDelay::default();
         p.rest = None;
+        p.rests = 0;
         p.unproven = local;
         p.candidate.reset(&self.moments);
         p.verify_at = now + VERIFY_FIRST;
@@ -711,6 +717,20 @@ impl TxEngine {
             self.sample(index, rtt, alone, in_flight, now);
         }
         self.refresh_views();
+        self.rehash(index, now);
+    }
+
+    /// Gives up a path that stays slow, one at a time: what it is slower than has to be there.
+    fn rehash(&mut self, index: usize, now: Timestamp) {
+        let p = &self.paths[index];
+        if !self.config.rehash || p.rests < REHASH_AFTER || !p.queue.is_empty() {
+            return;
+        }
+        if self.dial_tokens > 0 && self.paths.iter().all(TxPath::is_active) {
+            let epoch = p.epoch;
+            self.paths[index].died_silent = false;
+            self.fence(index, epoch, FenceReason::Slow, now);
+        }
     }
 
     /// A chunk took so long from its departure until its completion.
@@ -726,11 +746,17 @@ impl TxEngine {
         let usual = self.recent_queues.get();
         p.unproven = false;
         let idle = rtt - queue;
+        let was_over = p.rest.is_none_or(|rest| now >= rest.until);
         p.rest = (queue.0 > REST_QUEUES * usual + idle.0).then(|| Rest {
             until: now + queue * REST_TIMES,
             longer_until: now + queue * (REST_TIMES * REST_AGAIN),
             meanwhile: self.controller.window().scale(queue.0, idle.0 + usual),
         });
+        // What was given to it before it began to rest says nothing new.
+        p.rests = match p.rest {
+            Some(_) => p.rests.saturating_add(u8::from(was_over)),
+            None => 0,
+        };
         self.recent_queues.push(queue.0);
         self.last_life = now;
         if p.verdict == Verdict::Fine {

@@ -16,7 +16,9 @@ use link::{Channel, Link, Side, connect, random_port, stats, trace};
 
 use crate::engine::admission::Admission;
 use crate::engine::wire::{Frame, Header, Immediate, PathCount, Rkeys};
-use crate::engine::{MemRange, RxAction, RxEngine, Transmit, TxAction, TxEngine, TxEvent};
+use crate::engine::{
+    FenceReason, MemRange, RxAction, RxEngine, Transmit, TxAction, TxEngine, TxEvent,
+};
 use crate::sim::fabric::{Fabric, Hosts, Net};
 use crate::sim::nic::{Completion, NicConfig, NicStats, Nics, Work};
 use crate::sim::packet::{CLASSES, Packet};
@@ -293,8 +295,11 @@ impl EngineHosts {
         let mut engine = config.engine;
         let mut controller = config.controller.clone();
         if class > most_urgent {
-            engine.chunk_bytes = Some(config.background.chunk_bytes);
-            controller = config.background.controller.clone();
+            let background = &config.background;
+            engine.chunk_bytes = Some(background.chunk_bytes);
+            engine.health.suspect_min = engine.health.suspect_min * background.patience;
+            engine.health.dead_min = engine.health.dead_min * background.patience;
+            controller = background.controller.clone();
         }
         let tape = Tape::new(config.taped);
         let mut link = Link {
@@ -379,6 +384,24 @@ impl EngineHosts {
             .iter()
             .find(|link| (link.from, link.to) == (from, to));
         link.map(|link| link.tx.1.entries()).unwrap_or_default()
+    }
+
+    /// Paths that were fenced, as dead.
+    #[must_use]
+    pub fn fences(&self) -> u64 {
+        self.fenced(|reason| reason != FenceReason::Slow)
+    }
+
+    /// Paths that were given another source port, as slow.
+    #[must_use]
+    pub fn rehashes(&self) -> u64 {
+        self.fenced(|reason| reason == FenceReason::Slow)
+    }
+
+    fn fenced(&self, counts: impl Fn(FenceReason) -> bool) -> u64 {
+        let is_one =
+            |e: &&HostEvent| matches!(e.event, TxEvent::Fenced { reason, .. } if counts(reason));
+        self.events.iter().filter(is_one).count() as u64
     }
 
     /// What the engines told.

@@ -128,8 +128,10 @@ pub struct HostCounts {
     pub timeouts: u64,
     /// Congestion notifications.
     pub notifications: u64,
-    /// Paths that the engine fenced.
+    /// Paths that the engine fenced, as dead.
     pub fences: u64,
+    /// Paths that it gave another source port, as slow.
+    pub rehashes: u64,
     /// Longest time in which a host had something to send and nothing of it was acknowledged,
     /// picoseconds, where that is known.
     pub longest_stall_ps: Option<u64>,

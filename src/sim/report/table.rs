@@ -131,7 +131,7 @@ enum FigureKind {
 /// The figures that sweeps and comparisons show.
 pub fn figures() -> impl Iterator<Item = Figure> + Clone {
     use FigureKind::{Count, Share, Time};
-    let figures: [(&'static str, Number, FigureKind); 13] = [
+    let figures: [(&'static str, Number, FigureKind); 14] = [
         ("mean µs", |run| Some(run.total.mean_ps), Time),
         ("p50 µs", |run| Some(run.total.p50_ps), Time),
         ("p99 µs", |run| Some(run.total.p99_ps), Time),
@@ -144,6 +144,7 @@ pub fn figures() -> impl Iterator<Item = Figure> + Clone {
         ("pauses", |run| Some(run.fabric?.pauses), Count),
         ("sent again", |run| Some(run.hosts?.sent_again), Count),
         ("fences", |run| Some(run.hosts?.fences), Count),
+        ("re-hashes", |run| Some(run.hosts?.rehashes), Count),
         ("unfinished", |run| Some(run.stuck.count), Count),
     ];
     figures
@@ -301,11 +302,12 @@ impl Report {
         );
         let _ = writeln!(
             text,
-            "sent again {}  timeouts {}  notifications {}  fences {}  longest queue {} bytes",
+            "sent again {}  timeouts {}  notifications {}  fences {}  re-hashes {}  longest queue {} bytes",
             shown(in_hosts(&|hosts| hosts.sent_again)),
             shown(in_hosts(&|hosts| hosts.timeouts)),
             shown(in_hosts(&|hosts| hosts.notifications)),
             shown(in_hosts(&|hosts| hosts.fences)),
+            shown(in_hosts(&|hosts| hosts.rehashes)),
             shown(in_fabric(&|fabric| fabric.queue_max_bytes)),
         );
         if let Some(longest) = hosts

@@ -306,6 +306,7 @@ fn read_engine(
         host.background = Background {
             controller: host.controller.clone(),
             chunk_bytes: u32::try_from(chunk).unwrap_or(u32::MAX),
+            ..host.background
         };
     }
     let selector = match section.get("selector") {
@@ -354,6 +355,13 @@ fn read_engine(
         }
         None => host.ways,
     };
+    // What peers do, and choices that are meant to be static, stay as they are.
+    let is_ours = matches!(selector, Selector::Weighted | Selector::LeastOutstanding);
+    let rehash = section
+        .get("rehash")
+        .map_or(Ok(ways == Ways::Unknown && is_ours), |field| {
+            field.boolean()
+        })?;
     let control = match section.get("control_class") {
         Some(field) => {
             let known = [
@@ -367,6 +375,7 @@ fn read_engine(
     let grants = section
         .get("grants")
         .map_or(Ok(true), |field| field.boolean())?;
+    host.engine.rehash = rehash;
     host.engine.paths_max = u8::try_from(paths).unwrap_or(64);
     host.engine.chunk_bytes = u32::try_from(chunk).ok();
     host.engine.first_grant = grants.then_some(0);
@@ -414,6 +423,7 @@ fn today(fabric: &FabricSpec, deadline: Picos) -> EngineSpec {
     host.background = Background {
         controller: host.controller.clone(),
         chunk_bytes: 4 << 20,
+        ..host.background
     };
     host.selector = AnySelector::Hash(StaticHash);
     host.ways = Ways::Unknown;
@@ -491,11 +501,13 @@ fn read_controller(
     let bdp = fabric
         .host_bdp_packets()
         .saturating_mul(super::fabric::PACKET_BYTES);
-    let start = window("window", (bdp.saturating_mul(7) / 4).max(4 * chunk))?;
+    let round_trip = Nanos(fabric.round_trip.as_nanos());
+    let defaults = DelayConfig::for_fabric(Bytes(bdp), round_trip, Bytes(chunk));
+    let start = window("window", defaults.window_start.0)?;
     if matches!(controller, Controller::Fixed) {
         return Ok(AnyController::Fixed(Fixed::new(start)));
     }
-    let window_min = window("window_min", (2 * chunk).min(start.0))?;
+    let window_min = window("window_min", defaults.window_min.0.min(start.0))?;
     let window_max = window("window_max", start.0)?;
     if window_min > window_max {
         return Err(section.error(format!(
@@ -504,7 +516,7 @@ fn read_controller(
     }
     let target_queue = match section.get("target_queue") {
         Some(field) => Nanos(field.time()?.as_nanos()),
-        None => Nanos(fabric.round_trip.as_nanos()),
+        None => defaults.target_queue,
     };
     Ok(match controller {
         Controller::Nscc => AnyController::Nscc(Nscc::new(NsccConfig {
@@ -532,8 +544,7 @@ fn read_controller(
             window_min,
             window_max,
             window_start: start,
-            increase: Bytes(chunk),
-            probe_start: false,
+            ..defaults
         })),
     })
 }

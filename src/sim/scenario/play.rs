@@ -1,7 +1,6 @@
 //! The run of a scenario with one seed.
 
 use super::{HostsSpec, Level, Scenario};
-use crate::engine::TxEvent;
 use crate::sim::fabric::Fabric;
 use crate::sim::fluid;
 use crate::sim::hosts::EngineHosts;
@@ -89,11 +88,8 @@ impl Scenario {
                         sent_again: hosts.nic_stats().again,
                         timeouts: hosts.nic_stats().timeouts,
                         notifications: hosts.nic_stats().cnps,
-                        fences: hosts
-                            .events()
-                            .iter()
-                            .filter(|event| matches!(event.event, TxEvent::Fenced { .. }))
-                            .count() as u64,
+                        fences: hosts.fences(),
+                        rehashes: hosts.rehashes(),
                         longest_stall_ps: Some(hosts.longest_stall().0),
                     }
                 })
@@ -109,6 +105,7 @@ impl Scenario {
                         timeouts: stats.timeouts,
                         notifications: 0,
                         fences: 0,
+                        rehashes: 0,
                         longest_stall_ps: None,
                     }
                 })

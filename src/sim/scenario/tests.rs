@@ -803,3 +803,28 @@ fn shipped_scenarios_run_to_their_end() {
         assert!(report.total.ratio >= 1.0, "{name}: {}", report.total.ratio);
     }
 }
+
+/// Ports at random, and a link at a tenth: whoever's path leads there dials until it has another.
+#[test]
+fn a_path_that_stays_slow_gets_another_port() {
+    let play = |rehash: bool| {
+        let hosts = format!("ways = \"unknown\"\nrehash = {rehash}\npaths = 4");
+        let text = GOOD
+            .replace("spines = 2", "spines = 8")
+            .replace("paths = 4", &hosts)
+            .replace("256K", "64MB");
+        let fault = "[[fault]]\nkind = \"link-slow\"\nlink = \"leaf 0 -> spine 0\"\nrate = \"10%\"";
+        let scenario = parse(&format!("{text}\n{fault}\n")).unwrap();
+        let reports = [1, 2, 3].map(|seed| scenario.play(seed, Detail::Pictures, &mut |_| {}));
+        let sum = |figure: fn(&RunReport) -> u64| reports.iter().map(figure).sum::<u64>();
+        (
+            sum(|r| r.hosts.unwrap().rehashes),
+            sum(|r| r.total.makespan_ps),
+        )
+    };
+    let (none, slower) = play(false);
+    let (some, faster) = play(true);
+    assert_eq!(none, 0);
+    assert!(some > 0);
+    assert!(faster < slower, "{faster} {slower}");
+}
