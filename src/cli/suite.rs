@@ -149,7 +149,7 @@ fn from_flow_speed(row: &twin::Speed) -> Row {
             row.bound_seconds, row.bound_mib
         ),
         holds: row.holds,
-        note: None,
+        note: (!row.note.is_empty()).then(|| row.note.to_owned()),
     }
 }
 

@@ -7,6 +7,8 @@
 //! * Bytes are those on the wire, headers of all packets included.
 //! * A flow ends when its last packet has passed the links after the first, one by one, and its
 //!   acknowledgement has come back.
+//! * The engine ends a message before it gives much to the next that its host has begun; what
+//!   packets do is fair to both.
 //! * Where packets are sprayed over several ports, each port's queue is that of packets that come
 //!   at random, or of chunks that come in turn.
 //!
@@ -147,6 +149,9 @@ struct Active {
     /// When it is next looked at.
     queued: Picos,
     streams: Vec<u32>,
+    /// How many its sender has begun before it without ever being done with all, up to
+    /// [`RANK_MAX`]. At the sender it gets half of what the one before it gets.
+    rank: i32,
 }
 
 /// A run at the flow level.
@@ -162,6 +167,8 @@ struct Fluid<'a> {
     free: Vec<u32>,
     /// Where each flow that is sending is kept.
     place_of: Vec<u32>,
+    /// Flows that each host is sending, in the order in which they began, where that matters.
+    in_turn: Vec<Vec<u32>>,
     /// The engine's link of each flow, if source ports go by it.
     link_of: Vec<u32>,
     events: BinaryHeap<Reverse<Due>>,
@@ -254,6 +261,10 @@ impl<'a> Fluid<'a> {
             active: Vec::new(),
             free: Vec::new(),
             place_of: vec![NONE; workload.flows().len()],
+            in_turn: match config.balance {
+                Balance::Turns(_) => vec![Vec::new(); topology.hosts() as usize],
+                _ => Vec::new(),
+            },
             link_of: match config.balance {
                 Balance::Paths(_) => links_of(workload),
                 _ => Vec::new(),
@@ -285,6 +296,12 @@ impl<'a> Fluid<'a> {
         active.rate = 0.0;
         active.due = Picos::MAX;
         active.queued = Picos::MAX;
+        active.rank = 0;
+        if let Some(before) = self.in_turn.get_mut(spec.from as usize) {
+            let last = before.last().map(|&place| self.active[place as usize].rank);
+            self.active[place as usize].rank = last.map_or(0, |rank| (rank + 1).min(RANK_MAX));
+            before.push(place);
+        }
         self.place_of[flow as usize] = place;
         self.open_streams(place);
     }
@@ -352,7 +369,11 @@ impl<'a> Fluid<'a> {
     fn add_stream(&mut self, place: u32, spec: &Flow) {
         if !self.uses.is_empty() {
             let class = u8::from(spec.class != HIGH);
-            let uses = self.uses.iter().map(|&(pipe, share)| Use::new(pipe, share));
+            // The sender's own port comes first; there, earlier messages go ahead of later ones.
+            let weight = 0.5f64.powi(self.active[place as usize].rank);
+            let weights = [weight].into_iter().chain(std::iter::repeat(1.0));
+            let uses = self.uses.iter().zip(weights);
+            let uses = uses.map(|(&(pipe, share), weight)| Use::new(pipe, share, weight));
             let stream = self.shares.add(place, class, uses);
             self.active[place as usize].streams.push(stream);
         }
@@ -381,7 +402,7 @@ impl<'a> Fluid<'a> {
         let streams = std::mem::take(&mut active.streams);
         let span = picos(self.now.since(active.started));
         let spec = self.workload.flows()[flow as usize];
-        let waited = self.waited(flow, &streams, span, wire_bytes(self.config, spec.bytes));
+        let waited = self.waited(flow, &streams, span);
         let onward = onward + waited;
         for &stream in &streams {
             self.shares.remove(stream);
@@ -390,6 +411,9 @@ impl<'a> Fluid<'a> {
         streams.clear();
         self.active[place as usize].streams = streams;
         self.place_of[flow as usize] = NONE;
+        if let Some(others) = self.in_turn.get_mut(spec.from as usize) {
+            others.retain(|&other| other != place);
+        }
         self.free.push(place);
         self.push(self.now + onward, Event::Received(flow));
         self.push(self.now + onward + back, Event::Known(flow));
@@ -397,11 +421,16 @@ impl<'a> Fluid<'a> {
 
     /// How long the last packet of a flow of so many bytes that took so long waits in the queues
     /// of sprayed ports: of each of them evenly between nothing and twice the mean.
-    fn waited(&mut self, flow: u32, streams: &[u32], span: f64, own: f64) -> Picos {
+    fn waited(&mut self, flow: u32, streams: &[u32], span: f64) -> Picos {
+        let spec = self.workload.flows()[flow as usize];
+        let own = wire_bytes(self.config, spec.bytes);
         let mut coin = Stream::new(self.config.seed, Purpose::Queue, u64::from(flow));
         let packet = (self.config.payload + self.config.header) as f64;
         let streams_of = streams.len() as f64;
         let mut sum = 0.0;
+        // What a host sends in that time is one source, however many messages it is.
+        let first = self.network.topology().host_ports_of(spec.from).start;
+        let whole = (own / streams_of).max(self.network.host_rate(first) * span);
         for &stream in streams {
             for (pipe, share, carried) in self.shares.carried(stream) {
                 let Pipe {
@@ -414,7 +443,7 @@ impl<'a> Fluid<'a> {
                 let load = carried / (capacity * span);
                 let queue = match self.config.balance {
                     Balance::Turns(chunk) => {
-                        let sources = carried * streams_of / (own * share);
+                        let sources = carried / (whole * share);
                         f64::from(chunk) * waiting(load, bridge(sources))
                     }
                     _ => waiting(load, walk(span / time)),
@@ -541,6 +570,9 @@ fn walk(packets: f64) -> f64 {
 fn bridge(sources: f64) -> f64 {
     (sources * std::f64::consts::PI / 8.0).sqrt()
 }
+
+/// Halves that a number can hold.
+const RANK_MAX: i32 = 900;
 
 /// Rates below this, a byte a second, are none.
 const MIN_RATE: f64 = 1e-12;

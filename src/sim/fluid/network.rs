@@ -225,6 +225,11 @@ impl<'a> Network<'a> {
         }
     }
 
+    /// Of a host port, in bytes per picosecond.
+    pub(super) fn host_rate(&self, host_port: u32) -> f64 {
+        per_pico(self.rates[self.topology.port_of_host_port(host_port) as usize])
+    }
+
     /// What can go to a host port through a port and what is behind it.
     fn room(&self, port: u32, to: u32) -> f64 {
         let own = per_pico(self.rates[port as usize]);

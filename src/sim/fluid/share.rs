@@ -2,7 +2,7 @@
 //!
 //! Each pipe has a level, the most that a stream gets of it: the pipe is full when those that are
 //! held back elsewhere have what they get there and all others have the level. A stream gets the
-//! least level of its pipes. A change at one pipe is carried on to the others of its streams only
+//! least level of its pipes, each times its weight there. A change at one pipe is carried on to the others of its streams only
 //! as far as it changes something there, so a flow that starts or ends costs what its neighbours
 //! cost, not what the network does. The levels settle from the tightest pipe on, and where they
 //! settle is the max-min fair allocation (Charny, Clark and Jain 1995).
@@ -19,6 +19,9 @@ pub(super) const CLASSES: usize = 2;
 
 /// A level that changes by less than this share of itself is left as it is.
 const TOLERANCE: f64 = 0.02;
+/// Nor does it change again after so many times in a round: where streams have weights, levels may
+/// go round in circles.
+const VISITS_MAX: u32 = 64;
 
 /// One pipe of a stream, and how much of the stream goes through it.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +29,8 @@ pub(super) struct Use {
     pub(super) pipe: u32,
     /// Of each byte of the stream, so much.
     pub(super) share: f64,
+    /// Of the pipe's level it may have so many times.
+    weight: f64,
     /// Its place among the members of the pipe.
     place: u32,
     /// What the pipe had carried when the stream began, in bytes.
@@ -33,10 +38,11 @@ pub(super) struct Use {
 }
 
 impl Use {
-    pub(super) const fn new(pipe: u32, share: f64) -> Self {
+    pub(super) const fn new(pipe: u32, share: f64, weight: f64) -> Self {
         Self {
             pipe,
             share,
+            weight,
             place: 0,
             carried: 0.0,
         }
@@ -65,7 +71,8 @@ struct Member {
     at: u32,
     /// Of each byte of the stream, so much.
     share: f64,
-    /// The least level of the stream's other pipes.
+    weight: f64,
+    /// The least that the stream's other pipes let through.
     limit: f64,
 }
 
@@ -78,6 +85,8 @@ struct Pipe {
     levels: [f64; CLASSES],
     members: [Vec<Member>; CLASSES],
     is_dirty: bool,
+    /// How often its level was found in the round of settling that is named.
+    visits: (u32, u32),
     /// Sum of the rates through it, by class, as they are going to be.
     loads: [f64; CLASSES],
     /// Bytes carried up to a moment.
@@ -94,6 +103,7 @@ pub(super) struct Shares {
     dirty: VecDeque<u32>,
     changed: Vec<u32>,
     limits: Vec<(f64, f64)>,
+    round: u32,
     now: Picos,
 }
 
@@ -135,7 +145,12 @@ impl Shares {
         stream.binding = stream.uses.iter().filter(|one| binds(one)).count() as u32;
         self.streams[index as usize] = stream;
         for at in 0..self.streams[index as usize].uses.len() {
-            let Use { pipe, share, .. } = self.streams[index as usize].uses[at];
+            let Use {
+                pipe,
+                share,
+                weight,
+                ..
+            } = self.streams[index as usize].uses[at];
             let limit = self.least_level(index, pipe);
             let one = &mut self.streams[index as usize].uses[at];
             let state = &mut self.pipes[pipe as usize];
@@ -148,6 +163,7 @@ impl Shares {
                     stream: index,
                     at: at as u32,
                     share,
+                    weight,
                     limit,
                 });
                 mark(&mut self.dirty, state, pipe);
@@ -199,6 +215,7 @@ impl Shares {
     /// Lets the levels settle. Calls `changed` for each stream whose rate is another now, with its
     /// owner and by how much it is.
     pub(super) fn settle(&mut self, mut changed: impl FnMut(u32, f64)) {
+        self.round = self.round.wrapping_add(1);
         loop {
             while let Some(index) = self.dirty.pop_front() {
                 self.pipes[index as usize].is_dirty = false;
@@ -238,7 +255,7 @@ impl Shares {
         let mut least = f64::INFINITY;
         for one in &stream.uses[..stream.binding as usize] {
             if one.pipe != except {
-                least = least.min(self.pipes[one.pipe as usize].levels[class]);
+                least = least.min(one.weight * self.pipes[one.pipe as usize].levels[class]);
             }
         }
         least
@@ -251,11 +268,20 @@ impl Shares {
         let pipe = &self.pipes[index as usize];
         let urgent: f64 = pipe.loads[..class].iter().sum();
         let members = pipe.members[class].iter();
-        limits.extend(members.map(|member| (member.limit, member.share)));
+        limits.extend(members.map(|one| (one.limit / one.weight, one.share * one.weight)));
         let level = fill((pipe.capacity - urgent).max(0.0), &mut limits);
         self.limits = limits;
-        let old = std::mem::replace(&mut self.pipes[index as usize].levels[class], level);
-        let same = if level.is_finite() && old.is_finite() {
+        let pipe = &mut self.pipes[index as usize];
+        let old = std::mem::replace(&mut pipe.levels[class], level);
+        let before = if pipe.visits.0 == self.round {
+            pipe.visits.1
+        } else {
+            0
+        };
+        pipe.visits = (self.round, before + 1);
+        let same = if before >= VISITS_MAX {
+            true
+        } else if level.is_finite() && old.is_finite() {
             (level - old).abs() <= TOLERANCE * old.min(level)
         } else {
             level.is_infinite() && old.is_infinite()
@@ -266,12 +292,23 @@ impl Shares {
         }
         let low = old.min(level);
         for at in 0..self.pipes[index as usize].members[class].len() {
-            let Member { stream, limit, .. } = self.pipes[index as usize].members[class][at];
+            let Member {
+                stream,
+                limit,
+                weight,
+                ..
+            } = self.pipes[index as usize].members[class][at];
+            let (low, level) = (weight * low, weight * level);
             if limit > low {
                 self.set_rate(stream, level.min(limit));
             }
             for at in 0..self.streams[stream as usize].binding as usize {
-                let Use { pipe, place, .. } = self.streams[stream as usize].uses[at];
+                let Use {
+                    pipe,
+                    place,
+                    weight,
+                    ..
+                } = self.streams[stream as usize].uses[at];
                 if pipe == index {
                     continue;
                 }
@@ -279,7 +316,7 @@ impl Shares {
                 let other = &mut self.pipes[pipe as usize];
                 other.members[class][place as usize].limit = limit;
                 // A pipe that gives less than both levels does not notice.
-                if other.levels[class] > low {
+                if weight * other.levels[class] > low {
                     mark(&mut self.dirty, other, pipe);
                 }
             }
@@ -364,7 +401,7 @@ mod tests {
         let mut shares = Shares::new(pipes, Picos::ZERO);
         let mut rates = vec![0.0; streams.len()];
         for (owner, (class, pipes)) in (0..).zip(streams) {
-            let uses = pipes.iter().map(|&pipe| Use::new(pipe, 1.0));
+            let uses = pipes.iter().map(|&pipe| Use::new(pipe, 1.0, 1.0));
             shares.add(owner, *class, uses);
             // One after the other, or the order could not matter.
             shares.settle(|owner, by| rates[owner as usize] += by);
@@ -395,6 +432,25 @@ mod tests {
         assert_near(&chain, &[0.5, 0.5, 1.5, 2.5]);
     }
 
+    /// Two flows of one sender, of which the second weighs half there; the first is held back by a
+    /// receiver, where all weigh the same, and what it leaves is the second's.
+    #[test]
+    fn weights_count_where_they_are() {
+        let mut shares = Shares::new([(3.0, true), (2.0, true)].into_iter(), Picos::ZERO);
+        let mut rates = [0.0; 3];
+        shares.add(
+            0,
+            1,
+            [Use::new(0, 1.0, 1.0), Use::new(1, 1.0, 1.0)].into_iter(),
+        );
+        shares.add(1, 1, [Use::new(0, 1.0, 0.5)].into_iter());
+        shares.settle(|owner, by| rates[owner as usize] += by);
+        assert_near(&rates[..2], &[2.0, 1.0]);
+        shares.add(2, 1, [Use::new(1, 1.0, 1.0)].into_iter());
+        shares.settle(|owner, by| rates[owner as usize] += by);
+        assert_near(&rates, &[1.0, 2.0, 1.0]);
+    }
+
     #[test]
     fn the_urgent_class_goes_first() {
         let shared = rates(&[4.0, 1.0], &[(1, &[0]), (0, &[0, 1]), (1, &[0])]);
@@ -407,7 +463,7 @@ mod tests {
         let mut rates = [0.0; 3];
         let mut ids = Vec::new();
         for (owner, pipes) in (0..).zip([&[0u32][..], &[0, 1], &[1]]) {
-            let uses = pipes.iter().map(|&pipe| Use::new(pipe, 1.0));
+            let uses = pipes.iter().map(|&pipe| Use::new(pipe, 1.0, 1.0));
             ids.push(shares.add(owner, 1, uses));
         }
         shares.settle(|owner, by| rates[owner as usize] += by);
