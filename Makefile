@@ -1,6 +1,7 @@
 # make demo    the main job, shown: an all-reduce over four paths, one of them cut and healed
 # make test    everything that can be tested here (CI calls this)
 # make check   the everyday subset, under five minutes
+# make test-roce   the same engine over real RoCE queue pairs, in a guest kernel (needs root; 1 minute)
 # make bench   measured beside NCCL's own Socket transport, in one run
 # make install PREFIX=/usr/local
 
@@ -9,7 +10,7 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 PLUGIN := target/release/libnccl_net_thalweg.so
 
-.PHONY: demo test check bench install build setup lab-tools lint unit twin loom lab-tests deny names clean
+.PHONY: demo test test-roce check bench install build setup lab-tools lint unit twin loom lab-tests deny names clean
 
 build: setup
 	$(CARGO) build --release --locked --workspace
@@ -58,6 +59,12 @@ lab-tests: lab-tools
 	$(CARGO) test --release --locked -p thalweg-nccl-plugin --test suite -- --ignored v12 # 1 GiB messages
 	$(CARGO) test --release --locked -p thalweg-nccl-plugin --test lab -- --test-threads=1
 	@if [ "$$(id -u)" = 0 ]; then python3 lab/test_fabric.py; else echo "SKIPPED: lab/test_fabric.py needs root"; fi
+
+# Real queue pairs: soft-RoCE in a guest under QEMU.
+test-roce: setup
+	@test=$$($(CARGO) test --release --locked --test roce --no-run --message-format=json | \
+	  sed -n 's/.*"executable":"\([^"]*\/roce-[^"]*\)".*/\1/p') && \
+	lab/roce.sh run -- "$$test" --include-ignored --test-threads=1
 
 # Licences and advisories, where cargo-deny is installed (`cargo install cargo-deny --locked`).
 deny:

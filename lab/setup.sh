@@ -3,8 +3,8 @@
 # to run.
 set -euo pipefail
 
-packages=(gcc make iproute2 nftables python3 python3-pip gdb valgrind)
-programs=(gcc make ip nft python3 gdb valgrind)
+packages=(gcc make cmake libclang-dev iproute2 nftables python3 python3-pip gdb valgrind)
+programs=(gcc make cmake ip nft python3 gdb valgrind)
 rust=1.88
 
 as_root() { # what to run, and why
@@ -27,6 +27,11 @@ for program in "${programs[@]}"; do
   command -v "$program" >/dev/null || missing+=("$program")
 done
 python3 -m pip --version >/dev/null 2>&1 || missing+=(pip)
+# The bindings of libibverbs are made with it.
+has_libclang() {
+  [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm*/lib/libclang.so*' || compgen -G '/usr/lib*/libclang.so*'
+}
+has_libclang >/dev/null || missing+=(libclang)
 if [ ${#missing[@]} -gt 0 ]; then
   as_root "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq ${packages[*]}" \
     "missing: ${missing[*]}"

@@ -17,7 +17,8 @@ mod types;
 pub use error::ConfigError;
 pub use table::{Variable, variables};
 pub use types::{
-    ControllerKind, Family, IfFilter, PathCount, PortRange, SECRET_BYTES_MAX, Secret, SelectorKind,
+    ControllerKind, Family, HcaFilter, IfFilter, PathCount, PortRange, SECRET_BYTES_MAX, Secret,
+    SelectorKind,
 };
 
 use crate::units::Nanos;

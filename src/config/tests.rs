@@ -625,3 +625,40 @@ fn check(outcome: &Outcome) -> Result<(), TestCaseError> {
     }
     Ok(())
 }
+
+#[test]
+fn rdma_ports_are_named_as_nccl_does() {
+    let admits = |filter: &str, name: &str, port: u8| {
+        let filter = HcaFilter::parse(filter).expect(filter);
+        filter.admits(name, port)
+    };
+    for (filter, name, port, admitted) in [
+        ("mlx5", "mlx5_10", 2, true),
+        ("mlx5_1", "mlx5_10", 1, true),
+        ("=mlx5_1", "mlx5_10", 1, false),
+        ("=mlx5_1,mlx5_10:2", "mlx5_10", 2, true),
+        ("=mlx5_1,mlx5_10:2", "mlx5_10", 1, false),
+        ("^mlx5_0:1", "mlx5_0", 1, false),
+        ("^mlx5_0:1", "mlx5_0", 2, true),
+        ("^=mlx5_0, bnxt_re0", "bnxt_re0", 1, false),
+        ("^=mlx5_0, bnxt_re0", "bnxt_re01", 1, true),
+    ] {
+        assert_eq!(
+            admits(filter, name, port),
+            admitted,
+            "{filter} {name}:{port}"
+        );
+    }
+    for refused in [
+        "",
+        "^",
+        "=",
+        ",",
+        "mlx5_0:",
+        "mlx5_0:x",
+        "mlx5_0:0",
+        "mlx5_0:300",
+    ] {
+        assert_eq!(HcaFilter::parse(refused), None, "{refused}");
+    }
+}

@@ -208,6 +208,56 @@ impl IfFilter {
     }
 }
 
+/// Which ports of RDMA devices may be used: names as in [`IfFilter`], each with a port number after a
+/// colon if it is for one port only (the syntax of `NCCL_IB_HCA`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HcaFilter {
+    excludes: bool,
+    exact: bool,
+    entries: Box<[(Box<str>, Option<u8>)]>,
+}
+
+impl HcaFilter {
+    /// Whether this port of the device called `name` may be used.
+    #[must_use]
+    pub fn admits(&self, name: &str, port: u8) -> bool {
+        let listed = self.entries.iter().any(|(entry, of_port)| {
+            let named = if self.exact {
+                name == &**entry
+            } else {
+                name.starts_with(&**entry)
+            };
+            named && of_port.is_none_or(|of_port| of_port == port)
+        });
+        listed != self.excludes
+    }
+
+    /// Whether what it admits has been asked for, rather than left over.
+    #[must_use]
+    pub fn names(&self) -> bool {
+        !self.excludes
+    }
+
+    /// From `NCCL_IB_HCA`'s syntax; none if it names nothing, or a port that is no number.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (excludes, text) = strip(text.trim(), '^');
+        let (exact, text) = strip(text, '=');
+        let entries = text.split(',').map(str::trim).filter(|e| !e.is_empty());
+        let entries: Option<Box<[_]>> = entries
+            .map(|entry| match entry.split_once(':') {
+                Some((name, port)) => Some((Box::from(name), Some(number(port, 1..=u8::MAX)?))),
+                None => Some((Box::from(entry), None)),
+            })
+            .collect();
+        entries.filter(|e| !e.is_empty()).map(|entries| Self {
+            excludes,
+            exact,
+            entries,
+        })
+    }
+}
+
 fn strip(text: &str, sign: char) -> (bool, &str) {
     text.strip_prefix(sign)
         .map_or((false, text), |rest| (true, rest))

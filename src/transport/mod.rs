@@ -5,6 +5,7 @@ pub mod faulty;
 pub mod framing;
 pub mod loopback;
 pub mod tcp;
+pub mod verbs;
 
 use std::io;
 use std::sync::Arc;

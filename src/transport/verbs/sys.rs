@@ -1,0 +1,645 @@
+//! libibverbs as the transport needs it: devices, memory, completion queues and reliable queue
+//! pairs, each freed when nobody holds it any more. Nothing here decides anything.
+//!
+//! The library is looked for when the first device is opened (`rdma-mummy-sys`): where there is
+//! none, opening says so, and the program goes on.
+
+#![allow(unsafe_code, reason = "libibverbs is a C library")]
+use std::ffi::CStr;
+use std::fmt;
+use std::io;
+use std::mem;
+use std::net::Ipv6Addr;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use rdma_mummy_sys::{
+    ibv_access_flags, ibv_alloc_pd, ibv_close_device, ibv_context, ibv_cq, ibv_create_cq,
+    ibv_create_qp, ibv_dealloc_pd, ibv_dereg_mr, ibv_destroy_cq, ibv_destroy_qp,
+    ibv_free_device_list, ibv_get_device_list, ibv_get_device_name, ibv_modify_qp, ibv_mr,
+    ibv_open_device, ibv_pd, ibv_poll_cq, ibv_port_attr, ibv_post_recv, ibv_post_send, ibv_qp,
+    ibv_qp_attr, ibv_qp_attr_mask, ibv_qp_init_attr, ibv_qp_state, ibv_qp_type, ibv_query_port,
+    ibv_recv_wr, ibv_reg_mr, ibv_send_flags, ibv_send_wr, ibv_sge, ibv_wc, ibv_wc_flags,
+    ibv_wc_opcode, ibv_wc_status, ibv_wc_status_str, ibv_wr_opcode,
+};
+use thiserror::Error;
+
+/// A call that failed.
+#[derive(Debug, Error)]
+pub enum SysError {
+    /// There is no library, or it knows no devices.
+    #[error("libibverbs finds no RDMA devices: {0}; without them there is TCP")]
+    NoLibrary(io::Error),
+    /// The device has vanished, or never was.
+    #[error("there is no RDMA device called {0} (any more)")]
+    NoDevice(String),
+    /// Memory cannot be pinned.
+    #[error(
+        "{bytes} bytes cannot be registered: the limit of locked memory is {limit}; raise it with \
+         'ulimit -l unlimited' (in containers: --ulimit memlock=-1)"
+    )]
+    Locked {
+        /// Bytes of the registration.
+        bytes: usize,
+        /// The limit, in words.
+        limit: String,
+    },
+    /// Anything else.
+    #[error("{call}: {error}")]
+    Call {
+        /// The function.
+        call: &'static str,
+        /// What it said.
+        error: io::Error,
+    },
+}
+
+/// Most calls return an error number, and a few set `errno`.
+fn check(call: &'static str, returned: i32) -> Result<(), SysError> {
+    match returned {
+        0 => Ok(()),
+        -1 => Err(last(call)),
+        code => Err(SysError::Call {
+            call,
+            error: io::Error::from_raw_os_error(code.abs()),
+        }),
+    }
+}
+
+fn last(call: &'static str) -> SysError {
+    let error = io::Error::last_os_error();
+    SysError::Call { call, error }
+}
+
+/// An opened device with a protection domain.
+#[derive(Clone)]
+pub struct Device(Arc<Opened>);
+
+struct Opened {
+    context: NonNull<ibv_context>,
+    domain: NonNull<ibv_pd>,
+    name: String,
+}
+
+// SAFETY: verbs objects may be used from any thread, several at a time.
+unsafe impl Send for Opened {}
+// SAFETY: as above.
+unsafe impl Sync for Opened {}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        // SAFETY: both are ours, and whatever was made of them held this.
+        unsafe {
+            ibv_dealloc_pd(self.domain.as_ptr());
+            ibv_close_device(self.context.as_ptr());
+        }
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Device").field(&self.0.name).finish()
+    }
+}
+
+/// What a port is like now, as far as sysfs does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortState {
+    /// Bytes of payload of a packet: 256 to 4096.
+    pub mtu: u16,
+    /// Its address in an InfiniBand subnet; 0 on Ethernet.
+    pub lid: u16,
+}
+
+impl Device {
+    /// Opens a device by its name.
+    ///
+    /// # Errors
+    /// There is no library, no such device, or it cannot be opened.
+    pub fn open(name: &str) -> Result<Self, SysError> {
+        let mut count = 0;
+        // SAFETY: the list is freed below, before which its devices are valid.
+        let list = unsafe { ibv_get_device_list(&raw mut count) };
+        if list.is_null() {
+            return Err(SysError::NoLibrary(io::Error::last_os_error()));
+        }
+        let count = usize::try_from(count).unwrap_or(0);
+        // SAFETY: the list has so many entries.
+        let devices = unsafe { std::slice::from_raw_parts(list, count) };
+        let named = |device: &&*mut _| {
+            // SAFETY: a device's name is a C string that lives as long as it.
+            unsafe { CStr::from_ptr(ibv_get_device_name(**device)) }.to_bytes() == name.as_bytes()
+        };
+        let context = devices.iter().find(named).map(|&device| {
+            // SAFETY: the device is of the list.
+            NonNull::new(unsafe { ibv_open_device(device) }).ok_or_else(|| last("ibv_open_device"))
+        });
+        // SAFETY: a context outlives the list that its device came from.
+        unsafe { ibv_free_device_list(list) };
+        let context = context.ok_or_else(|| SysError::NoDevice(name.to_owned()))??;
+        // SAFETY: the context is open.
+        let Some(domain) = NonNull::new(unsafe { ibv_alloc_pd(context.as_ptr()) }) else {
+            let error = last("ibv_alloc_pd");
+            // SAFETY: nothing was made of it.
+            unsafe { ibv_close_device(context.as_ptr()) };
+            return Err(error);
+        };
+        Ok(Self(Arc::new(Opened {
+            context,
+            domain,
+            name: name.to_owned(),
+        })))
+    }
+
+    /// What a port is like now.
+    ///
+    /// # Errors
+    /// The device does not answer.
+    pub fn port(&self, number: u8) -> Result<PortState, SysError> {
+        // SAFETY: plain numbers, of which zeros are valid.
+        let mut port: ibv_port_attr = unsafe { mem::zeroed() };
+        // SAFETY: the context is open.
+        let returned = unsafe { ibv_query_port(self.0.context.as_ptr(), number, &raw mut port) };
+        check("ibv_query_port", returned)?;
+        Ok(PortState {
+            // 1 for 256 to 5 for 4096.
+            mtu: 128 << port.active_mtu.clamp(1, 5),
+            lid: port.lid,
+        })
+    }
+
+    /// Registers memory: the adapter may read it, and whoever knows its key may write it.
+    ///
+    /// # Errors
+    /// It is not mapped, or cannot be pinned.
+    ///
+    /// # Safety
+    /// The memory stays mapped until the registration is dropped.
+    pub unsafe fn register(&self, addr: *mut u8, bytes: usize) -> Result<Memory, SysError> {
+        let access = ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0
+            | ibv_access_flags::IBV_ACCESS_REMOTE_WRITE.0;
+        // SAFETY: the domain is ours; what is not mapped is refused.
+        let mr = unsafe {
+            ibv_reg_mr(
+                self.0.domain.as_ptr(),
+                addr.cast(),
+                bytes,
+                access.cast_signed(),
+            )
+        };
+        let Some(mr) = NonNull::new(mr) else {
+            let error = last("ibv_reg_mr");
+            return Err(match &error {
+                SysError::Call { error, .. } if error.raw_os_error() == Some(libc::ENOMEM) => {
+                    SysError::Locked {
+                        bytes,
+                        limit: locked_limit(),
+                    }
+                }
+                _ => error,
+            });
+        };
+        Ok(Memory {
+            mr,
+            _device: self.clone(),
+        })
+    }
+
+    /// A completion queue for so many completions at once.
+    ///
+    /// # Errors
+    /// The device has no room for it.
+    pub fn completion_queue(&self, entries: u32) -> Result<Arc<CompletionQueue>, SysError> {
+        let entries = i32::try_from(entries).unwrap_or(i32::MAX);
+        // SAFETY: the context is open; no channel, nothing to be told.
+        let cq = unsafe {
+            ibv_create_cq(
+                self.0.context.as_ptr(),
+                entries,
+                ptr::null_mut(),
+                ptr::null_mut(),
+                0,
+            )
+        };
+        let cq = NonNull::new(cq).ok_or_else(|| last("ibv_create_cq"))?;
+        Ok(Arc::new(CompletionQueue {
+            cq,
+            _device: self.clone(),
+        }))
+    }
+}
+
+/// The limit of locked memory, in words.
+fn locked_limit() -> String {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is written.
+    unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+    match limit.rlim_cur {
+        libc::RLIM_INFINITY => "unlimited, so the memory itself is used up".to_owned(),
+        bytes => format!("{} KiB", bytes >> 10),
+    }
+}
+
+/// A registration.
+pub struct Memory {
+    mr: NonNull<ibv_mr>,
+    _device: Device,
+}
+
+// SAFETY: verbs objects may be used from any thread, several at a time.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// By which our own requests name it.
+    #[must_use]
+    pub fn local_key(&self) -> u32 {
+        // SAFETY: it is registered.
+        unsafe { self.mr.as_ref() }.lkey
+    }
+
+    /// By which the peer's requests name it.
+    #[must_use]
+    pub fn remote_key(&self) -> u32 {
+        // SAFETY: it is registered.
+        unsafe { self.mr.as_ref() }.rkey
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: it is ours.
+        unsafe { ibv_dereg_mr(self.mr.as_ptr()) };
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // SAFETY: it is registered.
+        let mr = unsafe { self.mr.as_ref() };
+        write!(f, "Memory({:p}, {} bytes)", mr.addr, mr.length)
+    }
+}
+
+/// Where completions of queue pairs come.
+pub struct CompletionQueue {
+    cq: NonNull<ibv_cq>,
+    _device: Device,
+}
+
+// SAFETY: verbs objects may be used from any thread, several at a time.
+unsafe impl Send for CompletionQueue {}
+// SAFETY: as above.
+unsafe impl Sync for CompletionQueue {}
+
+/// What happened to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// One of ours has been carried out and acknowledged.
+    Sent,
+    /// The peer has written, and said this.
+    Received(u32),
+    /// It failed, or was given up because one before it had; the status, as libibverbs numbers it.
+    Failed(u32),
+}
+
+/// A completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completion {
+    /// What the request was given.
+    pub id: u64,
+    /// Number of its queue pair.
+    pub queue_pair: u32,
+    /// What happened.
+    pub done: Done,
+}
+
+/// Completions that are taken out at once.
+const BATCH: i32 = 16;
+
+impl CompletionQueue {
+    /// Takes out what has come, up to a bound; says how much that was.
+    ///
+    /// # Errors
+    /// The queue has overrun, or the device is gone.
+    pub fn poll(&self, mut take: impl FnMut(Completion)) -> Result<usize, SysError> {
+        // SAFETY: plain numbers, of which zeros are valid.
+        let mut batch: [ibv_wc; BATCH as usize] = unsafe { mem::zeroed() };
+        // SAFETY: the queue is ours, the array has so many entries.
+        let count = unsafe { ibv_poll_cq(self.cq.as_ptr(), BATCH, batch.as_mut_ptr()) };
+        let count = usize::try_from(count).map_err(|_| last("ibv_poll_cq"))?;
+        for wc in &batch[..count] {
+            let with_immediate = wc.wc_flags & ibv_wc_flags::IBV_WC_WITH_IMM.0 != 0;
+            let done = if wc.status != ibv_wc_status::IBV_WC_SUCCESS {
+                Done::Failed(wc.status)
+            } else if wc.opcode & ibv_wc_opcode::IBV_WC_RECV != 0 && with_immediate {
+                // SAFETY: the flag says which of the two it is.
+                let data = unsafe { wc.imm_data_invalidated_rkey_union.imm_data };
+                Done::Received(u32::from_be(data))
+            } else {
+                Done::Sent
+            };
+            take(Completion {
+                id: wc.wr_id,
+                queue_pair: wc.qp_num,
+                done,
+            });
+        }
+        Ok(count)
+    }
+}
+
+/// A failed request's status in words.
+#[must_use]
+pub fn status_text(status: u32) -> String {
+    // SAFETY: any number has a static text.
+    let text = unsafe { ibv_wc_status_str(status) };
+    if text.is_null() {
+        return format!("status {status}");
+    }
+    // SAFETY: it is a C string.
+    unsafe { CStr::from_ptr(text) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+impl Drop for CompletionQueue {
+    fn drop(&mut self) {
+        // SAFETY: it is ours, and queue pairs that used it held it.
+        unsafe { ibv_destroy_cq(self.cq.as_ptr()) };
+    }
+}
+
+impl fmt::Debug for CompletionQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CompletionQueue({:p})", self.cq)
+    }
+}
+
+/// How many requests a queue pair holds at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Depths {
+    /// Ours.
+    pub send: u32,
+    /// Receives for what the peer says with its writes.
+    pub receive: u32,
+}
+
+/// One end of a queue pair, as the other end has to know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Number of the queue pair.
+    pub number: u32,
+    /// The packet that it begins with, 24 bits, at random: an older connection's packets must not
+    /// pass for this one's.
+    pub first_packet: u32,
+    /// Address of its port.
+    pub gid: Ipv6Addr,
+    /// The same in an InfiniBand subnet.
+    pub lid: u16,
+    /// Bytes of payload that its port takes in a packet.
+    pub mtu: u16,
+}
+
+/// How this end's packets are sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Route {
+    /// Port of the device.
+    pub port: u8,
+    /// Place of its address in its table.
+    pub gid_index: u8,
+    /// Decides the UDP source port, and with it the way through the fabric, where it is not 0.
+    pub flow_label: u32,
+    /// The IP header's traffic class: DSCP and ECN.
+    pub traffic_class: u8,
+    /// Service level: the priority on the wire, unless the adapter goes by the traffic class.
+    pub service_level: u8,
+    /// The adapter gives up after seven times 4.096 µs times two to the power of this without an
+    /// acknowledgement.
+    pub timeout: u8,
+}
+
+/// The flow label that makes adapters use this UDP source port, from 49152 up, as Linux computes
+/// it.
+#[must_use]
+pub const fn flow_label(source_port: u16) -> u32 {
+    (source_port & 0x3fff) as u32
+}
+
+/// A reliable connection.
+pub struct QueuePair {
+    qp: NonNull<ibv_qp>,
+    completions: Arc<CompletionQueue>,
+    _device: Device,
+}
+
+// SAFETY: verbs objects may be used from any thread, several at a time.
+unsafe impl Send for QueuePair {}
+// SAFETY: as above.
+unsafe impl Sync for QueuePair {}
+
+/// A write to the peer's memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Write {
+    /// What its completion is told by.
+    pub id: u64,
+    /// What is written: address, bytes and key of our memory.
+    pub local: (u64, u32, u32),
+    /// Where: address and key of the peer's memory.
+    pub remote: (u64, u32),
+    /// What the peer is told when all of it is there.
+    pub immediate: u32,
+}
+
+/// A peer that has posted no receive is asked again after 0.64 ms, and for ever: our own count of
+/// its receives makes that the exception.
+const RNR_TIMER: u8 = 12;
+const RNR_FOR_EVER: u8 = 7;
+/// Times that an adapter sends again before it gives up. One less than there could be: soft-RoCE takes
+/// seven for ever.
+const RETRIES: u8 = 6;
+
+impl QueuePair {
+    /// A queue pair that takes receives but leads nowhere yet.
+    ///
+    /// # Errors
+    /// The device has no room for it.
+    pub fn new(
+        device: &Device,
+        completions: &Arc<CompletionQueue>,
+        port: u8,
+        depths: Depths,
+    ) -> Result<Self, SysError> {
+        // SAFETY: plain numbers and pointers, of which zeros are valid.
+        let mut init: ibv_qp_init_attr = unsafe { mem::zeroed() };
+        init.send_cq = completions.cq.as_ptr();
+        init.recv_cq = completions.cq.as_ptr();
+        init.qp_type = ibv_qp_type::IBV_QPT_RC;
+        init.sq_sig_all = 1;
+        init.cap.max_send_wr = depths.send;
+        init.cap.max_recv_wr = depths.receive;
+        init.cap.max_send_sge = 1;
+        init.cap.max_recv_sge = 1;
+        // SAFETY: domain and queues are ours and outlive it.
+        let qp = unsafe { ibv_create_qp(device.0.domain.as_ptr(), &raw mut init) };
+        let qp = NonNull::new(qp).ok_or_else(|| last("ibv_create_qp"))?;
+        let this = Self {
+            qp,
+            completions: Arc::clone(completions),
+            _device: device.clone(),
+        };
+        let mut attr = attributes(ibv_qp_state::IBV_QPS_INIT);
+        attr.port_num = port;
+        attr.qp_access_flags = ibv_access_flags::IBV_ACCESS_REMOTE_WRITE.0;
+        this.modify(
+            &mut attr,
+            ibv_qp_attr_mask::IBV_QP_PKEY_INDEX.0
+                | ibv_qp_attr_mask::IBV_QP_PORT.0
+                | ibv_qp_attr_mask::IBV_QP_ACCESS_FLAGS.0,
+        )?;
+        Ok(this)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        // SAFETY: it is ours.
+        unsafe { self.qp.as_ref() }.qp_num
+    }
+
+    /// Where its completions come.
+    #[must_use]
+    pub fn completions(&self) -> &Arc<CompletionQueue> {
+        &self.completions
+    }
+
+    /// Connects it to the other end; `first_packet` is our own. Receives that writes may need are
+    /// posted before.
+    ///
+    /// # Errors
+    /// The adapter refuses, for instance because the address has changed.
+    pub fn connect(&self, first_packet: u32, to: &End, route: &Route) -> Result<(), SysError> {
+        let mut attr = attributes(ibv_qp_state::IBV_QPS_RTR);
+        attr.path_mtu = u32::from(to.mtu).max(256).ilog2() - 7;
+        attr.dest_qp_num = to.number;
+        attr.rq_psn = to.first_packet;
+        attr.max_dest_rd_atomic = 1;
+        attr.min_rnr_timer = RNR_TIMER;
+        attr.ah_attr.is_global = 1;
+        attr.ah_attr.dlid = to.lid;
+        attr.ah_attr.sl = route.service_level;
+        attr.ah_attr.port_num = route.port;
+        attr.ah_attr.grh.dgid.raw = to.gid.octets();
+        attr.ah_attr.grh.sgid_index = route.gid_index;
+        attr.ah_attr.grh.hop_limit = u8::MAX;
+        attr.ah_attr.grh.traffic_class = route.traffic_class;
+        attr.ah_attr.grh.flow_label = route.flow_label;
+        self.modify(
+            &mut attr,
+            ibv_qp_attr_mask::IBV_QP_AV.0
+                | ibv_qp_attr_mask::IBV_QP_PATH_MTU.0
+                | ibv_qp_attr_mask::IBV_QP_DEST_QPN.0
+                | ibv_qp_attr_mask::IBV_QP_RQ_PSN.0
+                | ibv_qp_attr_mask::IBV_QP_MAX_DEST_RD_ATOMIC.0
+                | ibv_qp_attr_mask::IBV_QP_MIN_RNR_TIMER.0,
+        )?;
+        let mut attr = attributes(ibv_qp_state::IBV_QPS_RTS);
+        attr.timeout = route.timeout;
+        attr.retry_cnt = RETRIES;
+        attr.rnr_retry = RNR_FOR_EVER;
+        attr.sq_psn = first_packet;
+        attr.max_rd_atomic = 1;
+        self.modify(
+            &mut attr,
+            ibv_qp_attr_mask::IBV_QP_TIMEOUT.0
+                | ibv_qp_attr_mask::IBV_QP_RETRY_CNT.0
+                | ibv_qp_attr_mask::IBV_QP_RNR_RETRY.0
+                | ibv_qp_attr_mask::IBV_QP_SQ_PSN.0
+                | ibv_qp_attr_mask::IBV_QP_MAX_QP_RD_ATOMIC.0,
+        )
+    }
+
+    /// Makes it silent: what it was given fails, and nothing that arrives on it is written any
+    /// more.
+    ///
+    /// # Errors
+    /// The device is gone, and silent with it.
+    pub fn silence(&self) -> Result<(), SysError> {
+        self.modify(&mut attributes(ibv_qp_state::IBV_QPS_ERR), 0)
+    }
+
+    fn modify(&self, attr: &mut ibv_qp_attr, mask: u32) -> Result<(), SysError> {
+        let mask = (mask | ibv_qp_attr_mask::IBV_QP_STATE.0).cast_signed();
+        // SAFETY: it is ours, and the mask says which fields count.
+        let returned = unsafe { ibv_modify_qp(self.qp.as_ptr(), attr, mask) };
+        check("ibv_modify_qp", returned)
+    }
+
+    /// Posts a receive for what the peer says with one write.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub fn post_receive(&self, id: u64) -> Result<(), SysError> {
+        let mut request = ibv_recv_wr {
+            wr_id: id,
+            next: ptr::null_mut(),
+            sg_list: ptr::null_mut(),
+            num_sge: 0,
+        };
+        let mut bad = ptr::null_mut();
+        // SAFETY: it is ours; the request is read before the call returns.
+        let returned = unsafe { ibv_post_recv(self.qp.as_ptr(), &raw mut request, &raw mut bad) };
+        check("ibv_post_recv", returned)
+    }
+
+    /// Writes to the peer's memory and tells it.
+    ///
+    /// # Errors
+    /// Too much is under way.
+    ///
+    /// # Safety
+    /// What is read stays as it is until the write is done or the queue pair is silent and its
+    /// completions have been taken out.
+    pub unsafe fn post_write(&self, write: &Write) -> Result<(), SysError> {
+        let (addr, length, lkey) = write.local;
+        let mut from = ibv_sge { addr, length, lkey };
+        // SAFETY: plain numbers and pointers, of which zeros are valid.
+        let mut request: ibv_send_wr = unsafe { mem::zeroed() };
+        request.wr_id = write.id;
+        request.sg_list = &raw mut from;
+        request.num_sge = i32::from(length > 0);
+        request.opcode = ibv_wr_opcode::IBV_WR_RDMA_WRITE_WITH_IMM;
+        request.send_flags = ibv_send_flags::IBV_SEND_SIGNALED.0;
+        request.imm_data_invalidated_rkey_union.imm_data = write.immediate.to_be();
+        request.wr.rdma.remote_addr = write.remote.0;
+        request.wr.rdma.rkey = write.remote.1;
+        let mut bad = ptr::null_mut();
+        // SAFETY: it is ours; request and list are read before the call returns.
+        let returned = unsafe { ibv_post_send(self.qp.as_ptr(), &raw mut request, &raw mut bad) };
+        check("ibv_post_send", returned)
+    }
+}
+
+fn attributes(state: ibv_qp_state::Type) -> ibv_qp_attr {
+    // SAFETY: plain numbers, of which zeros are valid.
+    let mut attr: ibv_qp_attr = unsafe { mem::zeroed() };
+    attr.qp_state = state;
+    attr
+}
+
+impl Drop for QueuePair {
+    fn drop(&mut self) {
+        // SAFETY: it is ours.
+        unsafe { ibv_destroy_qp(self.qp.as_ptr()) };
+    }
+}
+
+impl fmt::Debug for QueuePair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "QueuePair({})", self.number())
+    }
+}
