@@ -10,12 +10,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use thalweg::config::{Family, HcaFilter};
 use thalweg::transport::verbs::device::{self, Choice, Found, Port};
 use thalweg::transport::verbs::sys::{
-    Completion, Depths, Device, Done, End, Memory, QueuePair, Route, Write, flow_label, status_text,
+    Completion, Depths, Device, DeviceEvent, Done, End, Memory, Operation, Piece, QueuePair,
+    Request, Route, flow_label, status_text,
 };
 
 fn find(hca: &str) -> Found {
@@ -33,8 +35,8 @@ struct Host {
     port: Port,
     device: Device,
     queue_pair: QueuePair,
-    bytes: Box<[u8]>,
     memory: Memory,
+    bytes: Box<[u8]>,
 }
 
 impl Host {
@@ -47,6 +49,7 @@ impl Host {
         let depths = Depths {
             send: 64,
             receive: 64,
+            inline: 128,
         };
         let mut bytes = vec![0; bytes].into_boxed_slice();
         // SAFETY: dropped before the bytes are.
@@ -86,20 +89,36 @@ impl Host {
         self.queue_pair.connect(0xab_cdef, &end, &route).unwrap();
     }
 
-    /// Writes all of its memory over the other's.
-    fn write(&self, to: &Self, id: u64, immediate: u32) {
-        let write = Write {
-            id,
-            local: (
-                self.bytes.as_ptr() as u64,
-                u32::try_from(self.bytes.len()).unwrap(),
-                self.memory.local_key(),
-            ),
-            remote: (to.bytes.as_ptr() as u64, to.memory.remote_key()),
-            immediate,
-        };
+    /// Bytes of its memory from an offset on.
+    fn piece(&self, from: usize, bytes: usize) -> Piece {
+        Piece {
+            addr: self.bytes[from..from + bytes].as_ptr() as u64,
+            bytes: u32::try_from(bytes).unwrap(),
+            key: self.memory.local_key(),
+        }
+    }
+
+    fn receive(&self, id: u64, buffer: Piece) {
         // SAFETY: the bytes stay until the host is dropped, its queue pair first.
-        unsafe { self.queue_pair.post_write(&write) }.unwrap();
+        unsafe { self.queue_pair.post_receive(id, buffer) }.unwrap();
+    }
+
+    fn post(&self, requests: &[Request]) {
+        // SAFETY: as above.
+        unsafe { self.queue_pair.post(requests) }.unwrap();
+    }
+
+    /// Writes part of its memory over the same part of the other's.
+    fn write(&self, to: &Self, id: u64, (from, bytes): (usize, usize), immediate: u32) -> Request {
+        Request {
+            id,
+            local: self.piece(from, bytes),
+            operation: Operation::Write {
+                addr: to.piece(from, bytes).addr,
+                key: to.memory.remote_key(),
+                immediate,
+            },
+        }
     }
 
     /// What comes next, so many of them.
@@ -136,7 +155,7 @@ fn ports_are_found_with_the_address_that_can_be_routed() {
 
 #[test]
 #[ignore = "needs the devices of lab/roce.sh: make test-roce"]
-fn a_write_arrives_over_the_wire_with_what_it_says() {
+fn writes_arrive_over_the_wire_in_order_with_what_they_say() {
     let wire = || {
         let sent = fs::read_to_string("/sys/class/net/ra0/statistics/tx_bytes").unwrap();
         sent.trim().parse::<usize>().unwrap()
@@ -145,19 +164,60 @@ fn a_write_arrives_over_the_wire_with_what_it_says() {
     for (at, byte) in near.bytes.iter_mut().enumerate() {
         *byte = u8::try_from(at % 251).unwrap();
     }
-    far.queue_pair.post_receive(9).unwrap();
+    for id in 0..3 {
+        far.receive(id, Piece::default());
+    }
     let before = wire();
-    near.write(&far, 7, 0xdead_beef);
-    let [received] = far.next();
+    let parts = [(0usize, 40_000), (40_000, 60_000), (0, 0)];
+    let requests = parts.map(|part| {
+        near.write(
+            &far,
+            part.1 as u64,
+            part,
+            0xdead_0000 + u32::try_from(part.0).unwrap(),
+        )
+    });
+    near.post(&requests);
+    let received = far.next::<3>().map(|c| (c.id, c.queue_pair, c.done));
+    let number = far.queue_pair.number();
+    let said = [
+        (40_000, 0xdead_0000),
+        (60_000, 0xdead_9c40),
+        (0, 0xdead_0000),
+    ];
     assert_eq!(
-        (received.id, received.done),
-        (9, Done::Received(0xdead_beef))
+        received,
+        [0, 1, 2].map(|id| (id as u64, number, Done::Written(said[id].0, said[id].1)))
     );
-    assert_eq!(received.queue_pair, far.queue_pair.number());
-    let [sent] = near.next();
-    assert_eq!((sent.id, sent.done), (7, Done::Sent));
+    let sent = near.next::<3>().map(|c| (c.id, c.done));
+    assert_eq!(sent, [40_000, 60_000, 0].map(|id| (id, Done::Sent)));
     assert!(near.bytes == far.bytes);
     assert!(wire() - before >= near.bytes.len());
+}
+
+#[test]
+#[ignore = "needs the devices of lab/roce.sh: make test-roce"]
+fn messages_go_into_the_receives_in_turn() {
+    let (mut near, far) = pair(8192);
+    near.bytes[..100].fill(1);
+    near.bytes[100..4000].fill(2);
+    far.receive(1, far.piece(0, 4096));
+    far.receive(2, far.piece(4096, 4096));
+    // One that is handed over with its request, and one that is not.
+    for (id, piece) in [(1, near.piece(0, 100)), (2, near.piece(100, 3900))] {
+        near.post(&[Request {
+            id,
+            local: piece,
+            operation: Operation::Send,
+        }]);
+    }
+    let received = far.next::<2>().map(|c| (c.id, c.done));
+    assert_eq!(
+        received,
+        [(1, Done::Received(100)), (2, Done::Received(3900))]
+    );
+    assert!(far.bytes[..100].iter().all(|&byte| byte == 1));
+    assert!(far.bytes[4096..4096 + 3900].iter().all(|&byte| byte == 2));
 }
 
 /// What a fence rests on: after it nothing that was sent on a path can be counted or written.
@@ -166,8 +226,8 @@ fn a_write_arrives_over_the_wire_with_what_it_says() {
 fn a_silent_queue_pair_gives_everything_back_and_takes_nothing() {
     let (mut near, far) = pair(10_000);
     near.bytes.fill(7);
-    far.queue_pair.post_receive(1).unwrap();
-    far.queue_pair.post_receive(2).unwrap();
+    far.receive(1, Piece::default());
+    far.receive(2, Piece::default());
     far.queue_pair.silence().unwrap();
     let flushed: [_; 2] = far.next();
     for (id, flushed) in (1..).zip(flushed) {
@@ -178,7 +238,7 @@ fn a_silent_queue_pair_gives_everything_back_and_takes_nothing() {
         let text = status_text(status).to_lowercase();
         assert!(text.contains("flush"), "{text}");
     }
-    near.write(&far, 3, 0);
+    near.post(&[near.write(&far, 3, (0, 10_000), 0)]);
     let [failed] = near.next();
     assert!(matches!(failed.done, Done::Failed(_)), "{failed:?}");
     assert!(far.bytes.iter().all(|&byte| byte == 0));
@@ -206,4 +266,35 @@ fn memory_that_is_not_mapped_is_refused() {
         error.unwrap_err().to_string(),
         "ibv_reg_mr: Bad address (os error 14)"
     );
+}
+
+#[test]
+#[ignore = "needs the devices of lab/roce.sh: make test-roce"]
+fn a_device_tells_of_links_and_addresses() {
+    let device = Device::open("rxea1").unwrap();
+    let happens = |command: &str, expected: DeviceEvent| {
+        while device.event().is_some() {}
+        let words: Vec<_> = command.split(' ').collect();
+        assert!(Command::new("ip").args(words).status().unwrap().success());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut told = Vec::new();
+        while !told.contains(&expected) {
+            told.extend(device.event());
+            assert!(Instant::now() < deadline, "{command}: {told:?}");
+            std::thread::yield_now();
+        }
+    };
+    assert_eq!(device.event(), None);
+    happens(
+        "address add 10.87.9.1/24 dev ra1",
+        DeviceEvent::AddressesChanged(1),
+    );
+    happens(
+        "address del 10.87.9.1/24 dev ra1",
+        DeviceEvent::AddressesChanged(1),
+    );
+    happens("link set ra1 down", DeviceEvent::PortDown(1));
+    let found = find("=rxea1").to_string();
+    assert!(found.contains("rxea1:1 (its link is down)"), "{found}");
+    happens("link set ra1 up", DeviceEvent::PortUp(1));
 }

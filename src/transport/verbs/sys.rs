@@ -10,17 +10,19 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::net::Ipv6Addr;
+use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use rdma_mummy_sys::{
-    ibv_access_flags, ibv_alloc_pd, ibv_close_device, ibv_context, ibv_cq, ibv_create_cq,
-    ibv_create_qp, ibv_dealloc_pd, ibv_dereg_mr, ibv_destroy_cq, ibv_destroy_qp,
-    ibv_free_device_list, ibv_get_device_list, ibv_get_device_name, ibv_modify_qp, ibv_mr,
-    ibv_open_device, ibv_pd, ibv_poll_cq, ibv_port_attr, ibv_post_recv, ibv_post_send, ibv_qp,
-    ibv_qp_attr, ibv_qp_attr_mask, ibv_qp_init_attr, ibv_qp_state, ibv_qp_type, ibv_query_port,
-    ibv_recv_wr, ibv_reg_mr, ibv_send_flags, ibv_send_wr, ibv_sge, ibv_wc, ibv_wc_flags,
-    ibv_wc_opcode, ibv_wc_status, ibv_wc_status_str, ibv_wr_opcode,
+    ibv_access_flags, ibv_ack_async_event, ibv_alloc_pd, ibv_async_event, ibv_close_device,
+    ibv_context, ibv_cq, ibv_create_cq, ibv_create_qp, ibv_dealloc_pd, ibv_dereg_mr,
+    ibv_destroy_cq, ibv_destroy_qp, ibv_event_type, ibv_free_device_list, ibv_get_async_event,
+    ibv_get_device_list, ibv_get_device_name, ibv_modify_qp, ibv_mr, ibv_open_device, ibv_pd,
+    ibv_poll_cq, ibv_port_attr, ibv_post_recv, ibv_post_send, ibv_qp, ibv_qp_attr,
+    ibv_qp_attr_mask, ibv_qp_init_attr, ibv_qp_state, ibv_qp_type, ibv_query_port, ibv_recv_wr,
+    ibv_reg_mr, ibv_send_flags, ibv_send_wr, ibv_sge, ibv_wc, ibv_wc_opcode, ibv_wc_status,
+    ibv_wc_status_str, ibv_wr_opcode,
 };
 use thiserror::Error;
 
@@ -111,6 +113,34 @@ pub struct PortState {
     pub lid: u16,
 }
 
+/// What happened to a device that nobody asked for. Ports by their numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceEvent {
+    /// The port can be used.
+    PortUp(i32),
+    /// Its link is down.
+    PortDown(i32),
+    /// Its table of addresses is another now.
+    AddressesChanged(i32),
+    /// The queue pair of this number has failed, and its completions may not say so.
+    QueuePairFailed(u32),
+    /// A completion queue has overrun: what was under way on its queue pairs is not known.
+    CompletionsLost,
+    /// All of it has failed.
+    DeviceFailed,
+    /// Something else, as libibverbs numbers it.
+    Other(u32),
+}
+
+const CQ_ERR: u32 = ibv_event_type::IBV_EVENT_CQ_ERR as u32;
+const QP_FATAL: u32 = ibv_event_type::IBV_EVENT_QP_FATAL as u32;
+const QP_REQ_ERR: u32 = ibv_event_type::IBV_EVENT_QP_REQ_ERR as u32;
+const QP_ACCESS_ERR: u32 = ibv_event_type::IBV_EVENT_QP_ACCESS_ERR as u32;
+const DEVICE_FATAL: u32 = ibv_event_type::IBV_EVENT_DEVICE_FATAL as u32;
+const PORT_ACTIVE: u32 = ibv_event_type::IBV_EVENT_PORT_ACTIVE as u32;
+const PORT_ERR: u32 = ibv_event_type::IBV_EVENT_PORT_ERR as u32;
+const GID_CHANGE: u32 = ibv_event_type::IBV_EVENT_GID_CHANGE as u32;
+
 impl Device {
     /// Opens a device by its name.
     ///
@@ -137,6 +167,12 @@ impl Device {
         // SAFETY: a context outlives the list that its device came from.
         unsafe { ibv_free_device_list(list) };
         let context = context.ok_or_else(|| SysError::NoDevice(name.to_owned()))??;
+        // SAFETY: the context is open, and so is its descriptor; events are asked for, not waited for.
+        unsafe {
+            let fd = context.as_ref().async_fd;
+            let flags = libc::fcntl(fd, libc::F_GETFL);
+            libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK);
+        }
         // SAFETY: the context is open.
         let Some(domain) = NonNull::new(unsafe { ibv_alloc_pd(context.as_ptr()) }) else {
             let error = last("ibv_alloc_pd");
@@ -166,6 +202,45 @@ impl Device {
             mtu: 128 << port.active_mtu.clamp(1, 5),
             lid: port.lid,
         })
+    }
+
+    /// The descriptor that can be read when [`Device::event`] has something to tell.
+    #[must_use]
+    pub fn events_fd(&self) -> RawFd {
+        // SAFETY: the context is open.
+        unsafe { self.0.context.as_ref() }.async_fd
+    }
+
+    /// What has happened to the device that nobody asked for, if anything has. Never waits.
+    #[must_use]
+    pub fn event(&self) -> Option<DeviceEvent> {
+        let mut event = mem::MaybeUninit::<ibv_async_event>::zeroed();
+        // SAFETY: the context is open; the event is written if there is one.
+        if unsafe { ibv_get_async_event(self.0.context.as_ptr(), event.as_mut_ptr()) } != 0 {
+            return None;
+        }
+        let event = event.as_mut_ptr();
+        // SAFETY: it has been written. Its kind is read as a number: a newer library may know more
+        // kinds than the bindings. What it happened to is still there, for nobody destroys it before
+        // the event has been acknowledged.
+        let told = unsafe {
+            let kind = (&raw const (*event).event_type).cast::<u32>().read();
+            let element = &(*event).element;
+            match kind {
+                PORT_ACTIVE => DeviceEvent::PortUp(element.port_num),
+                PORT_ERR => DeviceEvent::PortDown(element.port_num),
+                GID_CHANGE => DeviceEvent::AddressesChanged(element.port_num),
+                QP_FATAL | QP_REQ_ERR | QP_ACCESS_ERR => {
+                    DeviceEvent::QueuePairFailed((*element.qp).qp_num)
+                }
+                CQ_ERR => DeviceEvent::CompletionsLost,
+                DEVICE_FATAL => DeviceEvent::DeviceFailed,
+                other => DeviceEvent::Other(other),
+            }
+        };
+        // SAFETY: it came from the library, and is acknowledged once.
+        unsafe { ibv_ack_async_event(event) };
+        Some(told)
     }
 
     /// Registers memory: the adapter may read it, and whoever knows its key may write it.
@@ -301,7 +376,9 @@ unsafe impl Sync for CompletionQueue {}
 pub enum Done {
     /// One of ours has been carried out and acknowledged.
     Sent,
-    /// The peer has written, and said this.
+    /// The peer has written so many bytes, and said this.
+    Written(u32, u32),
+    /// The peer has sent so many bytes, which are in the receive's buffer.
     Received(u32),
     /// It failed, or was given up because one before it had; the status, as libibverbs numbers it.
     Failed(u32),
@@ -333,15 +410,16 @@ impl CompletionQueue {
         let count = unsafe { ibv_poll_cq(self.cq.as_ptr(), BATCH, batch.as_mut_ptr()) };
         let count = usize::try_from(count).map_err(|_| last("ibv_poll_cq"))?;
         for wc in &batch[..count] {
-            let with_immediate = wc.wc_flags & ibv_wc_flags::IBV_WC_WITH_IMM.0 != 0;
-            let done = if wc.status != ibv_wc_status::IBV_WC_SUCCESS {
-                Done::Failed(wc.status)
-            } else if wc.opcode & ibv_wc_opcode::IBV_WC_RECV != 0 && with_immediate {
-                // SAFETY: the flag says which of the two it is.
-                let data = unsafe { wc.imm_data_invalidated_rkey_union.imm_data };
-                Done::Received(u32::from_be(data))
-            } else {
-                Done::Sent
+            let done = match wc.opcode {
+                // Nothing else of it counts then.
+                _ if wc.status != ibv_wc_status::IBV_WC_SUCCESS => Done::Failed(wc.status),
+                ibv_wc_opcode::IBV_WC_RECV_RDMA_WITH_IMM => {
+                    // SAFETY: the operation says which of the two it is.
+                    let data = unsafe { wc.imm_data_invalidated_rkey_union.imm_data };
+                    Done::Written(wc.byte_len, u32::from_be(data))
+                }
+                ibv_wc_opcode::IBV_WC_RECV => Done::Received(wc.byte_len),
+                _ => Done::Sent,
             };
             take(Completion {
                 id: wc.wr_id,
@@ -385,8 +463,11 @@ impl fmt::Debug for CompletionQueue {
 pub struct Depths {
     /// Ours.
     pub send: u32,
-    /// Receives for what the peer says with its writes.
+    /// Receives, one for each write or message of the peer.
     pub receive: u32,
+    /// Bytes of a message that are handed over with its request, so that the adapter need not
+    /// fetch them.
+    pub inline: u32,
 }
 
 /// One end of a queue pair, as the other end has to know it.
@@ -434,6 +515,8 @@ pub const fn flow_label(source_port: u16) -> u32 {
 pub struct QueuePair {
     qp: NonNull<ibv_qp>,
     completions: Arc<CompletionQueue>,
+    /// Bytes that can be handed over with a request.
+    inline: u32,
     _device: Device,
 }
 
@@ -442,18 +525,57 @@ unsafe impl Send for QueuePair {}
 // SAFETY: as above.
 unsafe impl Sync for QueuePair {}
 
-/// A write to the peer's memory.
+/// Part of our own registered memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Piece {
+    /// Where it begins.
+    pub addr: u64,
+    /// How much it is.
+    pub bytes: u32,
+    /// [`Memory::local_key`].
+    pub key: u32,
+}
+
+impl Piece {
+    fn list(self) -> ibv_sge {
+        ibv_sge {
+            addr: self.addr,
+            length: self.bytes,
+            lkey: self.key,
+        }
+    }
+}
+
+/// Something to be sent.
 #[derive(Debug, Clone, Copy)]
-pub struct Write {
+pub struct Request {
     /// What its completion is told by.
     pub id: u64,
-    /// What is written: address, bytes and key of our memory.
-    pub local: (u64, u32, u32),
-    /// Where: address and key of the peer's memory.
-    pub remote: (u64, u32),
-    /// What the peer is told when all of it is there.
-    pub immediate: u32,
+    /// What is read; nothing of it if it has no bytes.
+    pub local: Piece,
+    /// What is done with it.
+    pub operation: Operation,
 }
+
+/// What is done with the bytes.
+#[derive(Debug, Clone, Copy)]
+pub enum Operation {
+    /// They go into the memory of the peer that the address and the key name, and then the peer is
+    /// told the immediate.
+    Write {
+        /// Address there.
+        addr: u64,
+        /// The peer's [`Memory::remote_key`].
+        key: u32,
+        /// What it is told.
+        immediate: u32,
+    },
+    /// They go into the buffer of the peer's next receive.
+    Send,
+}
+
+/// Requests that are handed over at once: with one doorbell.
+pub const REQUESTS_MAX: usize = 16;
 
 /// A peer that has posted no receive is asked again after 0.64 ms, and for ever: our own count of
 /// its receives makes that the exception.
@@ -484,12 +606,15 @@ impl QueuePair {
         init.cap.max_recv_wr = depths.receive;
         init.cap.max_send_sge = 1;
         init.cap.max_recv_sge = 1;
+        init.cap.max_inline_data = depths.inline;
         // SAFETY: domain and queues are ours and outlive it.
         let qp = unsafe { ibv_create_qp(device.0.domain.as_ptr(), &raw mut init) };
         let qp = NonNull::new(qp).ok_or_else(|| last("ibv_create_qp"))?;
         let this = Self {
             qp,
             completions: Arc::clone(completions),
+            // What the device has made of it: at least as much.
+            inline: init.cap.max_inline_data,
             _device: device.clone(),
         };
         let mut attr = attributes(ibv_qp_state::IBV_QPS_INIT);
@@ -579,47 +704,82 @@ impl QueuePair {
         check("ibv_modify_qp", returned)
     }
 
-    /// Posts a receive for what the peer says with one write.
+    /// Posts a receive for one write or message of the peer; what a message brings goes into
+    /// `buffer`.
     ///
     /// # Errors
     /// There are too many.
-    pub fn post_receive(&self, id: u64) -> Result<(), SysError> {
+    ///
+    /// # Safety
+    /// The buffer is nobody else's until the receive is done, or the queue pair is silent and its
+    /// completions have been taken out.
+    pub unsafe fn post_receive(&self, id: u64, buffer: Piece) -> Result<(), SysError> {
+        let mut list = buffer.list();
         let mut request = ibv_recv_wr {
             wr_id: id,
             next: ptr::null_mut(),
-            sg_list: ptr::null_mut(),
-            num_sge: 0,
+            sg_list: &raw mut list,
+            num_sge: i32::from(buffer.bytes > 0),
         };
         let mut bad = ptr::null_mut();
-        // SAFETY: it is ours; the request is read before the call returns.
+        // SAFETY: it is ours; request and list are read before the call returns.
         let returned = unsafe { ibv_post_recv(self.qp.as_ptr(), &raw mut request, &raw mut bad) };
         check("ibv_post_recv", returned)
     }
 
-    /// Writes to the peer's memory and tells it.
+    /// Hands requests over, at most [`REQUESTS_MAX`], in their order and with one doorbell.
     ///
     /// # Errors
-    /// Too much is under way.
+    /// Too much is under way, or the queue pair is in no state to send; none of them counts then,
+    /// and the queue pair has to be silenced.
+    ///
+    /// # Panics
+    /// There are more than [`REQUESTS_MAX`].
     ///
     /// # Safety
-    /// What is read stays as it is until the write is done or the queue pair is silent and its
+    /// What is read stays as it is until the request is done, or the queue pair is silent and its
     /// completions have been taken out.
-    pub unsafe fn post_write(&self, write: &Write) -> Result<(), SysError> {
-        let (addr, length, lkey) = write.local;
-        let mut from = ibv_sge { addr, length, lkey };
+    pub unsafe fn post(&self, requests: &[Request]) -> Result<(), SysError> {
+        assert!(requests.len() <= REQUESTS_MAX, "handed over in parts");
         // SAFETY: plain numbers and pointers, of which zeros are valid.
-        let mut request: ibv_send_wr = unsafe { mem::zeroed() };
-        request.wr_id = write.id;
-        request.sg_list = &raw mut from;
-        request.num_sge = i32::from(length > 0);
-        request.opcode = ibv_wr_opcode::IBV_WR_RDMA_WRITE_WITH_IMM;
-        request.send_flags = ibv_send_flags::IBV_SEND_SIGNALED.0;
-        request.imm_data_invalidated_rkey_union.imm_data = write.immediate.to_be();
-        request.wr.rdma.remote_addr = write.remote.0;
-        request.wr.rdma.rkey = write.remote.1;
+        let mut chain: [ibv_send_wr; REQUESTS_MAX] = unsafe { mem::zeroed() };
+        let mut lists = [Piece::default().list(); REQUESTS_MAX];
+        let mut next = ptr::null_mut();
+        for (at, request) in requests.iter().enumerate().rev() {
+            lists[at] = request.local.list();
+            let wr = &mut chain[at];
+            wr.wr_id = request.id;
+            wr.sg_list = &raw mut lists[at];
+            wr.num_sge = i32::from(request.local.bytes > 0);
+            wr.next = next;
+            let mut flags = ibv_send_flags::IBV_SEND_SIGNALED.0;
+            match request.operation {
+                Operation::Write {
+                    addr,
+                    key,
+                    immediate,
+                } => {
+                    wr.opcode = ibv_wr_opcode::IBV_WR_RDMA_WRITE_WITH_IMM;
+                    wr.imm_data_invalidated_rkey_union.imm_data = immediate.to_be();
+                    wr.wr.rdma.remote_addr = addr;
+                    wr.wr.rdma.rkey = key;
+                }
+                Operation::Send => {
+                    wr.opcode = ibv_wr_opcode::IBV_WR_SEND;
+                    if request.local.bytes <= self.inline {
+                        flags |= ibv_send_flags::IBV_SEND_INLINE.0;
+                    }
+                }
+            }
+            wr.send_flags = flags;
+            next = &raw mut *wr;
+        }
+        if next.is_null() {
+            return Ok(());
+        }
         let mut bad = ptr::null_mut();
-        // SAFETY: it is ours; request and list are read before the call returns.
-        let returned = unsafe { ibv_post_send(self.qp.as_ptr(), &raw mut request, &raw mut bad) };
+        // SAFETY: it is ours; requests and lists are read before the call returns.
+        let returned = unsafe { ibv_post_send(self.qp.as_ptr(), next, &raw mut bad) };
         check("ibv_post_send", returned)
     }
 }
