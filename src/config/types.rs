@@ -166,8 +166,7 @@ impl fmt::Display for PortRange {
 /// name, `^` in front excludes, and `^=` does both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IfFilter {
-    excludes: bool,
-    exact: bool,
+    signs: Signs,
     names: Box<[Box<str>]>,
 }
 
@@ -175,19 +174,12 @@ impl IfFilter {
     /// Whether the interface called `name` may be used.
     #[must_use]
     pub fn admits(&self, name: &str) -> bool {
-        let listed = self.names.iter().any(|entry| {
-            if self.exact {
-                name == &**entry
-            } else {
-                name.starts_with(&**entry)
-            }
-        });
-        listed != self.excludes
+        self.signs
+            .admit(name, self.names.iter().map(|entry| &**entry))
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let (excludes, text) = strip(text.trim(), '^');
-        let (exact, text) = strip(text, '=');
+        let (signs, text) = Signs::of(text);
         // NCCL's entries may carry a port after a colon (it is for InfiniBand): not part of the name.
         let names: Box<[Box<str>]> = text
             .split(',')
@@ -195,11 +187,7 @@ impl IfFilter {
             .filter(|name| !name.is_empty())
             .map(Box::from)
             .collect();
-        (!names.is_empty()).then_some(Self {
-            excludes,
-            exact,
-            names,
-        })
+        (!names.is_empty()).then_some(Self { signs, names })
     }
 
     /// What `NCCL_SOCKET_IFNAME` means: none where it names no interface, since NCCL passes over it then.
@@ -212,8 +200,7 @@ impl IfFilter {
 /// colon if it is for one port only (the syntax of `NCCL_IB_HCA`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HcaFilter {
-    excludes: bool,
-    exact: bool,
+    signs: Signs,
     entries: Box<[(Box<str>, Option<u8>)]>,
 }
 
@@ -221,28 +208,21 @@ impl HcaFilter {
     /// Whether this port of the device called `name` may be used.
     #[must_use]
     pub fn admits(&self, name: &str, port: u8) -> bool {
-        let listed = self.entries.iter().any(|(entry, of_port)| {
-            let named = if self.exact {
-                name == &**entry
-            } else {
-                name.starts_with(&**entry)
-            };
-            named && of_port.is_none_or(|of_port| of_port == port)
-        });
-        listed != self.excludes
+        let of_port = |of: &Option<u8>| of.is_none_or(|of| of == port);
+        let entries = self.entries.iter().filter(|(_, of)| of_port(of));
+        self.signs.admit(name, entries.map(|(entry, _)| &**entry))
     }
 
     /// Whether what it admits has been asked for, rather than left over.
     #[must_use]
     pub fn names(&self) -> bool {
-        !self.excludes
+        !self.signs.excludes
     }
 
     /// From `NCCL_IB_HCA`'s syntax; none if it names nothing, or a port that is no number.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let (excludes, text) = strip(text.trim(), '^');
-        let (exact, text) = strip(text, '=');
+        let (signs, text) = Signs::of(text);
         let entries = text.split(',').map(str::trim).filter(|e| !e.is_empty());
         let entries: Option<Box<[_]>> = entries
             .map(|entry| match entry.split_once(':') {
@@ -250,11 +230,38 @@ impl HcaFilter {
                 None => Some((Box::from(entry), None)),
             })
             .collect();
-        entries.filter(|e| !e.is_empty()).map(|entries| Self {
-            excludes,
-            exact,
-            entries,
-        })
+        let entries = entries.filter(|entries| !entries.is_empty())?;
+        Some(Self { signs, entries })
+    }
+}
+
+/// What stands before a list of names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Signs {
+    /// `^`: those named are left out.
+    excludes: bool,
+    /// `=`: whole names, not their beginnings.
+    exact: bool,
+}
+
+impl Signs {
+    /// The signs, and the list behind them.
+    fn of(text: &str) -> (Self, &str) {
+        let (excludes, text) = strip(text.trim(), '^');
+        let (exact, text) = strip(text, '=');
+        (Self { excludes, exact }, text)
+    }
+
+    /// Whether a list with these signs admits a name.
+    fn admit<'a>(self, name: &str, mut entries: impl Iterator<Item = &'a str>) -> bool {
+        let is_listed = entries.any(|entry| {
+            if self.exact {
+                name == entry
+            } else {
+                name.starts_with(entry)
+            }
+        });
+        is_listed != self.excludes
     }
 }
 
@@ -265,7 +272,7 @@ fn strip(text: &str, sign: char) -> (bool, &str) {
 
 impl fmt::Display for IfFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let signs = match (self.excludes, self.exact) {
+        let signs = match (self.signs.excludes, self.signs.exact) {
             (false, false) => "",
             (false, true) => "=",
             (true, false) => "^",
