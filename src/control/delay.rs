@@ -82,6 +82,9 @@ impl DelayConfig {
     }
 }
 
+/// Of the increase, what is added however near the target is, and above it.
+const ALWAYS_SHARE: u64 = 4;
+
 /// A delay-based window.
 #[derive(Debug, Clone)]
 pub struct Delay {
@@ -147,7 +150,7 @@ impl Controller for Delay {
             } else {
                 let added = self.config.increase.scale(acked.0, self.window.max(1));
                 // Never nothing: near the target it is what makes flows equal.
-                let room = (target - queue).max(target / 4);
+                let room = (target - queue).max(target / ALWAYS_SHARE);
                 ((acked / 64).scale(target - queue, target) + added.scale(room, target)).0
             };
         } else {
@@ -156,7 +159,7 @@ impl Controller for Delay {
             // beta 0.8, never more than half (Swift's values)
             let cut = Bytes(self.window).scale(queue - target, queue) * 4 / 5;
             self.window -= cut.0.min(self.window / 2);
-            self.window += self.config.increase.0 / 4;
+            self.window += self.config.increase.0 / ALWAYS_SHARE;
         }
         self.window = self
             .window

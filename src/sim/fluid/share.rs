@@ -2,10 +2,11 @@
 //!
 //! Each pipe has a level, the most that a stream gets of it: the pipe is full when those that are
 //! held back elsewhere have what they get there and all others have the level. A stream gets the
-//! least level of its pipes, each times its weight there. A change at one pipe is carried on to the others of its streams only
-//! as far as it changes something there, so a flow that starts or ends costs what its neighbours
-//! cost, not what the network does. The levels settle from the tightest pipe on, and where they
-//! settle is the max-min fair allocation (Charny, Clark and Jain 1995).
+//! least level of its pipes, each times its weight there. A change at one pipe is carried on to
+//! the others of its streams only as far as it changes something there, so a flow that starts or
+//! ends costs what its neighbours cost, not what the network does. The levels settle from the
+//! tightest pipe on, and where they settle is the max-min fair allocation (Charny, Clark and Jain
+//! 1995).
 //!
 //! The sums are floating-point, of the four basic operations only, which give the same bits on
 //! every machine.

@@ -145,6 +145,14 @@ impl Departures {
 }
 
 impl Host {
+    /// Looks after its links from then on, unless it does already.
+    fn begin_ticks(&mut self, own: u32, at: Picos, net: &mut Net) {
+        if self.tick_at.is_none() {
+            self.tick_at = Some(at);
+            net.wake_at(own, at);
+        }
+    }
+
     /// The link whose turn it is: the urgent class first.
     fn next_ready(&self) -> Option<u32> {
         self.ready.iter().find_map(|queue| queue.front()).copied()
@@ -654,10 +662,7 @@ impl EngineHosts {
             link.is_busy = true;
             let host = &mut self.hosts[link.from as usize];
             host.busy.push(index);
-            if host.tick_at.is_none() {
-                host.tick_at = Some(now + self.config.tick);
-                net.wake_at(link.from, now + self.config.tick);
-            }
+            host.begin_ticks(link.from, now + self.config.tick, net);
         }
         self.nics.post(qp, work, now, net);
         Some(cost)
@@ -834,10 +839,7 @@ impl EngineHosts {
                 link.has_spoken = true;
                 let host = &mut self.hosts[link.to as usize];
                 host.spoken.push(index);
-                if host.tick_at.is_none() {
-                    host.tick_at = Some(now + self.config.tick);
-                    net.wake_at(link.to, now + self.config.tick);
-                }
+                host.begin_ticks(link.to, now + self.config.tick, net);
             }
         }
     }
