@@ -27,8 +27,8 @@ pub struct Row {
     pub bound: String,
     /// Whether it is held.
     pub holds: bool,
-    /// Where the row cannot hold its bound: the bound that was found instead, with its argument in
-    /// the documentation. A row with a note does not fail the suite.
+    /// Where a row holds: why its bound is wider than others'. Where it does not: why it cannot; it
+    /// does not fail the suite then. The arguments are in the documentation.
     pub note: Option<String>,
 }
 
@@ -72,6 +72,11 @@ fn rows(table: SuiteTable) -> Vec<Row> {
     }
 }
 
+/// What there is to say of a row that may miss its bound, if it does.
+fn excuse(holds: bool, note: &str) -> Option<String> {
+    (!holds && !note.is_empty()).then(|| note.to_owned())
+}
+
 /// Seeds of the control suite: the targets are means over at least five.
 const CONTROL_SEEDS: u64 = 5;
 
@@ -105,7 +110,7 @@ fn from_control(row: &control_suite::Row) -> Row {
         },
         bound,
         holds: row.holds(),
-        note: (!row.note.is_empty()).then(|| row.note.to_owned()),
+        note: excuse(row.holds(), row.note),
     }
 }
 
@@ -133,7 +138,7 @@ fn from_twin(row: &twin::Row) -> Row {
         ratio_or_error: row.error,
         bound: format!("± {:.0} %", twin::BOUND * 100.0),
         holds: row.holds,
-        note: (!row.note.is_empty()).then(|| row.note.to_owned()),
+        note: excuse(row.holds, row.note),
     }
 }
 
@@ -149,7 +154,7 @@ fn from_flow_speed(row: &twin::Speed) -> Row {
             row.bound_seconds, row.bound_mib
         ),
         holds: row.holds,
-        note: (!row.note.is_empty()).then(|| row.note.to_owned()),
+        note: excuse(row.holds, row.note),
     }
 }
 
@@ -180,7 +185,8 @@ pub fn rows_to_text(rows: &[Row]) -> String {
     ]));
     for row in rows {
         let holds = match (row.holds, &row.note) {
-            (true, _) => "yes".to_owned(),
+            (true, None) => "yes".to_owned(),
+            (true, Some(note)) => format!("yes: {note}"),
             (false, Some(note)) => format!("no: {note}"),
             (false, None) => "NO".to_owned(),
         };
@@ -197,14 +203,18 @@ pub fn rows_to_text(rows: &[Row]) -> String {
         ]);
         table.push(cells);
     }
-    let held = rows.iter().filter(|row| row.holds).count();
-    let noted = rows
-        .iter()
-        .filter(|row| !row.holds && row.note.is_some())
-        .count();
-    let failed = rows.len() - held - noted;
+    let count = |holds, is_noted| {
+        let counts = |row: &&Row| row.holds == holds && row.note.is_some() == is_noted;
+        rows.iter().filter(counts).count()
+    };
+    let (wide, noted, failed) = (count(true, true), count(false, true), count(false, false));
+    let held = count(true, false) + wide;
+    let wider = match wide {
+        0 => String::new(),
+        _ => format!(" ({wide} of them by a wider bound)"),
+    };
     format!(
-        "{}\n{held} of {} rows hold, {noted} have a bound of their own, {failed} do not hold\n",
+        "{}\n{held} of {} rows hold{wider}, {noted} have a bound of their own, {failed} do not hold\n",
         table.to_text(),
         rows.len()
     )
@@ -228,11 +238,23 @@ mod tests {
             holds,
             note: note.map(str::to_owned),
         };
-        let text = rows_to_text(&[row(true, None), row(false, Some("≤ 60")), row(false, None)]);
+        let rows = [
+            row(true, None),
+            row(true, Some("one seed")),
+            row(false, Some("≤ 60")),
+            row(false, None),
+        ];
+        let text = rows_to_text(&rows);
         assert!(
-            text.contains("1 of 3 rows hold, 1 have a bound of their own, 1 do not hold"),
+            text.contains(
+                "2 of 4 rows hold (1 of them by a wider bound), 1 have a bound of their own, 1 do not hold"
+            ),
             "{text}"
         );
+        assert!(text.contains("yes: one seed\n"), "{text}");
+        let text = rows_to_text(&rows[2..]);
+        assert!(text.contains("0 of 2 rows hold, 1 have"), "{text}");
+        let text = rows_to_text(&rows);
         let head = text.lines().next().unwrap_or_default();
         assert!(head.contains("ECMP  spray"), "{text}");
         assert!(text.contains("53.20      –"), "{text}");

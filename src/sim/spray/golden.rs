@@ -434,6 +434,20 @@ impl Case {
         }
     }
 
+    /// How far ours may be where nothing else is said.
+    fn usual(&self, figure: Figure) -> f64 {
+        let is_single = self.ways == Ecmp;
+        match (figure, self.traffic) {
+            (Trims, _) => 0.15,
+            (Max, One | BothWays) => 0.001,
+            (Makespan, Ring(_)) if !is_single => 0.02,
+            (Mean, TwoToOne | AllToAll(_)) | (Max, Permutation) if !is_single => 0.03,
+            (Acks | Makespan, _) | (Mean, Incast(_)) => 0.05,
+            (Mean, _) if is_single => 0.05,
+            (Mean | Max, _) => 0.01,
+        }
+    }
+
     const fn note(self, note: &'static str) -> Self {
         Self { note, ..self }
     }
@@ -554,7 +568,11 @@ impl Case {
                 error,
                 bound,
                 holds: error.abs() <= bound,
-                note: self.note,
+                note: if bound > self.usual(figure) {
+                    self.note
+                } else {
+                    ""
+                },
             }
         });
         rows.collect()
@@ -621,7 +639,11 @@ impl Outcome {
 
 // Why a bound is wider than the usual one. These bounds were widened after the first comparison:
 // such a row shows how far the two are apart, and that this stays so, but is no proof of agreement.
-const ONE_SEED: &str = "wider bound; theirs is a single seed";
+const ROUNDED: &str = "wider bound; theirs is rounded";
+const ONE_SEED: &str = "wider bound; theirs is a single seed, within the range of ten of ours";
+const BELOW_TEN: &str = "wider bound; theirs is a single seed, just below the least of ten of ours";
+const REPS_NOTE: &str = "wider bound; ours is faster in all of ten seeds, and why is not known";
+const FEWER_ACKS: &str = "wider bound; ours has fewer in all of ten seeds, and why is not known";
 const PHASE: &str = "wider bound; grants and data of two hosts meet in another order";
 const HEADERS: &str =
     "wider bound; the control queue drops thousands of headers, found by timeouts";
@@ -649,20 +671,20 @@ const CASES: &[Case] = &[
     case(FT16, BothWays, 2 * MB, Nscc, MIXED, 1, &[(Max, 176.804, 0.001), (Acks, 248.0, 0.0)]).fast(),
     case(FT16, BothWays, 2 * MB, Rccc, MIXED, 1, &[(Max, 178.18, 0.005), (Acks, 254.0, 0.05)]).note(PHASE).fast(),
     case(FT16, BothWays, 2 * MB, Both, MIXED, 1, &[(Max, 178.18, 0.005), (Acks, 254.0, 0.05)]).note(PHASE).fast(),
-    case(FT128, One, 4 * KIB, Nscc, MIXED, 1, &[(Max, 14.0, 0.0037)]).fast(),
-    case(FT128, One, 64 * KIB, Nscc, MIXED, 1, &[(Max, 19.0, 0.0027)]).fast(),
+    case(FT128, One, 4 * KIB, Nscc, MIXED, 1, &[(Max, 14.0, 0.0037)]).note(ROUNDED).fast(),
+    case(FT128, One, 64 * KIB, Nscc, MIXED, 1, &[(Max, 19.0, 0.0027)]).note(ROUNDED).fast(),
     case(FT128, One, KIB * KIB, Nscc, MIXED, 1, &[(Max, 98.9, 0.001)]).fast(),
     case(FT128, One, 2 * MB, Nscc, MIXED, 1, &[(Max, 176.2, 0.001)]).fast(),
     case(FT128, One, 16 * MB, Nscc, MIXED, 1, &[(Max, 1313.7, 0.001)]).fast(),
-    case(LS128, One, 4 * KIB, Nscc, MIXED, 1, &[(Max, 8.3, 0.0061)]).fast(),
-    case(LS128, One, 64 * KIB, Nscc, MIXED, 1, &[(Max, 9.6, 0.0053)]).fast(),
-    case(LS128, One, KIB * KIB, Nscc, MIXED, 1, &[(Max, 29.6, 0.0018)]).fast(),
-    case(LS128, One, 2 * MB, Nscc, MIXED, 1, &[(Max, 48.9, 0.0011)]).fast(),
+    case(LS128, One, 4 * KIB, Nscc, MIXED, 1, &[(Max, 8.3, 0.0061)]).note(ROUNDED).fast(),
+    case(LS128, One, 64 * KIB, Nscc, MIXED, 1, &[(Max, 9.6, 0.0053)]).note(ROUNDED).fast(),
+    case(LS128, One, KIB * KIB, Nscc, MIXED, 1, &[(Max, 29.6, 0.0018)]).note(ROUNDED).fast(),
+    case(LS128, One, 2 * MB, Nscc, MIXED, 1, &[(Max, 48.9, 0.0011)]).note(ROUNDED).fast(),
     case(LS128, One, 16 * MB, Nscc, MIXED, 1, &[(Max, 333.3, 0.001)]).fast(),
     // Several to one.
     case(FT128, TwoToOne, 2 * MB, Nscc, MIXED, 3, &[(Mean, 305.5, 0.03), (Max, 329.4, 0.01)]).fast(),
     case(LS128, TwoToOne, 2 * MB, Nscc, MIXED, 3, &[(Mean, 82.3, 0.03), (Max, 86.3, 0.01)]).fast(),
-    case(FT128, Incast(8), 2 * MB, Nscc, MIXED, 3, &[(Mean, 1219.2, 0.05), (Max, 1321.5, 0.015), (Trims, 402.0, 0.15)]).note(ONE_SEED).fast(),
+    case(FT128, Incast(8), 2 * MB, Nscc, MIXED, 10, &[(Mean, 1219.2, 0.05), (Max, 1321.5, 0.01), (Trims, 402.0, 0.15)]).fast(),
     case(LS128, Incast(8), 2 * MB, Nscc, MIXED, 3, &[(Mean, 309.0, 0.05), (Max, 343.5, 0.01), (Trims, 942.0, 0.15)]).fast(),
     case(FT16, IncastAll, 2 * MB, Nscc, MIXED, 3, &[(Max, 2478.53, 0.01), (Trims, 811.0, 0.15), (Acks, 7131.0, 0.05)]).fast(),
     case(FT16, IncastAll, 2 * MB, Rccc, MIXED, 3, &[(Max, 2464.44, 0.01), (Trims, 762.0, 0.15), (Acks, 2586.0, 0.05)]).fast(),
@@ -670,13 +692,13 @@ const CASES: &[Case] = &[
     case(FT128, Incast(32), 2 * MB, Nscc, MIXED, 3, &[(Mean, 4731.5, 0.05), (Max, 5253.9, 0.01), (Trims, 2264.0, 0.15)]).fast(),
     case(FT128, Incast(32), 2 * MB, Nscc, REPS, 3, &[(Mean, 4727.5, 0.05), (Max, 5238.2, 0.01), (Trims, 2241.0, 0.15)]),
     case(FT128, Incast(32), 2 * MB, Nscc, OBLIVIOUS, 3, &[(Mean, 4780.5, 0.05), (Max, 5250.7, 0.01), (Trims, 2202.0, 0.15)]),
-    case(FT128, Incast(32), 2 * MB, Nscc, Ecmp, 3, &[(Mean, 4684.0, 0.05), (Max, 5248.1, 0.01), (Trims, 2231.0, 0.15)]),
+    case(FT128, Incast(32), 2 * MB, Nscc, Ecmp, 5, &[(Mean, 4684.0, 0.05), (Max, 5248.1, 0.01), (Trims, 2231.0, 0.15)]),
     case(FT128, Incast(32), 2 * MB, Nscc, Adaptive, 3, &[(Mean, 4763.5, 0.05), (Max, 5233.8, 0.01), (Trims, 2265.0, 0.15)]),
     case(FT128, Incast(32), 2 * MB, Rccc, MIXED, 3, &[(Mean, 5240.2, 0.01), (Max, 5261.7, 0.01), (Trims, 1545.0, 0.15)]).fast(),
     case(LS128, Incast(32), 2 * MB, Nscc, MIXED, 3, &[(Mean, 1128.3, 0.05), (Max, 1323.2, 0.01), (Trims, 4693.0, 0.15)]).fast(),
     case(LS128, Incast(32), 2 * MB, Nscc, REPS, 3, &[(Mean, 1149.3, 0.05), (Max, 1322.0, 0.01), (Trims, 4596.0, 0.15)]),
     case(LS128, Incast(32), 2 * MB, Nscc, OBLIVIOUS, 3, &[(Mean, 1141.0, 0.05), (Max, 1328.9, 0.01), (Trims, 4585.0, 0.15)]),
-    case(LS128, Incast(32), 2 * MB, Nscc, Ecmp, 3, &[(Mean, 1095.9, 0.05), (Max, 1324.5, 0.01), (Trims, 4533.0, 0.15)]),
+    case(LS128, Incast(32), 2 * MB, Nscc, Ecmp, 5, &[(Mean, 1095.9, 0.05), (Max, 1324.5, 0.01), (Trims, 4533.0, 0.15)]),
     case(LS128, Incast(32), 2 * MB, Nscc, Adaptive, 3, &[(Mean, 1132.8, 0.05), (Max, 1324.0, 0.01), (Trims, 4578.0, 0.15)]),
     case(LS128, Incast(32), 2 * MB, Rccc, MIXED, 3, &[(Mean, 1305.7, 0.01), (Max, 1316.5, 0.01), (Trims, 2955.0, 0.15)]).fast(),
     case(FT128, IncastAll, 2 * MB, Nscc, MIXED, 2, &[(Max, 21_029.3, 0.01), (Trims, 72_623.0, 0.15)]),
@@ -687,7 +709,7 @@ const CASES: &[Case] = &[
     case(FT1024, IncastAll, 100 * KB, Both, MIXED, 1, &[(Max, 8802.62, 0.03), (Trims, 12_033.0, 0.15)]).note(HEADERS).window(50),
     // Permutations.
     case(FT16, Permutation, 2 * MB, Nscc, MIXED, 10, &[(Max, 194.022, 0.03), (Acks, 2547.0, 0.05)]).fast(),
-    case(FT16, Permutation, 2 * MB, Rccc, MIXED, 10, &[(Max, 195.673, 0.03), (Acks, 2911.0, 0.12)]).note(ONE_SEED).fast(),
+    case(FT16, Permutation, 2 * MB, Rccc, MIXED, 10, &[(Max, 195.673, 0.03), (Acks, 2911.0, 0.12)]).note(FEWER_ACKS).fast(),
     case(FT16, Permutation, 2 * MB, Both, MIXED, 10, &[(Max, 196.774, 0.03), (Acks, 2742.0, 0.05)]).fast(),
     case(FT128, Permutation, 2 * MB, Nscc, MIXED, 3, &[(Mean, 189.9, 0.01), (Max, 198.3, 0.03)]).fast(),
     case(FT128, Permutation, 2 * MB, Nscc, REPS, 3, &[(Mean, 193.1, 0.01), (Max, 206.9, 0.03)]),
@@ -698,10 +720,10 @@ const CASES: &[Case] = &[
     case(FT128, Permutation, 2 * MB, Rccc, MIXED, 3, &[(Mean, 190.1, 0.01), (Max, 197.3, 0.03)]).fast(),
     case(FT128, Permutation, 2 * MB, Nscc, Ecmp, 5, &[(Mean, 372.7, 0.05)]).fast(),
     case(FT128, Permutation, 16 * MB, Nscc, MIXED, 3, &[(Mean, 1400.7, 0.01), (Max, 1450.7, 0.03)]),
-    case(FT128, Permutation, 16 * MB, Nscc, REPS, 3, &[(Mean, 1428.9, 0.01), (Max, 1641.7, 0.08)]).note(ONE_SEED),
+    case(FT128, Permutation, 16 * MB, Nscc, REPS, 10, &[(Mean, 1428.9, 0.01), (Max, 1641.7, 0.08)]).note(REPS_NOTE),
     case(FT128, Permutation, 16 * MB, Nscc, REPS_ACK, 3, &[(Mean, 1345.6, 0.01), (Max, 1362.5, 0.03)]),
     case(FT128, Permutation, 16 * MB, Nscc, BITMAP, 3, &[(Mean, 1400.9, 0.01), (Max, 1473.8, 0.03)]),
-    case(FT128, Permutation, 16 * MB, Nscc, OBLIVIOUS, 3, &[(Mean, 1437.2, 0.01), (Max, 1724.3, 0.08)]).note(ONE_SEED),
+    case(FT128, Permutation, 16 * MB, Nscc, OBLIVIOUS, 10, &[(Mean, 1437.2, 0.01), (Max, 1724.3, 0.08)]).note(ONE_SEED),
     case(LS128, Permutation, 2 * MB, Nscc, MIXED, 3, &[(Mean, 50.3, 0.01), (Max, 53.2, 0.03)]).fast(),
     case(LS128, Permutation, 2 * MB, Nscc, REPS, 3, &[(Mean, 51.5, 0.01), (Max, 55.0, 0.03)]).fast(),
     case(LS128, Permutation, 2 * MB, Nscc, REPS_ACK, 3, &[(Mean, 50.1, 0.01), (Max, 51.7, 0.03)]),
@@ -711,9 +733,9 @@ const CASES: &[Case] = &[
     case(LS128, Permutation, 2 * MB, Rccc, MIXED, 3, &[(Mean, 50.9, 0.01), (Max, 53.4, 0.03)]).fast(),
     case(LS128, Permutation, 2 * MB, Nscc, Ecmp, 10, &[(Mean, 89.0, 0.05)]).fast(),
     case(LS128, Permutation, 16 * MB, Nscc, MIXED, 3, &[(Mean, 336.1, 0.01), (Max, 340.0, 0.03)]),
-    case(LS128, Permutation, 16 * MB, Nscc, REPS, 3, &[(Mean, 339.6, 0.01), (Max, 368.4, 0.08)]).note(ONE_SEED),
+    case(LS128, Permutation, 16 * MB, Nscc, REPS, 10, &[(Mean, 339.6, 0.01), (Max, 368.4, 0.08)]).note(REPS_NOTE),
     case(LS128, Permutation, 16 * MB, Nscc, REPS_ACK, 3, &[(Mean, 338.9, 0.01), (Max, 340.3, 0.03)]),
-    case(LS128, Permutation, 16 * MB, Nscc, OBLIVIOUS, 3, &[(Mean, 344.8, 0.01), (Max, 407.8, 0.08)]).note(ONE_SEED),
+    case(LS128, Permutation, 16 * MB, Nscc, OBLIVIOUS, 10, &[(Mean, 344.8, 0.01), (Max, 407.8, 0.03)]),
     case(LS128, Permutation, 16 * MB, Nscc, Adaptive, 3, &[(Mean, 335.1, 0.01), (Max, 337.2, 0.03)]),
     case(LS128, Permutation, 16 * MB, Rccc, MIXED, 3, &[(Mean, 338.1, 0.01), (Max, 340.7, 0.03)]),
     case(LS128, Permutation, 16 * MB, Nscc, Ecmp, 5, &[(Mean, 624.5, 0.05)]),
@@ -722,12 +744,12 @@ const CASES: &[Case] = &[
     case(FT1024, Permutation, 2 * MB, Nscc, OBLIVIOUS, 1, &[(Mean, 199.7, 0.01), (Max, 213.6, 0.03)]),
     case(FT1024, Permutation, 2 * MB, Nscc, Adaptive, 1, &[(Mean, 189.3, 0.025), (Max, 198.1, 0.05)]).note(BANDS_NOTE),
     case(FT1024, Permutation, 2 * MB, Rccc, MIXED, 1, &[(Mean, 193.2, 0.01), (Max, 203.4, 0.03)]),
-    case(FT1024, Permutation, 2 * MB, Nscc, Ecmp, 2, &[(Mean, 402.0, 0.05)]),
+    case(FT1024, Permutation, 2 * MB, Nscc, Ecmp, 5, &[(Mean, 402.0, 0.05)]),
     case(FT1024, Permutation, 2 * MB, Both, MIXED, 1, &[(Max, 202.633, 0.03), (Acks, 173_066.0, 0.05)]),
     case(FT1024, Permutation, 2 * MB, Nscc, BITMAP, 1, &[(Max, 200.507, 0.03), (Acks, 171_855.0, 0.05)]),
     case(FT1024, Permutation, 2 * MB, Nscc, MIXED_ACK, 1, &[(Max, 193.184, 0.03), (Acks, 501_760.0, 0.05)]),
     case(FT1024, Permutation, 2 * MB, Nscc, REPS_ACK, 1, &[(Max, 198.246, 0.03), (Acks, 501_760.0, 0.05)]),
-    case(FT1024, Permutation, 2 * MB, Nscc, OBLIVIOUS, 1, &[(Max, 221.895, 0.07), (Acks, 187_792.0, 0.05)]).note(ONE_SEED).queue(500),
+    case(FT1024, Permutation, 2 * MB, Nscc, OBLIVIOUS, 10, &[(Max, 221.895, 0.07), (Acks, 187_792.0, 0.05)]).note(BELOW_TEN).queue(500),
     case(FT1024, Permutation, 2 * MB, Nscc, BITMAP, 1, &[(Max, 202.349, 0.03), (Acks, 171_850.0, 0.05)]).queue(500),
     case(LS1024, Permutation, 2 * MB, Nscc, MIXED, 1, &[(Max, 785.774, 0.03), (Trims, 31_934.0, 0.15)]),
     case(LS1024, Permutation, 2 * MB, Both, MIXED, 1, &[(Max, 814.138, 0.03), (Trims, 31_622.0, 0.15)]),
@@ -735,51 +757,51 @@ const CASES: &[Case] = &[
     // Constant windows.
     case(LS128, Permutation, 2 * MB, Constant(15), MIXED_ACK, 3, &[(Max, 51.2, 0.03)]).fast(),
     case(LS128, Permutation, 16 * MB, Constant(15), MIXED_ACK, 3, &[(Max, 339.9, 0.03)]),
-    case(LS128, Incast(32), 2 * MB, Constant(15), MIXED_ACK, 3, &[(Max, 2121.0, 0.03)]),
+    case(LS128, Incast(32), 2 * MB, Constant(15), MIXED_ACK, 3, &[(Max, 2121.0, 0.01)]),
     case(LS128, Permutation, 2 * MB, Constant(5), MIXED_ACK, 3, &[(Max, 88.5, 0.03)]).fast(),
     case(LS128, Permutation, 16 * MB, Constant(5), MIXED_ACK, 3, &[(Max, 660.0, 0.03)]),
-    case(LS128, Incast(32), 2 * MB, Constant(5), MIXED_ACK, 3, &[(Max, 1655.0, 0.03)]),
+    case(LS128, Incast(32), 2 * MB, Constant(5), MIXED_ACK, 3, &[(Max, 1655.0, 0.01)]),
     // Collectives.
     case(FT128, AllToAll(8), 128 * KIB, Nscc, MIXED, 1, &[(Mean, 91.6, 0.03), (Makespan, 1638.3, 0.05)]),
     case(FT128, AllToAll(8), 128 * KIB, Nscc, REPS, 1, &[(Mean, 91.2, 0.03), (Makespan, 1606.1, 0.05)]),
-    case(FT128, AllToAll(8), 128 * KIB, Nscc, OBLIVIOUS, 1, &[(Mean, 91.8, 0.03), (Makespan, 1621.1, 0.08)]).note(ONE_SEED),
-    case(FT128, AllToAll(8), 128 * KIB, Nscc, Ecmp, 1, &[(Mean, 112.0, 0.03), (Makespan, 2164.6, 0.05)]),
+    case(FT128, AllToAll(8), 128 * KIB, Nscc, OBLIVIOUS, 10, &[(Mean, 91.8, 0.03), (Makespan, 1621.1, 0.05)]),
+    case(FT128, AllToAll(8), 128 * KIB, Nscc, Ecmp, 5, &[(Mean, 112.0, 0.03), (Makespan, 2164.6, 0.05)]),
     case(FT128, AllToAll(8), 128 * KIB, Nscc, Adaptive, 1, &[(Mean, 90.1, 0.03), (Makespan, 1594.6, 0.05)]),
     case(FT128, AllToAll(8), 128 * KIB, Rccc, MIXED, 1, &[(Mean, 110.6, 0.08), (Makespan, 2607.7, 0.10)]).note(UNEXPLAINED),
     case(FT128, AllToAll(127), 128 * KIB, Nscc, MIXED, 1, &[(Mean, 1405.3, 0.12), (Makespan, 1698.3, 0.05)]).note(TIMEOUTS),
     case(FT128, AllToAll(127), 128 * KIB, Nscc, REPS, 1, &[(Mean, 1391.4, 0.12), (Makespan, 1737.9, 0.05)]).note(TIMEOUTS),
     case(FT128, AllToAll(127), 128 * KIB, Nscc, OBLIVIOUS, 1, &[(Mean, 1397.4, 0.12), (Makespan, 1656.3, 0.05)]).note(TIMEOUTS),
-    case(FT128, AllToAll(127), 128 * KIB, Nscc, Ecmp, 1, &[(Mean, 1386.4, 0.12), (Makespan, 1944.8, 0.16)]).note(TIMEOUTS),
+    case(FT128, AllToAll(127), 128 * KIB, Nscc, Ecmp, 5, &[(Mean, 1386.4, 0.12), (Makespan, 1944.8, 0.16)]).note(TIMEOUTS),
     case(FT128, AllToAll(127), 128 * KIB, Nscc, Adaptive, 1, &[(Mean, 1421.4, 0.12), (Makespan, 1682.5, 0.05)]).note(TIMEOUTS),
     case(FT128, AllToAll(127), 128 * KIB, Rccc, MIXED, 1, &[(Mean, 1202.9, 0.03), (Makespan, 2199.1, 0.05)]),
     case(LS128, AllToAll(8), 128 * KIB, Nscc, MIXED, 1, &[(Mean, 23.4, 0.03), (Makespan, 411.7, 0.05)]).fast(),
     case(LS128, AllToAll(8), 128 * KIB, Nscc, REPS, 1, &[(Mean, 23.4, 0.03), (Makespan, 417.2, 0.05)]),
     case(LS128, AllToAll(8), 128 * KIB, Nscc, OBLIVIOUS, 1, &[(Mean, 23.7, 0.03), (Makespan, 412.2, 0.05)]),
-    case(LS128, AllToAll(8), 128 * KIB, Nscc, Ecmp, 1, &[(Mean, 25.7, 0.03), (Makespan, 521.1, 0.05)]),
+    case(LS128, AllToAll(8), 128 * KIB, Nscc, Ecmp, 5, &[(Mean, 25.7, 0.03), (Makespan, 521.1, 0.05)]),
     case(LS128, AllToAll(8), 128 * KIB, Nscc, Adaptive, 1, &[(Mean, 23.3, 0.03), (Makespan, 412.3, 0.05)]),
     case(LS128, AllToAll(8), 128 * KIB, Rccc, MIXED, 1, &[(Mean, 26.6, 0.08), (Makespan, 583.3, 0.10)]).note(UNEXPLAINED),
     case(LS128, AllToAll(127), 128 * KIB, Nscc, MIXED, 1, &[(Mean, 347.9, 0.03), (Makespan, 350.8, 0.05)]).fast(),
-    case(LS128, AllToAll(127), 128 * KIB, Nscc, Ecmp, 1, &[(Mean, 348.1, 0.03), (Makespan, 430.0, 0.12)]).note(ONE_SEED),
+    case(LS128, AllToAll(127), 128 * KIB, Nscc, Ecmp, 10, &[(Mean, 348.1, 0.03), (Makespan, 430.0, 0.05)]),
     case(LS128, AllToAll(127), 128 * KIB, Nscc, Adaptive, 1, &[(Mean, 347.5, 0.03), (Makespan, 349.0, 0.05)]),
     case(LS128, AllToAll(127), 128 * KIB, Rccc, MIXED, 1, &[(Mean, 306.9, 0.03), (Makespan, 536.5, 0.05)]),
     case(FT128, Ring(128), 64 * KIB, Nscc, MIXED, 1, &[(Mean, 19.4, 0.01), (Makespan, 4967.5, 0.02)]),
-    case(FT128, Ring(128), 64 * KIB, Nscc, Ecmp, 1, &[(Mean, 23.0, 0.05), (Makespan, 6028.1, 0.2)]),
+    case(FT128, Ring(128), 64 * KIB, Nscc, Ecmp, 5, &[(Mean, 23.0, 0.05), (Makespan, 6028.1, 0.05)]),
     case(FT128, Ring(128), 64 * KIB, Nscc, Adaptive, 1, &[(Mean, 19.3, 0.01), (Makespan, 4956.1, 0.02)]),
     case(FT128, Ring(128), 64 * KIB, Rccc, MIXED, 1, &[(Mean, 19.4, 0.01), (Makespan, 4980.8, 0.02)]),
     case(LS128, Ring(128), 64 * KIB, Nscc, MIXED, 1, &[(Mean, 9.2, 0.01), (Makespan, 2357.5, 0.02)]),
-    case(LS128, Ring(128), 64 * KIB, Nscc, Ecmp, 1, &[(Mean, 9.5, 0.05), (Makespan, 2490.3, 0.2)]),
+    case(LS128, Ring(128), 64 * KIB, Nscc, Ecmp, 5, &[(Mean, 9.5, 0.05), (Makespan, 2490.3, 0.05)]),
     case(LS128, Ring(128), 64 * KIB, Nscc, Adaptive, 1, &[(Mean, 9.2, 0.01), (Makespan, 2356.9, 0.02)]),
     case(LS128, Ring(128), 64 * KIB, Rccc, MIXED, 1, &[(Mean, 9.2, 0.01), (Makespan, 2359.4, 0.02)]),
     case(FT128, Ring(16), KIB * KIB, Nscc, MIXED, 1, &[(Mean, 107.6, 0.01), (Makespan, 3364.2, 0.02)]),
     case(FT128, Ring(16), KIB * KIB, Nscc, REPS, 1, &[(Mean, 109.5, 0.01), (Makespan, 3461.6, 0.02)]),
     case(FT128, Ring(16), KIB * KIB, Nscc, OBLIVIOUS, 1, &[(Mean, 108.7, 0.01), (Makespan, 3393.4, 0.02)]),
-    case(FT128, Ring(16), KIB * KIB, Nscc, Ecmp, 1, &[(Mean, 247.3, 0.05), (Makespan, 9068.9, 0.2)]),
+    case(FT128, Ring(16), KIB * KIB, Nscc, Ecmp, 5, &[(Mean, 247.3, 0.05), (Makespan, 9068.9, 0.05)]),
     case(FT128, Ring(16), KIB * KIB, Nscc, Adaptive, 1, &[(Mean, 106.8, 0.01), (Makespan, 3340.8, 0.05)]).note(BANDS_NOTE),
     case(FT128, Ring(16), KIB * KIB, Rccc, MIXED, 1, &[(Mean, 110.0, 0.01), (Makespan, 3430.7, 0.02)]),
     case(LS128, Ring(16), KIB * KIB, Nscc, MIXED, 1, &[(Mean, 29.9, 0.01), (Makespan, 946.0, 0.02)]).fast(),
     case(LS128, Ring(16), KIB * KIB, Nscc, REPS, 1, &[(Mean, 30.1, 0.01), (Makespan, 949.7, 0.02)]),
     case(LS128, Ring(16), KIB * KIB, Nscc, OBLIVIOUS, 1, &[(Mean, 29.9, 0.01), (Makespan, 945.3, 0.02)]),
-    case(LS128, Ring(16), KIB * KIB, Nscc, Ecmp, 1, &[(Mean, 55.3, 0.05), (Makespan, 2087.4, 0.2)]),
+    case(LS128, Ring(16), KIB * KIB, Nscc, Ecmp, 5, &[(Mean, 55.3, 0.05), (Makespan, 2087.4, 0.05)]),
     case(LS128, Ring(16), KIB * KIB, Nscc, Adaptive, 1, &[(Mean, 29.7, 0.01), (Makespan, 941.2, 0.02)]),
     case(LS128, Ring(16), KIB * KIB, Rccc, MIXED, 1, &[(Mean, 30.4, 0.01), (Makespan, 959.4, 0.02)]),
 ];
@@ -815,4 +837,18 @@ pub fn rows(subset: Subset) -> impl Iterator<Item = Row> {
             Subset::Full => true,
         })
         .flat_map(Case::rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wider_bound_says_why() {
+        for case in CASES {
+            let is_wider = |&(figure, _, bound): &(Figure, f64, f64)| bound > case.usual(figure);
+            let is_wider = case.figures.iter().any(is_wider);
+            assert_eq!(is_wider, !case.note.is_empty(), "{}", case.name());
+        }
+    }
 }
