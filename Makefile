@@ -3,6 +3,7 @@
 # make check   the everyday subset, under five minutes
 # make test-roce   the same engine over real RoCE queue pairs, in a guest kernel (needs root; 1 minute)
 # make bench   measured beside NCCL's own Socket transport, in one run
+# make gpu-check   beside it once more, under PyTorch's NCCL on a GPU that two ranks share (without one: SKIPPED, status 2)
 # make install PREFIX=/usr/local
 
 SHELL := /bin/bash
@@ -10,7 +11,7 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 PLUGIN := target/release/libnccl_net_thalweg.so
 
-.PHONY: demo test test-roce check bench install build setup lab-tools lint unit twin loom lab-tests deny names clean
+.PHONY: demo test test-roce check bench gpu-check install build setup lab-tools lint unit twin loom lab-tests deny names clean
 
 build: setup
 	$(CARGO) build --release --locked --workspace
@@ -59,6 +60,7 @@ lab-tests: lab-tools
 	$(CARGO) test --release --locked -p thalweg-nccl-plugin --test suite -- --ignored v12 # 1 GiB messages
 	$(CARGO) test --release --locked -p thalweg-nccl-plugin --test lab -- --test-threads=1
 	@if [ "$$(id -u)" = 0 ]; then python3 lab/test_fabric.py; else echo "SKIPPED: lab/test_fabric.py needs root"; fi
+	python3 lab/test_gpu_check.py
 
 # Real queue pairs: soft-RoCE in a guest under QEMU.
 test-roce: setup
@@ -79,6 +81,10 @@ bench: lab-tools
 	$(CARGO) build --release --locked -p thalweg-nccl-plugin
 	$(CARGO) bench --locked --bench engine
 	python3 lab/bench.py --plugin $(PLUGIN) --json target/bench.json
+
+# Builds only what is missing: the machine with the GPU may have no Rust. GPU_CHECK="--help" says what it takes.
+gpu-check:
+	@lab/gpu-check.sh $(GPU_CHECK)
 
 install: build
 	install -D -m 755 $(PLUGIN) $(DESTDIR)$(PREFIX)/lib/libnccl-net-thalweg.so
