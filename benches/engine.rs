@@ -5,7 +5,7 @@ use std::hint::black_box;
 use thalweg::clock::Timestamp;
 use thalweg::control::{AnyController, Delay, DelayConfig, Fixed};
 use thalweg::engine::wire::Ack;
-use thalweg::engine::wire::{Credit, Frame, PathCount, Rkeys, encode_ack};
+use thalweg::engine::wire::{Credit, Frame, Keys, PathCount, encode_ack};
 use thalweg::engine::{Completions, EngineConfig, MemRange, Transmit, TxAction, TxEngine};
 use thalweg::path::select::{Adaptive, AnySelector, RoundRobin};
 use thalweg::units::{Bytes, Nanos};
@@ -76,6 +76,7 @@ impl Bench {
                 addr: 1 << 40,
                 len: MESSAGE,
             },
+            Keys::default(),
         );
         let credit = Frame::Credit(Credit {
             conn: self.conn,
@@ -85,7 +86,7 @@ impl Bench {
             generation: ordinal,
             capacity: MESSAGE,
             addr: 1 << 41,
-            rkeys: Rkeys::default(),
+            rkeys: Keys::default(),
         });
         self.tx
             .handle_frame(0, credit, credit.encode().as_bytes(), self.now)
@@ -111,7 +112,7 @@ impl Bench {
         let path = self.next();
         let epoch = self.epochs[usize::from(path)];
         self.tx
-            .handle_completions(path, epoch, 1, self.now, self.now);
+            .handle_completions(path, epoch, 1, Some(self.now), self.now);
     }
 
     /// As over TCP: an acknowledgement frame for each chunk, decoded.

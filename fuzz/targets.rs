@@ -13,7 +13,7 @@ use thalweg::auth::{Key, Role, Token};
 use thalweg::clock::Timestamp;
 use thalweg::config::Config;
 use thalweg::control::{AnyController, Fixed};
-use thalweg::engine::wire::{self, Frame, Rkeys};
+use thalweg::engine::wire::{self, Frame, Keys};
 use thalweg::engine::{
     Completions, EngineConfig, MemRange, RxAction, RxEngine, Sink, Submitted, Transmit, TxAction,
     TxEngine,
@@ -170,7 +170,7 @@ pub fn receiver(data: &[u8]) {
                     len,
                 };
                 posted.insert(token, (conn, buffer));
-                rx.post(conn, token, tag, buffer, Rkeys::default());
+                rx.post(conn, token, tag, buffer, Keys::default());
             }
             3 | 4 => {
                 // The payload that was arriving is there.
@@ -332,7 +332,7 @@ pub fn sender(data: &[u8]) {
                     addr: FAKE + (token << 32),
                     len,
                 };
-                match tx.submit(conn, token, tag, source) {
+                match tx.submit(conn, token, tag, source, Keys::default()) {
                     Submitted::Copy(target) => {
                         assert_eq!(target.len, len);
                         fill(target);
@@ -394,12 +394,12 @@ pub fn sender(data: &[u8]) {
                 Some(Transmit::Data {
                     header,
                     source,
-                    chunk,
+                    write,
                     ..
                 }) => {
                     let frame = Frame::decode(header.as_bytes()).expect("what is sent decodes");
-                    assert_eq!(chunk.is_some(), matches!(frame, Frame::Chunk(_)));
-                    if chunk.is_some() {
+                    assert_eq!(write.is_some(), matches!(frame, Frame::Chunk(_)));
+                    if write.is_some() {
                         let right = submitted
                             .values()
                             .any(|(_, message)| inside(source, *message));

@@ -25,7 +25,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, RngSeed};
 use thalweg::clock::Timestamp;
 use thalweg::control::{AnyController, Delay, DelayConfig, Fixed};
-use thalweg::engine::wire::{Chunk, Frame, Immediate, PathCount, Rkeys};
+use thalweg::engine::wire::{Chunk, Frame, Immediate, Keys, PathCount};
 use thalweg::engine::{
     Completions, EngineConfig, MemRange, RxAction, RxEngine, Sink, Submitted, Transmit, TxAction,
     TxEngine, TxEvent,
@@ -316,7 +316,10 @@ impl World {
         let token = self.next_token;
         self.next_token += 1;
         let id = self.conns[usize::from(conn)];
-        match self.tx.submit(id, token, i32::from(tag), range) {
+        match self
+            .tx
+            .submit(id, token, i32::from(tag), range, Keys::new(&[8]).unwrap())
+        {
             Submitted::Copy(target) => {
                 assert_eq!(target.len, range.len);
                 // SAFETY: `target` is the engine's ring, `data` is as long.
@@ -368,7 +371,7 @@ impl World {
         );
         let id = self.conns[usize::from(conn)];
         self.rx
-            .post(id, token, i32::from(tag), range, Rkeys::new(&[7]).unwrap());
+            .post(id, token, i32::from(tag), range, Keys::new(&[7]).unwrap());
     }
 
     /// Posts a receive on the first connection that is none of those that are checked.
@@ -378,7 +381,7 @@ impl World {
             len: buffer.len() as u64,
         };
         self.rx
-            .post(self.conns[0], token, 0, range, Rkeys::default());
+            .post(self.conns[0], token, 0, range, Keys::default());
     }
 
     fn advance(&mut self, us: u32) {
@@ -511,7 +514,7 @@ impl World {
             let epoch = wire.epoch;
             let count = u32::try_from(due).unwrap();
             self.tx
-                .handle_completions(u8::try_from(path).unwrap(), epoch, count, now, now);
+                .handle_completions(u8::try_from(path).unwrap(), epoch, count, Some(now), now);
         }
     }
 
@@ -532,12 +535,7 @@ impl World {
                 unsafe {
                     std::ptr::copy_nonoverlapping(payload.as_ptr(), addr as *mut u8, payload.len());
                 }
-                let imm = Immediate {
-                    slot: chunk.slot,
-                    generation: (chunk.generation & 3) as u8,
-                    index: chunk.index,
-                    last: chunk.last,
-                };
+                let imm = Immediate::of(&chunk);
                 let bytes = u32::try_from(payload.len()).unwrap();
                 self.rx
                     .handle_immediate(path, imm.pack().unwrap(), bytes)
@@ -617,7 +615,7 @@ impl World {
             Transmit::Data {
                 path,
                 header,
-                chunk,
+                write,
                 source,
                 ..
             } => {
@@ -626,13 +624,11 @@ impl World {
                     std::slice::from_raw_parts(source.addr as *const u8, source.len as usize)
                 }
                 .to_vec();
-                let target =
-                    chunk
-                        .filter(|_| self.shape == Shape::Verbs)
-                        .map(|(chunk, addr, rkeys)| {
-                            assert_eq!(rkeys.as_slice(), [7]);
-                            (chunk, addr)
-                        });
+                let target = write.filter(|_| self.shape == Shape::Verbs).map(|write| {
+                    assert_eq!(write.remote.as_slice(), [7]);
+                    assert_eq!(write.local.as_slice(), [8]);
+                    (write.chunk, write.addr)
+                });
                 let bytes = source.len + 64;
                 (
                     path,
@@ -892,7 +888,9 @@ fn a_message_that_does_not_fit_fails_at_both_ends() {
         len: 50_000,
     };
     assert_eq!(
-        world.tx.submit(world.conns[0], 901, 0, range),
+        world
+            .tx
+            .submit(world.conns[0], 901, 0, range, Keys::default()),
         Submitted::Queued
     );
     let mut received = None;
@@ -1046,7 +1044,7 @@ fn a_suspect_path_still_carries_control_frames_if_it_is_the_only_one() {
         addr: buffer.as_mut_ptr() as u64,
         len: 100_000,
     };
-    rx.post(1, 1, 0, range, Rkeys::default());
+    rx.post(1, 1, 0, range, Keys::default());
     let mut frames = Vec::new();
     while let Some(t) = rx.poll_transmit() {
         frames.push(Frame::decode(t.header.as_bytes()).unwrap());
@@ -1071,7 +1069,7 @@ fn a_receiver_asks_after_a_silent_peer_and_knows_how_long_it_has_been_alone() {
         addr: buffer.as_mut_ptr() as u64,
         len: 100_000,
     };
-    rx.post(1, 1, 0, range, Rkeys::default());
+    rx.post(1, 1, 0, range, Keys::default());
     let mut pings = 0;
     for ms in 0..1000 {
         let now = start + Nanos::from_millis(ms);

@@ -58,11 +58,19 @@ fn use_once(send: &SendConnection, recv: &RecvConnection) {
             data: buffer.as_mut_ptr(),
             len,
             tag: 0,
+            keys: thalweg::session::MemoryKeys::default(),
         }];
         // SAFETY: both buffers live until both requests have ended, below.
         let requests = unsafe {
             [
-                send.isend(data.as_ptr(), len, 0).unwrap().unwrap(),
+                send.isend(
+                    data.as_ptr(),
+                    len,
+                    0,
+                    thalweg::session::MemoryKeys::default(),
+                )
+                .unwrap()
+                .unwrap(),
                 recv.irecv(&into).unwrap().unwrap(),
             ]
         };

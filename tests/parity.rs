@@ -18,7 +18,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::iter::zip;
 
-use thalweg::engine::wire::{Frame, Header, Immediate};
+use thalweg::engine::wire::{Frame, Header, Immediate, Keys};
 use thalweg::engine::{
     MemRange, RxAction, RxEngine, RxTransmit, Sink, Transmit, TxAction, TxEngine, TxEvent,
     Violation,
@@ -236,12 +236,15 @@ impl Replay {
             Transmit::Data {
                 path,
                 header,
-                chunk,
+                write,
                 source,
                 ..
             } => {
-                let (_, addr, _) = chunk.expect("nothing is sent without a credit");
-                let target = MemRange { addr, ..source };
+                let write = write.expect("nothing is sent without a credit");
+                let target = MemRange {
+                    addr: write.addr,
+                    ..source
+                };
                 let target = real(&mut self.buffers, target);
                 let far = &mut self.paths[usize::from(path)].rx;
                 far.arrived.targets.push_back(target);
@@ -270,7 +273,7 @@ impl Replay {
             } => {
                 let buffer = source.addr / BUFFER_STEP;
                 self.sources.insert(buffer, pattern(buffer, source.len));
-                self.tx.submit(conn, token, tag, source);
+                self.tx.submit(conn, token, tag, source, Keys::default());
             }
             &mut Entry::TxPathUp {
                 path,
@@ -312,7 +315,7 @@ impl Replay {
                     );
                 }
                 self.tx
-                    .handle_completions(path, epoch, count, completed_at, now);
+                    .handle_completions(path, epoch, count, Some(completed_at), now);
             }
             Entry::TxDeparture { path, at } => self.tx.handle_departure(*path, *at),
             Entry::TxHasControl { answer } => *answer = self.tx.has_control(),

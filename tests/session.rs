@@ -21,7 +21,7 @@ use common::{PATIENCE, connect, until};
 use thalweg::config::Config;
 use thalweg::error::{Error, ErrorKind};
 use thalweg::session::{
-    Completion, HANDLE_BYTES, Listener, LogLevel, MAX_RECVS, MAX_REQUESTS, RecvBuffer,
+    Completion, HANDLE_BYTES, Listener, LogLevel, MAX_RECVS, MAX_REQUESTS, MemoryKeys, RecvBuffer,
     RecvConnection, Request, SendConnection, Session,
 };
 
@@ -128,7 +128,7 @@ impl Pair {
 
 fn isend(send: &SendConnection, data: &[u8], tag: i32) -> Option<Request> {
     // SAFETY: every test keeps its data until the request has ended or the connection is gone.
-    unsafe { send.isend(data.as_ptr(), data.len(), tag) }.unwrap()
+    unsafe { send.isend(data.as_ptr(), data.len(), tag, MemoryKeys::default()) }.unwrap()
 }
 
 fn irecv(recv: &RecvConnection, buffers: &mut [(&mut [u8], i32)]) -> Option<Request> {
@@ -138,6 +138,7 @@ fn irecv(recv: &RecvConnection, buffers: &mut [(&mut [u8], i32)]) -> Option<Requ
             data: data.as_mut_ptr(),
             len: data.len(),
             tag: *tag,
+            keys: MemoryKeys::default(),
         })
         .collect();
     // SAFETY: as in `isend`.
@@ -276,12 +277,17 @@ fn a_wrong_number_of_buffers_is_refused() {
         data: std::ptr::null_mut(),
         len: 0,
         tag: 0,
+        keys: MemoryKeys::default(),
     };
     // SAFETY: as above.
     let many = unsafe { pair.recv.irecv(&[buffer; MAX_RECVS + 1]) }.unwrap_err();
     says(&many, ErrorKind::InvalidArgument, &["9 buffers", "8"]);
     // SAFETY: the call fails before the memory is looked at.
-    let long = unsafe { pair.send.isend([0u8].as_ptr(), (1 << 30) + 1, 0) }.unwrap_err();
+    let long = unsafe {
+        pair.send
+            .isend([0u8].as_ptr(), (1 << 30) + 1, 0, MemoryKeys::default())
+    }
+    .unwrap_err();
     says(&long, ErrorKind::InvalidArgument, &["1 GiB"]);
     transfer(&pair.send, &pair.recv, 100, 1);
 }
@@ -338,7 +344,7 @@ fn garbage_at_the_port_is_refused_with_a_line() {
     let _ = stranger.read_to_end(&mut answer);
     assert_eq!(answer.len(), 24, "only the challenge");
     // Anything may come in any number: one line a second at most.
-    for len in [0, 1, 23, 71, 72, 73, 5000] {
+    for len in [0, 1, 23, 111, 112, 113, 5000] {
         let mut stranger = TcpStream::connect(port_of(&handle)).unwrap();
         let _ = stranger.write_all(&pattern(len, len));
         let _ = stranger.shutdown(Shutdown::Write);
@@ -354,14 +360,14 @@ fn another_version_of_the_greeting_is_told_so() {
     let b = open(&[]);
     let (_listener, handle) = b.0.listen(0).unwrap();
     let mut stranger = TcpStream::connect(port_of(&handle)).unwrap();
-    let mut hello = [0u8; 72];
+    let mut hello = [0u8; 112];
     hello[..6].copy_from_slice(b"THWG\x02\x07");
     stranger.write_all(&hello).unwrap();
     warned(&b.1, &["another version", "install the same release"]);
     stranger.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut answer = Vec::new();
     let _ = stranger.read_to_end(&mut answer);
-    assert_eq!(answer.len(), 24 + 32, "a challenge and a refusal");
+    assert_eq!(answer.len(), 24 + 64, "a challenge and a refusal");
     assert_eq!(answer[24..30], *b"THWG\x03\x01");
 }
 

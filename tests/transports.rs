@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 use thalweg::clock::Timestamp;
 use thalweg::config::Config;
 use thalweg::control::{AnyController, Delay, DelayConfig};
-use thalweg::engine::wire::{Frame, Rkeys};
+use thalweg::engine::wire::{Frame, Keys};
 use thalweg::engine::{
     EngineConfig, FenceReason, MemRange, RecvError, RxAction, RxEngine, SendError, Sink, Submitted,
     Transmit, TxAction, TxEngine, TxEvent, Violation,
 };
 use thalweg::path::select::{Adaptive, AnySelector};
-use thalweg::session::{RecvBuffer, Session};
+use thalweg::session::{MemoryKeys, RecvBuffer, Session};
 use thalweg::transport::faulty::{Faults, Faulty};
 use thalweg::transport::tcp::TcpChannel;
 use thalweg::transport::{Channel, Receiver, loopback};
@@ -245,7 +245,10 @@ impl Pump {
             addr: data.as_ptr() as u64,
             len: len as u64,
         };
-        match self.tx.submit(self.conn, token, tag, range) {
+        match self
+            .tx
+            .submit(self.conn, token, tag, range, Keys::default())
+        {
             Submitted::Copy(target) => {
                 assert_eq!(target.len, range.len);
                 // SAFETY: `target` is the engine's ring, as long as `data`.
@@ -270,7 +273,7 @@ impl Pump {
             len: capacity as u64,
         };
         let token = self.token();
-        self.rx.post(self.conn, token, tag, range, Rkeys::default());
+        self.rx.post(self.conn, token, tag, range, Keys::default());
         self.received.insert(
             token,
             Posted {
@@ -473,8 +476,8 @@ impl Pump {
                     header,
                     source,
                     conn,
-                    chunk,
-                } => (path, header, source, if chunk.is_some() { conn } else { 0 }),
+                    write,
+                } => (path, header, source, if write.is_some() { conn } else { 0 }),
             };
             if let Some(channel) = &mut self.slots[usize::from(path)].tx {
                 channel.queue(header, payload, owner);
@@ -873,11 +876,14 @@ fn sessions_survive_what_their_fault_file_does() {
             data: buffer.as_mut_ptr(),
             len: LEN,
             tag: 9,
+            keys: MemoryKeys::default(),
         };
         // SAFETY: both buffers live, untouched, until both requests are finished below.
         let (s, r) = unsafe {
             (
-                send.isend(data.as_ptr(), LEN, 9).unwrap().unwrap(),
+                send.isend(data.as_ptr(), LEN, 9, MemoryKeys::default())
+                    .unwrap()
+                    .unwrap(),
                 recv.irecv(&[into]).unwrap().unwrap(),
             )
         };

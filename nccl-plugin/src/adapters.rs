@@ -611,7 +611,9 @@ unsafe fn reg_mr(
         )));
     }
     // SAFETY: as above.
-    let registered = unsafe { Comm::from_raw(comm) }?.register(data, size)?;
+    let comm = unsafe { Comm::from_raw(comm) }?;
+    // SAFETY: NCCL deregisters memory before it frees it.
+    let registered = unsafe { comm.register(data, size) }?;
     // SAFETY: as above.
     unsafe { put(handle, registered, "mhandle") }
 }

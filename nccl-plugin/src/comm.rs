@@ -21,7 +21,8 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::{NonNull, null_mut, without_provenance_mut};
 use std::sync::atomic::{AtomicU32, Ordering};
 use thalweg::session::{
-    MAX_RECVS, MAX_REQUESTS, RecvBuffer, RecvConnection, Request, SendConnection,
+    MAX_RECVS, MAX_REQUESTS, MemoryKeys, RecvBuffer, RecvConnection, Registrar, Registration,
+    Request, SendConnection,
 };
 use thalweg::sync::{TryLock, TryLockGuard};
 
@@ -155,16 +156,31 @@ impl Comm {
         drop(comm.enter_waiting());
     }
 
-    /// Registers host memory; returns the handle.
-    pub(crate) fn register(&self, data: *mut c_void, len: usize) -> Result<*mut c_void, Failure> {
+    /// Registers memory; returns the handle.
+    ///
+    /// # Safety
+    /// The memory stays mapped until it is deregistered or the comm is closed.
+    pub(crate) unsafe fn register(
+        &self,
+        data: *mut c_void,
+        len: usize,
+    ) -> Result<*mut c_void, Failure> {
         if data.is_null() && len > 0 {
             return Err(Failure::argument("the memory to register is null"));
         }
-        let mut state = self.enter_waiting();
-        let id = state.registrations.insert(Region {
+        let registrar = match &self.enter_waiting().end {
+            End::Send(connection) => connection.registrar(),
+            End::Recv(connection) => connection.registrar(),
+            End::Closed => Registrar::default(),
+        };
+        // Not while the progress thread is kept out: to pin memory takes milliseconds.
+        // SAFETY: the caller's promise.
+        let memory = unsafe { registrar.register(data.cast(), len) }?;
+        let region = Region {
             addr: data.addr(),
             len,
-        })?;
+        };
+        let id = self.enter_waiting().registrations.insert(region, memory)?;
         Ok(id.into_raw())
     }
 
@@ -174,11 +190,13 @@ impl Comm {
         let unknown =
             || Failure::argument("this memory is not registered here; was it deregistered twice?");
         let id = RegistrationId::from_raw(handle).ok_or_else(unknown)?;
-        let region = state.registrations.remove(id).ok_or_else(unknown)?;
+        let (region, memory) = state.registrations.remove(id).ok_or_else(unknown)?;
         let users = state.users_of(id);
         if users > 0 {
             state.close_early(region, users);
         }
+        drop(state);
+        drop(memory); // takes long, as to register does
         Ok(())
     }
 
@@ -207,8 +225,10 @@ impl Comm {
             )));
         }
         let mut registrations = [NO_REGISTRATION; MAX_RECVS];
+        let mut keys = MemoryKeys::default();
         if len > 0 {
             let (id, room) = state.registrations.room(data.addr(), handle)?;
+            keys = state.registrations.keys(id);
             if len > room {
                 return Err(Failure::argument(format!(
                     "a message of {len} bytes leaves its registered memory after {room}"
@@ -221,7 +241,7 @@ impl Comm {
         }
         // SAFETY: the caller's promise; `deregister` and `close` drop the connection where a
         // request still uses the memory.
-        let request = unsafe { connection.isend(data.cast(), len, tag) };
+        let request = unsafe { connection.isend(data.cast(), len, tag, keys) };
         self.accept(state, request, 1, registrations)
     }
 
@@ -242,21 +262,25 @@ impl Comm {
             data: null_mut(),
             len: 0,
             tag: 0,
+            keys: MemoryKeys::default(),
         }; MAX_RECVS];
         let mut registrations = [NO_REGISTRATION; MAX_RECVS];
         for (i, slot) in slots.iter().enumerate() {
             let mut len = slot.len.min(MESSAGE_BYTES_MAX);
+            let mut keys = MemoryKeys::default();
             if len > 0 {
                 let (id, room) = state.registrations.room(slot.data.addr(), slot.handle)?;
                 // A buffer may be announced larger than it is, if only no message is: the core
                 // refuses one that is.
                 len = len.min(room);
                 registrations[i] = id.index;
+                keys = state.registrations.keys(id);
             }
             buffers[i] = RecvBuffer {
                 data: slot.data.cast(),
                 len,
                 tag: slot.tag,
+                keys,
             };
         }
         if !state.has_room() {
@@ -431,6 +455,7 @@ struct Entry {
     /// Goes up each time the entry is used again, so that an old handle fits no more.
     generation: u32,
     region: Option<Region>,
+    memory: Registration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -462,10 +487,11 @@ impl RegistrationId {
 }
 
 impl Registrations {
-    fn insert(&mut self, region: Region) -> Result<RegistrationId, Failure> {
+    fn insert(&mut self, region: Region, memory: Registration) -> Result<RegistrationId, Failure> {
         if let Some(index) = self.free.pop() {
             let entry = &mut self.entries[index as usize];
             entry.region = Some(region);
+            entry.memory = memory;
             return Ok(RegistrationId {
                 index,
                 generation: entry.generation,
@@ -478,6 +504,7 @@ impl Registrations {
         self.entries.push(Entry {
             generation: 0,
             region: Some(region),
+            memory,
         });
         Ok(RegistrationId {
             index,
@@ -485,7 +512,13 @@ impl Registrations {
         })
     }
 
-    fn remove(&mut self, id: RegistrationId) -> Option<Region> {
+    /// What a message in this registered memory says of it.
+    fn keys(&self, id: RegistrationId) -> MemoryKeys {
+        let entry = self.entries.get(id.index as usize);
+        entry.map_or_else(MemoryKeys::default, |entry| entry.memory.keys())
+    }
+
+    fn remove(&mut self, id: RegistrationId) -> Option<(Region, Registration)> {
         let entry = self.entries.get_mut(id.index as usize)?;
         if entry.generation != id.generation {
             return None;
@@ -493,7 +526,7 @@ impl Registrations {
         let region = entry.region.take()?;
         entry.generation = entry.generation.wrapping_add(1);
         self.free.push(id.index);
-        Some(region)
+        Some((region, std::mem::take(&mut entry.memory)))
     }
 
     /// The registration behind a handle, and how many bytes of it there are from `addr` on.
@@ -528,6 +561,14 @@ mod tests {
         Region { addr, len }
     }
 
+    fn insert(all: &mut Registrations, region: Region) -> Result<RegistrationId, Failure> {
+        all.insert(region, Registration::default())
+    }
+
+    fn removed(removed: Option<(Region, Registration)>) -> Option<Region> {
+        removed.map(|(region, _)| region)
+    }
+
     #[test]
     fn a_panic_puts_the_connection_out_of_use() {
         let raw = Comm::open(End::Closed, 4);
@@ -545,7 +586,8 @@ mod tests {
             Err(ResultCode::INTERNAL_ERROR)
         );
         // It still cleans up.
-        let handle = comm.register(raw, 8).expect("a handle");
+        // SAFETY: the comm is there.
+        let handle = unsafe { comm.register(raw, 8) }.expect("a handle");
         assert_eq!(comm.deregister(handle), Ok(()));
         // SAFETY: not used afterwards.
         unsafe { Comm::close(raw) };
@@ -585,23 +627,23 @@ mod tests {
     #[test]
     fn an_old_handle_fits_no_more() {
         let mut all = Registrations::default();
-        let first = all.insert(region(0x1000, 16)).expect("there is room");
-        assert_eq!(all.remove(first), Some(region(0x1000, 16)));
-        assert_eq!(all.remove(first), None);
-        let second = all.insert(region(0x2000, 16)).expect("there is room");
+        let first = insert(&mut all, region(0x1000, 16)).expect("there is room");
+        assert_eq!(removed(all.remove(first)), Some(region(0x1000, 16)));
+        assert!(all.remove(first).is_none());
+        let second = insert(&mut all, region(0x2000, 16)).expect("there is room");
         assert_eq!(first.index, second.index);
         assert!(all.room(0x1000, first.into_raw()).is_err());
-        assert_eq!(all.remove(first), None);
+        assert!(all.remove(first).is_none());
         assert_eq!(all.room(0x2000, second.into_raw()), Ok((second, 16)));
-        assert_eq!(all.remove(second), Some(region(0x2000, 16)));
+        assert_eq!(removed(all.remove(second)), Some(region(0x2000, 16)));
     }
 
     #[test]
     fn a_buffer_must_lie_in_what_was_registered() {
         let mut all = Registrations::default();
-        let _other = all.insert(region(0x9000, 4096)).expect("there is room");
+        let _other = insert(&mut all, region(0x9000, 4096)).expect("there is room");
         let handle = all
-            .insert(region(0x1000, 256))
+            .insert(region(0x1000, 256), Registration::default())
             .expect("there is room")
             .into_raw();
         let room = |addr| all.room(addr, handle).ok().map(|(_, room)| room);

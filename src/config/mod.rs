@@ -18,7 +18,7 @@ pub use error::ConfigError;
 pub use table::{Variable, variables};
 pub use types::{
     ControllerKind, Family, HcaFilter, IfFilter, PathCount, PortRange, SECRET_BYTES_MAX, Secret,
-    SelectorKind,
+    SelectorKind, TransportKind,
 };
 
 use crate::units::Nanos;
@@ -26,16 +26,12 @@ use error::Source;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use table::Refusal;
+use table::{FROM_NCCL, Refusal};
 
 /// What the names of all our variables begin with.
 const PREFIX: &str = "THALWEG_";
 /// The variable that names the configuration file.
 const CONFIG_FILE_VARIABLE: &str = "THALWEG_CONFIG";
-/// NCCL's filter for interface names; taken over where ours is not set.
-const NCCL_IFNAME: &str = "NCCL_SOCKET_IFNAME";
-/// NCCL's address family; taken over where ours is not set.
-const NCCL_FAMILY: &str = "NCCL_SOCKET_FAMILY";
 /// A configuration file is a few lines; whatever is larger than this is some other file.
 const CONFIG_FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -52,6 +48,20 @@ pub struct Config {
     pub ifname: Option<IfFilter>,
     /// Which addresses may be used.
     pub family: Family,
+    /// Over what links go.
+    pub transport: TransportKind,
+    /// Which RDMA ports may be used; all that fit if none.
+    pub hca: Option<HcaFilter>,
+    /// The place of the address in each RDMA port's table; chosen if none.
+    pub gid_index: Option<u8>,
+    /// The IP header's traffic class of data.
+    pub traffic_class: u8,
+    /// And of what receivers send back; that of data if none.
+    pub control_traffic_class: Option<u8>,
+    /// The service level of packets.
+    pub service_level: u8,
+    /// Over how many RDMA ports of each host a link goes at most.
+    pub ports: u8,
     /// On which ports to listen.
     pub port: PortRange,
     /// What both ends of a link must know.
@@ -91,7 +101,7 @@ impl Config {
         let mut file = None;
         for (name, value) in std::env::vars_os() {
             let name = name.to_string_lossy();
-            if !is_ours(&name) && name != NCCL_IFNAME && name != NCCL_FAMILY {
+            if !is_ours(&name) && !FROM_NCCL.iter().any(|taken| taken.name == name) {
                 continue;
             }
             let Ok(value) = value.into_string() else {
@@ -115,12 +125,8 @@ impl Config {
         toml: Option<&str>,
     ) -> Result<Self, ConfigError> {
         let mut config = Self::default();
-        let mut ifname_is_ours = false;
-        let mut family_is_ours = false;
-        let mut note = |variable: &Variable| {
-            ifname_is_ours |= variable.name == "THALWEG_IFNAME";
-            family_is_ours |= variable.name == "THALWEG_FAMILY";
-        };
+        let mut set = Vec::new();
+        let mut note = |variable: &Variable| set.push(variable.name);
 
         config.apply_file(toml.unwrap_or(""), &mut note)?;
 
@@ -140,10 +146,9 @@ impl Config {
         }
 
         for (name, value) in &env {
-            if name == NCCL_IFNAME && !ifname_is_ours {
-                config.ifname = IfFilter::from_nccl(value);
-            } else if name == NCCL_FAMILY && !family_is_ours {
-                config.family = Family::from_nccl(value);
+            let taken = FROM_NCCL.iter().find(|taken| taken.name == name);
+            if let Some(taken) = taken.filter(|taken| !set.contains(&taken.ours)) {
+                (taken.apply)(&mut config, value);
             }
         }
         Ok(config)
@@ -196,9 +201,16 @@ impl Config {
         Self {
             paths: PathCount::Auto,
             controller: ControllerKind::Delay,
-            selector: SelectorKind::Adaptive,
+            selector: SelectorKind::Auto,
             ifname: None,
             family: Family::Any,
+            transport: TransportKind::Auto,
+            hca: None,
+            gid_index: None,
+            traffic_class: 0,
+            control_traffic_class: None,
+            service_level: 0,
+            ports: 0,
             port: PortRange::ANY,
             secret: None,
             dead_peer: Nanos::ZERO,

@@ -3,7 +3,8 @@
 use super::error::Source;
 use super::types::{number, size};
 use super::{
-    Config, ControllerKind, Family, IfFilter, PREFIX, PathCount, PortRange, Secret, SelectorKind,
+    Config, ControllerKind, Family, HcaFilter, IfFilter, PREFIX, PathCount, PortRange, Secret,
+    SelectorKind, TransportKind,
 };
 use crate::units::Nanos;
 use std::path::{Path, PathBuf};
@@ -92,6 +93,69 @@ fn switch(text: &str) -> Result<bool, Refusal> {
     }
 }
 
+/// A setting of NCCL that counts where ours is not set. NCCL passes over a value that it does not know,
+/// and so do we.
+pub(super) struct FromNccl {
+    /// NCCL's variable.
+    pub(super) name: &'static str,
+    /// Ours.
+    pub(super) ours: &'static str,
+    /// Takes over a value, if it means something.
+    pub(super) apply: fn(&mut Config, &str),
+}
+
+/// All of them.
+pub(super) static FROM_NCCL: &[FromNccl] = &[
+    FromNccl {
+        name: "NCCL_SOCKET_IFNAME",
+        ours: "THALWEG_IFNAME",
+        apply: |config, text| config.ifname = IfFilter::parse(text),
+    },
+    FromNccl {
+        name: "NCCL_SOCKET_FAMILY",
+        ours: "THALWEG_FAMILY",
+        apply: |config, text| config.family = Family::from_nccl(text),
+    },
+    FromNccl {
+        name: "NCCL_IB_DISABLE",
+        ours: "THALWEG_TRANSPORT",
+        apply: |config, text| {
+            if number(text, 1..=u8::MAX).is_some() {
+                config.transport = TransportKind::Tcp;
+            }
+        },
+    },
+    FromNccl {
+        name: "NCCL_IB_HCA",
+        ours: "THALWEG_HCA",
+        apply: |config, text| config.hca = HcaFilter::parse(text),
+    },
+    FromNccl {
+        name: "NCCL_IB_GID_INDEX",
+        ours: "THALWEG_GID_INDEX",
+        apply: |config, text| config.gid_index = number(text, 0..=u8::MAX),
+    },
+    FromNccl {
+        name: "NCCL_IB_TC",
+        ours: "THALWEG_TC",
+        apply: |config, text| {
+            config.traffic_class = number(text, 0..=u8::MAX).unwrap_or(config.traffic_class);
+        },
+    },
+    FromNccl {
+        name: "NCCL_IB_FIFO_TC",
+        ours: "THALWEG_CONTROL_TC",
+        apply: |config, text| config.control_traffic_class = number(text, 0..=u8::MAX),
+    },
+    FromNccl {
+        name: "NCCL_IB_SL",
+        ours: "THALWEG_SL",
+        apply: |config, text| {
+            config.service_level = number(text, 0..=15).unwrap_or(config.service_level);
+        },
+    },
+];
+
 /// What most entries have in common.
 const PLAIN: Variable = Variable {
     name: "",
@@ -137,10 +201,11 @@ static TABLE: &[Variable] = &[
     },
     Variable {
         name: "THALWEG_SELECTOR",
-        default: Some("adaptive"),
-        allowed: "adaptive, least-outstanding, power-of-two, round-robin or hash",
-        help: "what chooses the path of a chunk: the earliest expected completion, the least bytes \
-               outstanding, the better of two, taking turns, or a hash of the message",
+        default: Some("auto"),
+        allowed: "auto, adaptive, weighted, least-outstanding, power-of-two, round-robin or hash",
+        help: "what chooses the path of a chunk: the earliest expected completion (auto on TCP), \
+               turns by measured speed (auto on RDMA), the least bytes outstanding, the better of \
+               two, taking turns, or a hash of the message",
         apply: |config, text| {
             config.selector = allowed(SelectorKind::parse(text))?;
             Ok(())
@@ -165,6 +230,91 @@ static TABLE: &[Variable] = &[
         help: "which addresses may be used; where it is not set, NCCL_SOCKET_FAMILY counts",
         apply: |config, text| {
             config.family = allowed(Family::parse(text))?;
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Variable {
+        name: "THALWEG_TRANSPORT",
+        default: Some("auto"),
+        allowed: "auto, verbs or tcp",
+        help: "over what links go: RDMA where both hosts have ports for it, else TCP; where it is not \
+               set, NCCL_IB_DISABLE=1 means tcp",
+        apply: |config, text| {
+            config.transport = allowed(TransportKind::parse(text))?;
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Variable {
+        name: "THALWEG_HCA",
+        allowed: "names separated by commas, each with :port or not, with ^ in front to exclude them and = \
+                  for whole names",
+        help: "which RDMA ports may be used, by the beginning of their device's name; where it is not \
+               set, NCCL_IB_HCA counts",
+        apply: |config, text| {
+            config.hca = Some(allowed(HcaFilter::parse(text))?);
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Variable {
+        name: "THALWEG_GID_INDEX",
+        default: Some("auto"),
+        allowed: "auto, or 0 to 255",
+        help: "the place of the address in each RDMA port's table; where it is not set, \
+               NCCL_IB_GID_INDEX counts",
+        apply: |config, text| {
+            config.gid_index = match text {
+                "auto" => None,
+                index => Some(allowed(number(index, 0..=u8::MAX))?),
+            };
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Variable {
+        name: "THALWEG_TC",
+        default: Some("0"),
+        allowed: "0 to 255",
+        help: "the IP header's traffic class of data over RoCE: four times the DSCP, and ECN; where it is \
+               not set, NCCL_IB_TC counts",
+        apply: |config, text| {
+            config.traffic_class = allowed(number(text, 0..=u8::MAX))?;
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Variable {
+        name: "THALWEG_CONTROL_TC",
+        allowed: "0 to 255",
+        help: "the traffic class of credits and acknowledgements; where it is not set, NCCL_IB_FIFO_TC \
+               counts, else that of data",
+        apply: |config, text| {
+            config.control_traffic_class = Some(allowed(number(text, 0..=u8::MAX))?);
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Variable {
+        name: "THALWEG_SL",
+        default: Some("0"),
+        allowed: "0 to 15",
+        help: "the service level of RDMA packets; where it is not set, NCCL_IB_SL counts",
+        apply: |config, text| {
+            config.service_level = allowed(number(text, 0..=15))?;
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Variable {
+        name: "THALWEG_PORTS",
+        default: Some("2"),
+        allowed: "1 to 8",
+        help: "over how many RDMA ports of each host a link goes at most: the device that NCCL chose and \
+               those next to it on the same NUMA node",
+        apply: |config, text| {
+            config.ports = allowed(number(text, 1..=8))?;
             Ok(())
         },
         ..PLAIN

@@ -53,7 +53,7 @@ fn defaults() {
     let config = Config::default();
     assert_eq!(config.paths, PathCount::Auto);
     assert_eq!(config.controller, ControllerKind::Delay);
-    assert_eq!(config.selector, SelectorKind::Adaptive);
+    assert_eq!(config.selector, SelectorKind::Auto);
     assert_eq!(config.ifname, None);
     assert_eq!(config.family, Family::Any);
     assert!(config.port.is_any());
@@ -119,6 +119,13 @@ fn every_setting_is_read_from_either_source() {
         ("selector", "\"power-of-two\"", "power-of-two"),
         ("ifname", "\"^docker,lo\"", "^docker,lo"),
         ("family", "\"ipv6\"", "ipv6"),
+        ("transport", "\"verbs\"", "verbs"),
+        ("hca", "\"^mlx5_1:2\"", "^mlx5_1:2"),
+        ("gid_index", "3", "3"),
+        ("tc", "106", "106"),
+        ("control_tc", "184", "184"),
+        ("sl", "3", "3"),
+        ("ports", "4", "4"),
         ("port", "\"47000-47100\"", "47000-47100"),
         ("secret_file", &format!("\"{secret}\""), &secret),
         ("dead_peer_ms", "5000", "5000"),
@@ -158,6 +165,12 @@ fn every_setting_is_read_from_either_source() {
             Some("^docker,lo")
         );
         assert_eq!(config.family, Family::V6);
+        assert_eq!(config.transport, TransportKind::Verbs);
+        assert_eq!(config.hca, HcaFilter::parse("^mlx5_1:2"));
+        assert_eq!(config.gid_index, Some(3));
+        assert_eq!(config.traffic_class, 106);
+        assert_eq!(config.control_traffic_class, Some(184));
+        assert_eq!((config.service_level, config.ports), (3, 4));
         assert_eq!(
             config.port,
             PortRange {
@@ -206,15 +219,36 @@ fn nccl_settings_count_where_ours_are_not_set() {
     let nccl = [
         ("NCCL_SOCKET_IFNAME", "=eth1"),
         ("NCCL_SOCKET_FAMILY", "AF_INET6"),
+        ("NCCL_IB_DISABLE", "1"),
+        ("NCCL_IB_HCA", "=mlx5_0"),
+        ("NCCL_IB_GID_INDEX", "3"),
+        ("NCCL_IB_TC", "106"),
+        ("NCCL_IB_FIFO_TC", "184"),
+        ("NCCL_IB_SL", "2"),
     ];
     let config = from_env(&nccl).expect("all are allowed");
     assert!(config.ifname.expect("there is one").admits("eth1"));
     assert_eq!(config.family, Family::V6);
+    assert_eq!(config.transport, TransportKind::Tcp);
+    assert_eq!(config.hca, HcaFilter::parse("=mlx5_0"));
+    assert_eq!(config.gid_index, Some(3));
+    assert_eq!(
+        (
+            config.traffic_class,
+            config.control_traffic_class,
+            config.service_level
+        ),
+        (106, Some(184), 2)
+    );
 
-    let ours = [("THALWEG_IFNAME", "ib"), ("THALWEG_FAMILY", "any")];
+    let ours = [
+        ("THALWEG_IFNAME", "ib"),
+        ("THALWEG_FAMILY", "any"),
+        ("THALWEG_TRANSPORT", "auto"),
+    ];
     let toml = "ifname = \"ib\"\nfamily = \"any\"";
     for config in [
-        from_env(&[nccl, ours].concat()),
+        from_env(&[&nccl[..], &ours].concat()),
         from_both(&nccl, Some(toml)),
     ] {
         let config = config.expect("all are allowed");
@@ -226,9 +260,22 @@ fn nccl_settings_count_where_ours_are_not_set() {
     }
 
     // What NCCL itself passes over.
-    let odd = [("NCCL_SOCKET_IFNAME", "^"), ("NCCL_SOCKET_FAMILY", "IPv4")];
+    let odd = [
+        ("NCCL_SOCKET_IFNAME", "^"),
+        ("NCCL_SOCKET_FAMILY", "IPv4"),
+        ("NCCL_IB_DISABLE", "0"),
+        ("NCCL_IB_HCA", ""),
+        ("NCCL_IB_GID_INDEX", "-1"),
+        ("NCCL_IB_TC", "high"),
+        ("NCCL_IB_SL", "16"),
+    ];
     let config = from_env(&odd).expect("NCCL's own settings are never refused");
     assert_eq!((config.ifname, config.family), (None, Family::Any));
+    assert_eq!((config.transport, config.hca), (TransportKind::Auto, None));
+    assert_eq!(
+        (config.gid_index, config.traffic_class, config.service_level),
+        (None, 0, 0)
+    );
 }
 
 #[test]

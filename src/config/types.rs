@@ -64,12 +64,29 @@ named! {
 }
 
 named! {
+    /// Over what links go.
+    TransportKind {
+        /// Verbs where both hosts have RDMA ports, else TCP.
+        Auto = "auto",
+        /// RDMA.
+        Verbs = "verbs",
+        /// TCP.
+        Tcp = "tcp",
+    }
+}
+
+named! {
     /// Which algorithm chooses the path of a chunk.
     SelectorKind {
+        /// What does best on the transport: [`SelectorKind::Adaptive`] on TCP,
+        /// [`SelectorKind::Weighted`] on RDMA.
+        Auto = "auto",
         /// The path on which the chunk is expected to be done first.
         Adaptive = "adaptive",
         /// One path after the other, unless it is more than a chunk behind.
         LeastOutstanding = "least-outstanding",
+        /// The same, but slower paths less often, by their round trips.
+        Weighted = "weighted",
         /// Of two paths at random the one with the shorter round trip: for comparisons.
         PowerOfTwo = "power-of-two",
         /// One path after the other: for comparisons.
@@ -188,11 +205,6 @@ impl IfFilter {
             .map(Box::from)
             .collect();
         (!names.is_empty()).then_some(Self { signs, names })
-    }
-
-    /// What `NCCL_SOCKET_IFNAME` means: none where it names no interface, since NCCL passes over it then.
-    pub(super) fn from_nccl(text: &str) -> Option<Self> {
-        Self::parse(text)
     }
 }
 

@@ -14,12 +14,18 @@ use super::{Controller, Sample};
 use crate::clock::Timestamp;
 use crate::units::{Bytes, Nanos, Rate};
 
+/// What a packet and its acknowledgement take through three tiers of switches without a queue, about.
+pub const RDMA_ROUND_TRIP: Nanos = Nanos(16_000);
+
 /// What [`Delay`] aims at.
 #[derive(Debug, Clone, Copy)]
 pub struct DelayConfig {
     /// Queueing delay to hold. Default 2 ms: on kernel TCP the queue has to last while the host runs
     /// something else.
     pub target_queue: Nanos,
+    /// Where a round trip without any queue is longer than that: hold so much instead. Default no; what
+    /// is known of a fabric beforehand may be wrong.
+    pub target_follows: bool,
     /// Added for each window that is acknowledged below the target, besides up to a 64th of it.
     /// Default 32 KiB. It is what makes flows that share a queue equal: of shares of themselves
     /// alone the larger would stay the larger.
@@ -39,6 +45,7 @@ impl Default for DelayConfig {
     fn default() -> Self {
         Self {
             target_queue: Nanos::from_millis(2),
+            target_follows: false,
             increase: Bytes(32 << 10),
             probe_start: true,
             window_min: Bytes(256 << 10),
@@ -67,11 +74,24 @@ impl DelayConfig {
         let window = Self::fabric_window(bdp).max(chunk * 4);
         Self {
             target_queue: round_trip,
+            target_follows: false,
             increase: chunk,
             probe_start: false,
             window_min: chunk * 2,
             window_max: window,
             window_start: window,
+        }
+    }
+
+    /// On RDMA ports that carry so much together: as on a fabric of the usual round trip, but nobody
+    /// has measured it, so there is room for ten times as long a one.
+    #[must_use]
+    pub fn for_rdma(rate: Rate, chunk: Bytes) -> Self {
+        let fabric = Self::for_fabric(rate.bytes_in(RDMA_ROUND_TRIP), RDMA_ROUND_TRIP, chunk);
+        Self {
+            target_follows: true,
+            window_max: (fabric.window_start * 10).max(chunk * 64),
+            ..fabric
         }
     }
 
@@ -120,7 +140,10 @@ impl Controller for Delay {
     }
 
     fn on_sample(&mut self, sample: &Sample) {
-        let target = self.config.target_queue.0;
+        let mut target = self.config.target_queue.0;
+        if self.config.target_follows {
+            target = target.max(sample.rtt_min.0);
+        }
         // What left before the window was last cut speaks of the queue that it was cut for.
         if sample.now.since(self.shrunk_at) < sample.rtt {
             return;

@@ -13,7 +13,7 @@ mod nscc;
 mod power;
 mod timely;
 
-pub use delay::{Delay, DelayConfig};
+pub use delay::{Delay, DelayConfig, RDMA_ROUND_TRIP};
 pub use fixed::Fixed;
 pub use nscc::{Nscc, NsccConfig};
 pub use power::{Power, PowerConfig};

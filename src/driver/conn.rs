@@ -18,9 +18,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{RxLink, Step, TxLink};
 use crate::engine::MemRange;
+use crate::engine::wire::Keys;
 use crate::error::{Error, ErrorKind};
 use crate::session::{Completion, MAX_RECVS, MAX_REQUESTS};
 use crate::sync::spsc::{self, Consumer, Producer};
+use crate::transport::verbs::LinkPorts;
 
 /// One message of a request, on its way to the link.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +35,8 @@ pub struct Submission {
     pub tag: i32,
     /// Buffer.
     pub range: MemRange,
+    /// Its keys, in the order of the link's own devices.
+    pub keys: Keys,
 }
 
 impl Submission {
@@ -130,11 +134,11 @@ impl Conn {
         (conn, consumer)
     }
 
-    /// Starts a request of `messages` (tag and buffer each); `None`: none is free.
+    /// Starts a request of `messages` (tag, buffer and its keys each); `None`: none is free.
     ///
     /// # Safety
     /// No other call of the application on this connection runs at the same time.
-    pub unsafe fn start(&self, messages: &[(i32, MemRange)]) -> Option<&Slot> {
+    pub unsafe fn start(&self, messages: &[(i32, MemRange, Keys)]) -> Option<&Slot> {
         // SAFETY: the caller's promise.
         let app = unsafe { &mut *self.app.get() };
         let index = app.free.pop()?;
@@ -144,13 +148,14 @@ impl Conn {
         slot.remaining.store(count, Ordering::Relaxed);
         slot.failed.store(0, Ordering::Relaxed);
         slot.state.store(PENDING, Ordering::Relaxed);
-        for (sub, &(tag, range)) in (0u8..).zip(messages) {
+        for (sub, &(tag, range, keys)) in (0u8..).zip(messages) {
             // The queue has room for every slot's messages; its Release publishes the above.
             let _ = app.producer.push(Submission {
                 slot: index,
                 sub,
                 tag,
                 range,
+                keys,
             });
         }
         match &self.link {
@@ -186,6 +191,15 @@ impl Conn {
                 FAILED
             };
             s.state.store(state, Ordering::Release); // pairs with the load in `Slot::test`
+        }
+    }
+
+    /// Our ports, where its link goes over RDMA.
+    #[must_use]
+    pub fn ports(&self) -> Option<&LinkPorts> {
+        match &self.link {
+            LinkRef::Tx(link) => link.rdma.as_ref().map(|rdma| &rdma.ports),
+            LinkRef::Rx(link) => link.rdma.as_ref(),
         }
     }
 

@@ -20,7 +20,10 @@ pub use rx_link::RxLink;
 pub use tx_link::TxLink;
 
 use crate::clock::Timestamp;
-use crate::units::Nanos;
+use crate::engine::MemRange;
+use crate::engine::wire::Frame;
+use crate::transport::{AnyChannel, Channel};
+use crate::units::{Bytes, Nanos, Rate};
 
 /// What a step is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +76,18 @@ struct Arrivals {
 }
 
 impl Arrivals {
+    /// Waits for a channel's arrivals under the number of its path.
+    fn add(&self, channel: &AnyChannel, path: u8) -> io::Result<()> {
+        let mut fds = channel.fds().into_iter().flatten();
+        fds.try_for_each(|fd| self.poller.add(fd, u64::from(path)))
+    }
+
+    /// Waits for them no more.
+    fn remove(&self, channel: &AnyChannel) {
+        let fds = channel.fds().into_iter().flatten();
+        fds.for_each(|fd| self.poller.remove(fd));
+    }
+
     fn new() -> io::Result<Self> {
         Ok(Self {
             poller: Poller::new()?,
@@ -97,6 +112,44 @@ impl Arrivals {
             ready &= ready.wrapping_sub(1);
             path
         })
+    }
+}
+
+/// When an adapter's port will have sent all that this link gave it, at the port's rate: what waits
+/// behind our own bytes is not the network's delay.
+#[derive(Debug)]
+struct Departures {
+    rate: Rate,
+    free_at: Timestamp,
+}
+
+impl Departures {
+    fn new(rate: Rate) -> Self {
+        Self {
+            rate,
+            free_at: Timestamp::ZERO,
+        }
+    }
+
+    fn next(&mut self, now: Timestamp, bytes: u64) -> Timestamp {
+        self.free_at = self.free_at.max(now) + self.rate.time_for(Bytes(bytes));
+        self.free_at
+    }
+}
+
+/// What a good-bye may take before the channels are closed.
+const GOODBYE_MAX: Nanos = Nanos(50_000_000);
+
+/// Says good-bye on channels and closes them.
+fn goodbye(channels: impl Iterator<Item = AnyChannel>) {
+    let mut channels: Vec<AnyChannel> = channels.collect();
+    for channel in &mut channels {
+        channel.queue(Frame::Goodbye.encode(), MemRange::default(), 0);
+        let _ = channel.flush();
+    }
+    let until = Timestamp::now() + GOODBYE_MAX;
+    for channel in &mut channels {
+        channel.settle(until);
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,11 +15,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::conn::{Conn, LinkRef, Submission, untoken};
 use super::{Arrivals, Idle, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
 use crate::clock::Timestamp;
-use crate::engine::wire::{Frame, PathCount, Rkeys};
+use crate::engine::wire::{Frame, PathCount};
 use crate::engine::{MemRange, RecvError, RxAction, RxEngine, Sink, Violation};
 use crate::error::{Error, ErrorKind};
 use crate::sync::spsc::Consumer;
 use crate::sync::{Flag, TryLock, TryLockGuard};
+use crate::transport::verbs::{End, LinkPorts};
 use crate::transport::{AnyChannel, Channel, ChannelError, Receiver};
 use crate::units::Nanos;
 
@@ -34,6 +35,10 @@ pub struct NewChannel {
     pub fence: Option<u16>,
     /// The channel.
     pub channel: AnyChannel,
+    /// Where the peer waits for the welcome; a channel over RDMA keeps it.
+    pub socket: TcpStream,
+    /// Our end, where it goes over RDMA.
+    pub end: Option<End>,
     /// What the peer's hello and our challenge drew, for the welcome's proof.
     pub nonces: ([u8; 16], [u8; 16]),
 }
@@ -76,6 +81,8 @@ pub struct RxLink {
     pub peer: SocketAddr,
     /// For log lines: the peer's address.
     pub name: String,
+    /// Our ports, where it comes over RDMA.
+    pub rdma: Option<LinkPorts>,
 }
 
 #[derive(Debug)]
@@ -91,6 +98,8 @@ pub struct RxInner {
     paths: Vec<PathIo>,
     conns: BTreeMap<u32, (Arc<Conn>, Consumer<Submission>)>,
     arrivals: Arrivals,
+    /// Its channels are looked at instead of waited for, and its peer writes into our memory.
+    is_looked_at: bool,
     scratch: Box<[u8]>,
     timer_at: Timestamp,
     dead_peer: Nanos,
@@ -120,6 +129,10 @@ impl Receiver for Inbound<'_> {
     fn payload_done(&mut self) {
         self.engine.handle_payload_done(self.path);
     }
+
+    fn written(&mut self, immediate: u32, bytes: u32) -> Result<(), Violation> {
+        self.engine.handle_immediate(self.path, immediate, bytes)
+    }
 }
 
 /// What [`RxLink::new`] needs to know.
@@ -131,6 +144,8 @@ pub struct RxParams {
     pub peer: SocketAddr,
     /// Path slots.
     pub paths: u8,
+    /// Our ports, where it comes over RDMA.
+    pub rdma: Option<LinkPorts>,
     /// All paths gone for so long: the peer is dead.
     pub dead_peer: Nanos,
 }
@@ -157,6 +172,7 @@ impl RxLink {
             paths: (0..params.paths).map(|_| path()).collect(),
             conns: BTreeMap::new(),
             arrivals,
+            is_looked_at: params.rdma.is_some(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             timer_at: Timestamp::ZERO,
             dead_peer: params.dead_peer,
@@ -178,6 +194,7 @@ impl RxLink {
             id: params.id,
             peer: params.peer,
             name: params.peer.to_string(),
+            rdma: params.rdma.clone(),
         }))
     }
 
@@ -185,6 +202,9 @@ impl RxLink {
     pub fn close(&self, conn: u32) {
         let mut inner = self.inner.lock_spinning();
         inner.conns.remove(&conn);
+        if inner.is_looked_at && inner.engine.has_credits(conn) {
+            inner.revoke(self);
+        }
         let arriving: Vec<u8> = inner.engine.arriving_for(conn).collect();
         for path in arriving {
             if let Some(channel) = &mut inner.paths[usize::from(path)].channel {
@@ -246,6 +266,23 @@ impl RxLink {
         }
     }
 
+    /// Lets its poller tell of what comes next. Where that has to be asked for, what has come already
+    /// is taken in.
+    pub fn arm(&self) {
+        if self.rdma.is_none() {
+            return;
+        }
+        if let Some(mut inner) = self.inner.try_lock() {
+            inner
+                .paths
+                .iter_mut()
+                .filter_map(|io| io.channel.as_mut())
+                .for_each(AnyChannel::arm);
+            drop(inner);
+            self.drive(Step::Progress);
+        }
+    }
+
     /// When it was last driven.
     #[must_use]
     pub fn driven_at(&self) -> Timestamp {
@@ -277,12 +314,7 @@ impl RxInner {
 
     /// Says good-bye and closes every channel.
     pub fn goodbye(&mut self) {
-        for io in &mut self.paths {
-            if let Some(mut channel) = io.channel.take() {
-                channel.queue(Frame::Goodbye.encode(), MemRange::default(), 0);
-                let _ = channel.flush();
-            }
-        }
+        super::goodbye(self.paths.iter_mut().filter_map(|io| io.channel.take()));
     }
 
     /// When somebody should drive it at the latest, if ever.
@@ -309,7 +341,7 @@ impl RxInner {
             self.timer_at = now + TIMER_GAP;
             self.timers(link, now);
         }
-        self.act(link, now);
+        self.act(link);
         let sent = self.transmit(link, late, now);
         self.report(link);
         received || sent
@@ -333,7 +365,7 @@ impl RxInner {
         let Self { conns, engine, .. } = self;
         for (&id, (_, queue)) in conns.iter_mut() {
             while let Some(s) = queue.pop() {
-                engine.post(id, s.token(id), s.tag, s.range, Rkeys::default());
+                engine.post(id, s.token(id), s.tag, s.range, s.keys);
             }
         }
     }
@@ -345,18 +377,15 @@ impl RxInner {
             return;
         }
         // The older channel must be silent before its count is told.
-        self.drop_channel(index);
+        self.silence(index);
         let previous = self.engine.handle_path_up(new.path, new.epoch, new.fence);
         if link.host.welcome(link, &mut new, previous).is_err()
-            || self
-                .arrivals
-                .poller
-                .add(new.channel.fd(), u64::from(new.path))
-                .is_err()
+            || self.arrivals.add(&new.channel, new.path).is_err()
         {
             self.engine.handle_path_down(new.path, new.epoch);
             return;
         }
+        new.channel.keep(new.socket);
         self.paths[index] = PathIo {
             channel: Some(new.channel),
             epoch: new.epoch,
@@ -364,14 +393,32 @@ impl RxInner {
         self.orphan_since = None;
     }
 
+    /// Whoever has a credit may write at any moment, until every path is silent.
+    fn revoke(&mut self, link: &RxLink) {
+        let now = Timestamp::now();
+        for path in 0..self.paths.len() {
+            if self.paths[path].channel.is_some() {
+                self.silence(path);
+                self.broken(link, path, &ChannelError::Closed, now);
+            }
+        }
+    }
+
     fn drop_channel(&mut self, index: usize) {
         if let Some(channel) = self.paths[index].channel.take() {
-            self.arrivals.poller.remove(channel.fd());
+            self.arrivals.remove(&channel);
             channel.abort();
         }
     }
 
     fn receive(&mut self, link: &RxLink, now: Timestamp) -> bool {
+        if self.is_looked_at {
+            let mut any = false;
+            for path in 0..self.paths.len() {
+                any |= self.receive_path(link, path, now) > 0;
+            }
+            return any;
+        }
         let got = self.receive_path(link, self.arrivals.hot, now);
         let mut any = got > 0;
         let others =
@@ -411,6 +458,21 @@ impl RxInner {
         }
     }
 
+    /// Takes in what has come over a path, and closes it: nothing is written by it any more.
+    fn silence(&mut self, path: usize) {
+        let Self {
+            paths,
+            engine,
+            scratch,
+            ..
+        } = self;
+        if let Some(channel) = &mut paths[path].channel {
+            let path = index_u8(path);
+            channel.silence(scratch, &mut Inbound { engine, path });
+        }
+        self.drop_channel(path);
+    }
+
     fn broken(&mut self, link: &RxLink, path: usize, error: &ChannelError, now: Timestamp) {
         if let ChannelError::Violation(violation) = error {
             link.host.note(
@@ -442,11 +504,16 @@ impl RxInner {
 
     fn timers(&mut self, link: &RxLink, now: Timestamp) {
         for path in 0..self.paths.len() {
-            if self.engine.wants_stats(index_u8(path))
-                && let Some(channel) = &mut self.paths[path].channel
-            {
+            let Some(channel) = &mut self.paths[path].channel else {
+                continue;
+            };
+            if self.engine.wants_stats(index_u8(path)) {
                 let stats = channel.stats();
                 self.engine.handle_stats(index_u8(path), &stats, now);
+            }
+            if channel.is_abandoned() {
+                self.silence(path);
+                self.broken(link, path, &ChannelError::Closed, now);
             }
         }
         self.engine.handle_timeout(now);
@@ -469,13 +536,12 @@ impl RxInner {
         }
     }
 
-    fn act(&mut self, link: &RxLink, now: Timestamp) {
+    fn act(&mut self, link: &RxLink) {
         while let Some(action) = self.engine.poll_action() {
             match action {
                 RxAction::Silence { path, epoch } => {
                     // What has reached this host need not be sent again.
-                    while self.receive_path(link, usize::from(path), now) > 0 {}
-                    self.drop_channel(usize::from(path));
+                    self.silence(usize::from(path));
                     self.engine.handle_silenced(path, epoch);
                 }
                 RxAction::Opened { conn, listener } => {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::conn::{Conn, LinkRef, Submission, untoken};
-use super::{Arrivals, BACKLOG_GAP, Idle, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
+use super::{Arrivals, BACKLOG_GAP, Departures, Idle, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
 use crate::auth::Key;
 use crate::clock::Timestamp;
 use crate::engine::wire::{Frame, PathCount};
@@ -23,7 +23,9 @@ use crate::engine::{
 use crate::error::{Error, ErrorKind};
 use crate::sync::spsc::Consumer;
 use crate::sync::{Flag, TryLock, TryLockGuard};
-use crate::transport::{AnyChannel, Channel, ChannelError, Receiver};
+use crate::transport::verbs::LinkPorts;
+use crate::transport::{AnyChannel, Channel, ChannelError, Receiver, Sent};
+use crate::units::Rate;
 
 /// What the control plane tells a sending link.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub enum TxMail {
         eager_bytes: u32,
         /// Local and remote address.
         addrs: (SocketAddr, SocketAddr),
+        /// Which of the link's own ports it leaves by.
+        port: usize,
         /// The channel.
         channel: Box<AnyChannel>,
     },
@@ -94,6 +98,8 @@ pub struct TxLink {
     pub key: Key,
     /// For log lines: the peer's address.
     pub name: String,
+    /// Its ports, where it goes over RDMA.
+    pub rdma: Option<TxRdma>,
 }
 
 #[derive(Debug)]
@@ -101,6 +107,8 @@ struct PathIo {
     channel: Option<AnyChannel>,
     epoch: u16,
     addrs: Option<(SocketAddr, SocketAddr)>,
+    /// Which of the link's own ports it leaves by.
+    port: usize,
 }
 
 /// What only the holder of the lock touches.
@@ -111,6 +119,11 @@ pub struct TxInner {
     paths: Vec<PathIo>,
     conns: BTreeMap<u32, (Arc<Conn>, Consumer<Submission>)>,
     arrivals: Arrivals,
+    /// Its channels are looked at instead of waited for.
+    is_looked_at: bool,
+    /// Of its own ports, when each will have sent what it was given, where the transport gives
+    /// frames to an adapter.
+    departures: Vec<Departures>,
     scratch: Box<[u8]>,
     timer_at: Timestamp,
     backlog_at: Timestamp,
@@ -120,7 +133,23 @@ pub struct TxInner {
 struct Inbound<'a> {
     engine: &'a mut TxEngine,
     path: u8,
+    epoch: u16,
     now: Timestamp,
+    /// Data frames that the transport has told of and the engine has not heard of.
+    data: u32,
+    completed_at: Option<Timestamp>,
+}
+
+impl Inbound<'_> {
+    /// Tells the engine of what has reached the peer's host.
+    fn tell(&mut self) {
+        let count = std::mem::take(&mut self.data);
+        if count > 0 {
+            let Self { path, epoch, .. } = *self;
+            self.engine
+                .handle_completions(path, epoch, count, self.completed_at, self.now);
+        }
+    }
 }
 
 impl Receiver for Inbound<'_> {
@@ -132,6 +161,17 @@ impl Receiver for Inbound<'_> {
     }
 
     fn payload_done(&mut self) {}
+
+    fn sent(&mut self, sent: Sent) {
+        if sent.is_data {
+            self.data += 1;
+            self.completed_at = sent.completed_at;
+        } else {
+            let Self { path, epoch, .. } = *self;
+            self.engine
+                .handle_control_arrived(path, epoch, sent.given_at, self.now);
+        }
+    }
 }
 
 /// What [`TxLink::new`] needs to know.
@@ -145,6 +185,34 @@ pub struct TxParams {
     pub key: Key,
     /// For log lines.
     pub name: String,
+    /// Its ports, where it goes over RDMA.
+    pub rdma: Option<TxRdma>,
+}
+
+/// What a sending link over RDMA knows of its two ends.
+#[derive(Debug, Clone)]
+pub struct TxRdma {
+    /// Its own ports.
+    pub ports: LinkPorts,
+    /// The peer's device.
+    pub device: u8,
+    /// Ports that the peer has for the link.
+    pub places: u8,
+    /// Its chunk size.
+    pub chunk_bytes: u32,
+}
+
+impl TxRdma {
+    fn departures(&self) -> Vec<Departures> {
+        let all = self.ports.adapters.ports();
+        let rate = |&port: &usize| Rate::from_mbps(all[port].speed_mbps.into());
+        self.ports
+            .ports
+            .iter()
+            .map(rate)
+            .map(Departures::new)
+            .collect()
+    }
 }
 
 impl TxLink {
@@ -161,6 +229,7 @@ impl TxLink {
                 channel: None,
                 epoch: 0,
                 addrs: None,
+                port: 0,
             })
             .collect();
         let inner = TxInner {
@@ -168,6 +237,11 @@ impl TxLink {
             paths,
             conns: BTreeMap::new(),
             arrivals,
+            is_looked_at: params.rdma.is_some(),
+            departures: params
+                .rdma
+                .as_ref()
+                .map_or_else(Vec::new, TxRdma::departures),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             timer_at: Timestamp::ZERO,
             backlog_at: Timestamp::ZERO,
@@ -186,6 +260,7 @@ impl TxLink {
             id: params.id,
             key: params.key,
             name: params.name,
+            rdma: params.rdma,
         }))
     }
 
@@ -291,6 +366,23 @@ impl TxLink {
         }
     }
 
+    /// Lets its poller tell of what comes next. Where that has to be asked for, what has come already
+    /// is taken in.
+    pub fn arm(&self) {
+        if self.rdma.is_none() {
+            return;
+        }
+        if let Some(mut inner) = self.inner.try_lock() {
+            inner
+                .paths
+                .iter_mut()
+                .filter_map(|io| io.channel.as_mut())
+                .for_each(AnyChannel::arm);
+            drop(inner);
+            self.drive(Step::Progress);
+        }
+    }
+
     /// When it was last driven.
     #[must_use]
     pub fn driven_at(&self) -> Timestamp {
@@ -325,12 +417,7 @@ impl TxInner {
 
     /// Says good-bye and closes every channel.
     pub fn goodbye(&mut self) {
-        for io in &mut self.paths {
-            if let Some(mut channel) = io.channel.take() {
-                channel.queue(Frame::Goodbye.encode(), MemRange::default(), 0);
-                let _ = channel.flush();
-            }
-        }
+        super::goodbye(self.paths.iter_mut().filter_map(|io| io.channel.take()));
     }
 
     /// Says whether anything moved.
@@ -374,8 +461,9 @@ impl TxInner {
                     sub,
                     tag,
                     range,
+                    keys,
                 } = submission;
-                match engine.submit(id, submission.token(id), tag, range) {
+                match engine.submit(id, submission.token(id), tag, range, keys) {
                     Submitted::Queued => {}
                     Submitted::Copy(target) => {
                         // SAFETY: the sender keeps its buffer valid until the send has ended,
@@ -402,19 +490,15 @@ impl TxInner {
                 previous,
                 eager_bytes,
                 addrs,
+                port,
                 channel,
             } => {
                 let io = &mut self.paths[usize::from(path)];
                 if let Some(old) = io.channel.take() {
-                    self.arrivals.poller.remove(old.fd());
+                    self.arrivals.remove(&old);
                     old.abort();
                 }
-                if self
-                    .arrivals
-                    .poller
-                    .add(channel.fd(), u64::from(path))
-                    .is_err()
-                {
+                if self.arrivals.add(&channel, path).is_err() {
                     channel.abort();
                     self.engine.handle_dial_failed(path, epoch, now);
                     return;
@@ -423,6 +507,7 @@ impl TxInner {
                     channel: Some(*channel),
                     epoch,
                     addrs: Some(addrs),
+                    port,
                 };
                 self.last_refusal = None;
                 self.engine.limit_eager(eager_bytes);
@@ -445,6 +530,13 @@ impl TxInner {
     }
 
     fn receive(&mut self, now: Timestamp) -> bool {
+        if self.is_looked_at {
+            let mut any = false;
+            for path in 0..self.paths.len() {
+                any |= self.receive_path(path, now) > 0;
+            }
+            return any;
+        }
         // The path that something came over last is read at once; the others are asked about
         // by one call for all of them.
         let got = self.receive_path(self.arrivals.hot, now);
@@ -470,6 +562,7 @@ impl TxInner {
             scratch,
             ..
         } = self;
+        let epoch = paths[path].epoch;
         let Some(channel) = &mut paths[path].channel else {
             return 0;
         };
@@ -477,8 +570,13 @@ impl TxInner {
             engine,
             path: index_u8(path),
             now,
+            data: 0,
+            epoch,
+            completed_at: None,
         };
-        match channel.receive(scratch, &mut inbound) {
+        let received = channel.receive(scratch, &mut inbound);
+        inbound.tell();
+        match received {
             Ok(bytes) => bytes,
             Err(error) => {
                 self.broken(path, &error, now);
@@ -497,11 +595,17 @@ impl TxInner {
 
     fn timers(&mut self, now: Timestamp) {
         for path in 0..self.paths.len() {
-            if self.engine.wants_stats(index_u8(path))
-                && let Some(channel) = &mut self.paths[path].channel
-            {
+            let Some(channel) = &mut self.paths[path].channel else {
+                continue;
+            };
+            if self.engine.wants_stats(index_u8(path)) {
                 let stats = channel.stats();
                 self.engine.handle_stats(index_u8(path), stats, now);
+            }
+            if channel.is_abandoned() {
+                // What came before is still to be taken in: a last acknowledgement, or a good-bye.
+                while self.receive_path(path, now) > 0 {}
+                self.broken(path, &ChannelError::Closed, now);
             }
         }
         self.engine.handle_timeout(now);
@@ -510,29 +614,36 @@ impl TxInner {
     fn transmit(&mut self, now: Timestamp) -> bool {
         let mut touched = 0u64;
         while let Some(transmit) = self.engine.poll_transmit(now) {
-            let (path, header, payload, owner) = match transmit {
-                Transmit::Control { path, header } => (path, header, MemRange::default(), 0),
-                Transmit::Probe { path, id } => {
+            let (Transmit::Control { path, .. }
+            | Transmit::Probe { path, .. }
+            | Transmit::Data { path, .. }) = transmit;
+            touched |= 1 << path;
+            let io = &mut self.paths[usize::from(path)];
+            let Some(channel) = &mut io.channel else {
+                continue;
+            };
+            match transmit {
+                Transmit::Control { header, .. } => channel.queue(header, MemRange::default(), 0),
+                Transmit::Probe { id, .. } => {
                     let ping = Frame::Ping {
                         id,
                         sent_ns: wall_ns(),
                     };
-                    (path, ping.encode(), MemRange::default(), 0)
+                    channel.queue(ping.encode(), MemRange::default(), 0);
                 }
                 Transmit::Data {
-                    path,
                     header,
                     source,
                     conn,
-                    chunk,
+                    write,
+                    ..
                 } => {
-                    // An eager message is sent from the engine's own memory.
-                    (path, header, source, if chunk.is_some() { conn } else { 0 })
+                    channel.queue_data(header, write, source, conn);
+                    if let Some(departures) = self.departures.get_mut(io.port) {
+                        let at = departures.next(now, source.len);
+                        self.engine.handle_departure(path, at);
+                    }
                 }
-            };
-            touched |= 1 << path;
-            if let Some(channel) = &mut self.paths[usize::from(path)].channel {
-                channel.queue(header, payload, owner);
             }
         }
         for path in 0..self.paths.len() {
@@ -558,7 +669,7 @@ impl TxInner {
                     if io.epoch == epoch
                         && let Some(channel) = io.channel.take()
                     {
-                        self.arrivals.poller.remove(channel.fd());
+                        self.arrivals.remove(&channel);
                         channel.abort();
                     }
                 }

@@ -20,7 +20,7 @@ pub mod wire;
 pub use rx::{RecvDone, RecvError, RxAction, RxEngine, RxTransmit, Sink, Violation};
 pub use tx::{
     FenceReason, PathInfo, PathState, Probes, SendDone, SendError, Submitted, Transmit, TxAction,
-    TxEngine, TxEvent,
+    TxEngine, TxEvent, Write,
 };
 
 use crate::path::health::HealthConfig;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use thiserror::Error;
 
 use super::bitmap::{Insert, SlidingBitmap};
-use super::wire::{self, Ack, Chunk, Credit, Eager, Frame, Header, Immediate, PathCount, Rkeys};
+use super::wire::{self, Ack, Chunk, Credit, Eager, Frame, Header, Immediate, Keys, PathCount};
 use super::{Completions, EAGER_OVERHEAD, EAGER_WINDOW, EngineConfig, MemRange, Ordinals, UNHEARD};
 use crate::clock::Timestamp;
 use crate::path::health::{Health, TransportStats, Verdict};
@@ -115,7 +115,7 @@ struct Slot {
     ordinal: u32,
     token: u64,
     buffer: MemRange,
-    rkeys: Rkeys,
+    rkeys: Keys,
     received: SlidingBitmap,
     chunks_done: u32,
     /// Number of chunks and length, once the last chunk has been seen.
@@ -208,6 +208,8 @@ struct RxPath {
     history: VecDeque<(u16, u32)>,
     /// Its count has changed since it was last acknowledged.
     unacked: bool,
+    /// What its count was then.
+    told: u32,
     arriving: Option<Arriving>,
     /// Something was sent on it that may still be under way.
     watched: bool,
@@ -265,7 +267,7 @@ pub struct RxEngine {
     slots: Vec<Slot>,
     free_slots: Vec<u16>,
     /// Receives that found no free slot.
-    waiting: VecDeque<(u32, i32, u32, u64, MemRange, Rkeys)>,
+    waiting: VecDeque<(u32, i32, u32, u64, MemRange, Keys)>,
     paths: Vec<RxPath>,
     /// Eager messages that came before their receive.
     pool: VecDeque<(u64, Pooled)>,
@@ -354,7 +356,7 @@ impl RxEngine {
 
     /// Posts one buffer; [`RxEngine::poll_completion`] gives `token` back when its message has
     /// arrived or the receive has failed.
-    pub fn post(&mut self, conn: u32, token: u64, tag: i32, buffer: MemRange, rkeys: Rkeys) {
+    pub fn post(&mut self, conn: u32, token: u64, tag: i32, buffer: MemRange, rkeys: Keys) {
         let Some(c) = self.conns.get_mut(&conn) else {
             self.done.push_back(RecvDone {
                 token,
@@ -421,6 +423,15 @@ impl RxEngine {
             let s = &self.slots[usize::from(slot)];
             (s.conn == conn && s.generation == generation).then_some(index)
         })
+    }
+
+    /// Whether the peer may be writing into a buffer of this connection, or may begin to.
+    #[must_use]
+    pub fn has_credits(&self, conn: u32) -> bool {
+        let granted = |slot: &u16| self.slots[usize::from(*slot)].state == SlotState::Granted;
+        self.conns
+            .get(&conn)
+            .is_some_and(|c| c.posted.iter().any(granted))
     }
 
     /// Connections that exist.
@@ -521,6 +532,7 @@ impl RxEngine {
         p.epoch = epoch;
         p.channel = Channel::Up;
         p.count = 0;
+        p.told = 0;
         p.unacked = false;
         p.watched = false;
         p.health = None;
@@ -998,7 +1010,8 @@ impl RxEngine {
         p.unacked = true;
         self.ack_due = true;
         // The sender's adapter tells it; only what it needs to know of posted receives is urgent.
-        self.ack_urgent |= self.config.receive_depth.is_some();
+        let unheard = p.count.wrapping_sub(p.told);
+        self.ack_urgent |= (self.config.receive_depth).is_some_and(|depth| unheard >= depth / 4);
         self.heard = true;
         self.lead_control_to(path);
         let slot = self
@@ -1015,12 +1028,15 @@ impl RxEngine {
                 "a chunk beyond the window of its message",
             ));
         }
+        let end = u64::from(imm.index) * u64::from(chunk_bytes) + u64::from(bytes);
+        if end > slot.buffer.len {
+            return Err(Violation::Protocol("a chunk beyond the end of its buffer"));
+        }
         if slot.received.contains(imm.index) {
             self.duplicates += 1;
             return Ok(());
         }
         self.received += u64::from(bytes);
-        let end = u64::from(imm.index) * u64::from(chunk_bytes) + u64::from(bytes);
         self.count_chunk(imm.slot, imm.index, imm.last.then_some(end));
         Ok(())
     }
@@ -1100,7 +1116,7 @@ impl RxEngine {
                     generation: 0,
                     capacity,
                     addr: 0,
-                    rkeys: Rkeys::default(),
+                    rkeys: Keys::default(),
                 };
                 self.say(Frame::Credit(credit));
                 return Ok(());
@@ -1173,7 +1189,7 @@ impl RxEngine {
         ordinal: u32,
         token: u64,
         buffer: MemRange,
-        rkeys: Rkeys,
+        rkeys: Keys,
     ) {
         let index = match self.free_slots.pop() {
             Some(index) => index,
@@ -1395,6 +1411,7 @@ impl RxEngine {
             .filter(|(p, _)| p.unacked)
             .map(|(p, path)| {
                 p.unacked = false;
+                p.told = p.count;
                 PathCount {
                     path,
                     epoch: p.epoch,

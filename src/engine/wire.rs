@@ -20,29 +20,29 @@ pub const CHUNK_BYTES_MIN: u32 = 4096;
 pub const CHUNK_BYTES_MAX: u32 = 4 << 20;
 /// The largest message: 1 GiB is what NCCL sends, and its sizes are C ints.
 pub const MESSAGE_BYTES_MAX: u64 = 1 << 30;
-/// Receiving devices that a credit can name a remote key for.
-pub const RKEYS_MAX: usize = 8;
+/// Devices of a host that a link can use: as many ports as a virtual device of NCCL has.
+pub const KEYS_MAX: usize = 8;
 
-/// The remote keys of a buffer, one for each receiving device; empty where the transport needs none.
+/// The keys of a buffer, one for each device of its host; empty where the transport needs none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Rkeys {
-    keys: [u32; RKEYS_MAX],
+pub struct Keys {
+    keys: [u32; KEYS_MAX],
     count: u8,
 }
 
-impl Rkeys {
-    /// Keys in the order of the receiving devices; `None` for more than [`RKEYS_MAX`].
+impl Keys {
+    /// Keys in the order of the host's devices; `None` for more than [`KEYS_MAX`].
     #[must_use]
     pub fn new(keys: &[u32]) -> Option<Self> {
         let mut out = Self {
-            keys: [0; RKEYS_MAX],
+            keys: [0; KEYS_MAX],
             count: u8::try_from(keys.len()).ok()?,
         };
         out.keys.get_mut(..keys.len())?.copy_from_slice(keys);
         Some(out)
     }
 
-    /// The keys, in the order of the receiving devices.
+    /// The keys, in the order of the host's devices.
     #[must_use]
     pub fn as_slice(&self) -> &[u32] {
         &self.keys[..usize::from(self.count)]
@@ -97,7 +97,7 @@ pub struct Credit {
     /// The buffer's address for RDMA; 0 where the transport needs none.
     pub addr: u64,
     /// The buffer's remote keys.
-    pub rkeys: Rkeys,
+    pub rkeys: Keys,
 }
 
 /// How far one path has come, cumulative.
@@ -427,10 +427,10 @@ impl Frame {
                 let (conn, tag, ordinal, slot) = (r.u32()?, r.i32()?, r.u32()?, r.u16()?);
                 let [keys, _] = r.take()?;
                 let (generation, capacity, addr) = (r.u32()?, r.u64()?, r.u64()?);
-                r.check(usize::from(keys) <= RKEYS_MAX, "remote keys")?;
-                let mut rkeys = Rkeys {
+                r.check(usize::from(keys) <= KEYS_MAX, "remote keys")?;
+                let mut rkeys = Keys {
                     count: keys,
-                    ..Rkeys::default()
+                    ..Keys::default()
                 };
                 for key in &mut rkeys.keys[..usize::from(keys)] {
                     *key = r.u32()?;
@@ -629,6 +629,17 @@ pub const SLOTS_MAX: usize = 1 << 12;
 pub const IMMEDIATE_CHUNKS_MAX: u32 = 1 << 17;
 
 impl Immediate {
+    /// That of a chunk.
+    #[must_use]
+    pub fn of(chunk: &Chunk) -> Self {
+        Self {
+            slot: chunk.slot,
+            generation: (chunk.generation & 3) as u8,
+            index: chunk.index,
+            last: chunk.last,
+        }
+    }
+
     /// Packs the fields; `None` if one does not fit.
     #[must_use]
     pub fn pack(self) -> Option<u32> {
@@ -699,7 +710,7 @@ mod tests {
                     generation: 9,
                     capacity: addr >> 8,
                     addr,
-                    rkeys: Rkeys::new(&keys).unwrap(),
+                    rkeys: Keys::new(&keys).unwrap(),
                 })),
             (any::<u32>(), any::<i32>(), any::<u64>()).prop_map(|(conn, tag, size)| {
                 Frame::Announce {

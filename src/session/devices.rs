@@ -10,6 +10,7 @@ use std::path::Path;
 
 use super::DeviceInfo;
 use crate::config::{Config, Family};
+use crate::transport::verbs::device::Port;
 
 /// A usable interface.
 #[derive(Debug, Clone)]
@@ -118,6 +119,20 @@ pub fn describe(interfaces: &[Interface]) -> Option<DeviceInfo> {
         port: 1,
         name,
     })
+}
+
+/// The devices that NCCL sees where there is RDMA: each port for itself, since it matters which is near
+/// a GPU.
+#[must_use]
+pub fn describe_ports(ports: &[Port]) -> Vec<DeviceInfo> {
+    let device = |port: &Port| DeviceInfo {
+        name: port.name(),
+        pci_path: port.pci_path.clone(),
+        guid: port.guid,
+        speed_mbps: port.speed_mbps,
+        port: port.number.into(),
+    };
+    ports.iter().map(device).collect()
 }
 
 fn speed_mbps(name: &str) -> u32 {

@@ -9,7 +9,9 @@
 //! | 8–15 | listener |
 //! | 16–31 | token of the listening process |
 //! | 32–47 | the listening process |
-//! | 48–119 | addresses: family (4 or 6), port, 4 or 16 bytes |
+//! | 48–117 | addresses: family (4 or 6), port, 4 or 16 bytes |
+//! | 118 | device that the listener is at, where links go over RDMA |
+//! | 119 | number of RDMA ports that a link there may use, 0 for TCP |
 //! | 120–127 | the connecting side's own: its attempt, 0 at first |
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -20,7 +22,9 @@ use crate::auth::Token;
 use crate::error::{Error, ErrorKind};
 
 const MAGIC: &[u8; 4] = b"THWH";
-const ADDRS: std::ops::Range<usize> = 48..120;
+const ADDRS: std::ops::Range<usize> = 48..118;
+const DEVICE: usize = 118;
+const PORTS: usize = 119;
 
 /// A handle, decoded.
 #[derive(Debug, Clone)]
@@ -33,6 +37,8 @@ pub struct Handle {
     pub process: [u8; 16],
     /// Where it listens.
     pub addrs: Vec<SocketAddr>,
+    /// The listener's RDMA device, and how many ports a link there may use; `None`: links go over TCP.
+    pub rdma: Option<(u8, u8)>,
 }
 
 impl Handle {
@@ -61,6 +67,10 @@ impl Handle {
             out[at + 3..end].copy_from_slice(&ip);
             at = end;
             out[6] += 1;
+        }
+        if let Some((device, ports)) = self.rdma {
+            out[DEVICE] = device;
+            out[PORTS] = ports;
         }
         out
     }
@@ -118,6 +128,7 @@ impl Handle {
             token: Token::from_bytes(array(16)),
             process: array(32),
             addrs,
+            rdma: (bytes[PORTS] != 0).then_some((bytes[DEVICE], bytes[PORTS])),
         })
     }
 }
@@ -152,15 +163,16 @@ mod tests {
         }
 
         #[test]
-        fn handles_come_back(v4 in prop::collection::vec((any::<u32>(), 1u16..), 1..4), v6 in prop::collection::vec((any::<u128>(), 1u16..), 0..2)) {
+        fn handles_come_back(rdma in prop::option::of((any::<u8>(), 1u8..)), v4 in prop::collection::vec((any::<u32>(), 1u16..), 1..4), v6 in prop::collection::vec((any::<u128>(), 1u16..), 0..2)) {
             let mut addrs: Vec<SocketAddr> =
                 v4.iter().map(|&(ip, port)| (Ipv4Addr::from(ip), port).into()).collect();
             addrs.extend(v6.iter().map(|&(ip, port)| SocketAddr::from((Ipv6Addr::from(ip), port))));
-            let handle = Handle { listener: 9, token: Token::from_bytes([7; 16]), process: [8; 16], addrs };
+            let handle = Handle { listener: 9, token: Token::from_bytes([7; 16]), process: [8; 16], addrs, rdma };
             let mut bytes = handle.encode();
             set_attempt(&mut bytes, 77);
             let back = Handle::decode(&bytes).unwrap();
             prop_assert_eq!(attempt(&bytes), 77);
+            prop_assert_eq!(back.rdma, handle.rdma);
             prop_assert_eq!(back.addrs, handle.addrs);
             prop_assert_eq!((back.listener, back.process), (9, [8; 16]));
         }
@@ -173,6 +185,7 @@ mod tests {
             token: Token::from_bytes([1; 16]),
             process: [0; 16],
             addrs: vec![([127, 0, 0, 1], 5).into()],
+            rdma: None,
         };
         let mut bytes = handle.encode();
         bytes[4] = 9;

@@ -6,7 +6,11 @@
 //! no further, and nothing of what it sent reaches the engine. Proofs cover every byte of the
 //! message they stand in and both nonces, so that none can be replayed or altered.
 
+use std::ops::RangeInclusive;
+
 use crate::auth::{Key, Role};
+use crate::engine::wire::{CHUNK_BYTES_MAX, IMMEDIATE_CHUNKS_MAX, MESSAGE_BYTES_MAX};
+use crate::transport::verbs::End;
 
 /// Versions of the same major number understand each other.
 pub const VERSION_MAJOR: u8 = 1;
@@ -21,9 +25,9 @@ const WELCOME: u8 = 3;
 /// Bytes of a challenge.
 pub const CHALLENGE_BYTES: usize = 24;
 /// Bytes of a hello.
-pub const HELLO_BYTES: usize = 72;
+pub const HELLO_BYTES: usize = 112;
 /// Bytes of a welcome or a refusal.
-pub const WELCOME_BYTES: usize = 32;
+pub const WELCOME_BYTES: usize = 64;
 
 const HELLO_PROVEN: usize = HELLO_BYTES - 16;
 const WELCOME_PROVEN: usize = WELCOME_BYTES - 16;
@@ -36,6 +40,12 @@ pub enum Refusal {
     Version = 1,
     /// The proof does not fit: another job's token, or another secret.
     Proof = 2,
+    /// The path was to go over RDMA, and the listener cannot have it so.
+    NoRdma = 3,
+}
+
+impl Refusal {
+    const ALL: [Self; 3] = [Self::Version, Self::Proof, Self::NoRdma];
 }
 
 impl Refusal {
@@ -48,6 +58,9 @@ impl Refusal {
             }
             Self::Proof => {
                 "token or secret do not match: is THALWEG_SECRET the same on all hosts of the job?"
+            }
+            Self::NoRdma => {
+                "its RDMA port cannot be used now: its log says why (THALWEG_TRANSPORT=tcp does without)"
             }
         }
     }
@@ -70,6 +83,21 @@ pub struct Hello {
     pub fence: Option<u16>,
     /// Where the dialler itself listens: nobody there means that it is gone.
     pub port: u16,
+    /// The path goes over RDMA.
+    pub rdma: Option<RdmaHello>,
+}
+
+/// What a dialler says of a path over RDMA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RdmaHello {
+    /// The listener's device.
+    pub device: u8,
+    /// Which of the ports that a link there may use.
+    pub place: u8,
+    /// The link's chunk size.
+    pub chunk_bytes: u32,
+    /// The dialler's end.
+    pub end: End,
 }
 
 /// What a listener grants.
@@ -79,6 +107,37 @@ pub struct Welcome {
     pub fenced_count: u32,
     /// Eager messages up to this size are taken.
     pub eager_bytes: u32,
+    /// The listener's end of a path over RDMA.
+    pub end: Option<End>,
+}
+
+/// The chunks that links over RDMA may have: an immediate must name each of a message.
+pub const RDMA_CHUNKS: RangeInclusive<u32> = RDMA_CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX;
+const RDMA_CHUNK_BYTES_MIN: u32 = 8 << 10;
+const _: () =
+    assert!(RDMA_CHUNK_BYTES_MIN as u64 * IMMEDIATE_CHUNKS_MAX as u64 >= MESSAGE_BYTES_MAX);
+
+fn put_end(out: &mut [u8], end: &End) {
+    out[..4].copy_from_slice(&end.number.to_le_bytes());
+    out[4..8].copy_from_slice(&end.first_packet.to_le_bytes());
+    out[8..24].copy_from_slice(&end.gid.octets());
+    out[24..26].copy_from_slice(&end.lid.to_le_bytes());
+    out[26..28].copy_from_slice(&end.mtu.to_le_bytes());
+}
+
+fn end_at(bytes: &[u8]) -> End {
+    let u32_at =
+        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+    let mut gid = [0; 16];
+    gid.copy_from_slice(&bytes[8..24]);
+    End {
+        number: u32_at(0),
+        first_packet: u32_at(4) & 0xff_ffff,
+        gid: gid.into(),
+        lid: u16_at(24),
+        mtu: u16_at(26),
+    }
 }
 
 /// Builds a challenge.
@@ -120,6 +179,13 @@ impl Hello {
         out[44..46].copy_from_slice(&self.fence.unwrap_or(0).to_le_bytes());
         out[46] = u8::from(self.fence.is_some());
         out[48..50].copy_from_slice(&self.port.to_le_bytes());
+        if let Some(rdma) = &self.rdma {
+            out[56] = 1;
+            out[57] = rdma.device;
+            out[58] = rdma.place;
+            out[60..64].copy_from_slice(&rdma.chunk_bytes.to_le_bytes());
+            put_end(&mut out[64..92], &rdma.end);
+        }
         let proof = key.prove(Role::Dialler, challenge, &self.nonce, &out[..HELLO_PROVEN]);
         out[HELLO_PROVEN..].copy_from_slice(&proof);
         out
@@ -165,8 +231,19 @@ impl Hello {
             epoch: u16_at(42),
             fence: (bytes[46] != 0).then(|| u16_at(44)),
             port: u16_at(48),
+            rdma: (bytes[56] != 0).then(|| RdmaHello {
+                device: bytes[57],
+                place: bytes[58],
+                chunk_bytes: u32::from(u16_at(60)) | u32::from(u16_at(62)) << 16,
+                end: end_at(&bytes[64..92]),
+            }),
         };
-        let right = (1..=64).contains(&hello.paths) && hello.path < hello.paths && hello.epoch != 0;
+        let right = (1..=64).contains(&hello.paths)
+            && hello.path < hello.paths
+            && hello.epoch != 0
+            && hello
+                .rdma
+                .is_none_or(|rdma| RDMA_CHUNKS.contains(&rdma.chunk_bytes));
         if right { Ok(hello) } else { Err(None) }
     }
 }
@@ -179,6 +256,10 @@ impl Welcome {
         start(&mut out, WELCOME, 0);
         out[8..12].copy_from_slice(&self.fenced_count.to_le_bytes());
         out[12..16].copy_from_slice(&self.eager_bytes.to_le_bytes());
+        if let Some(end) = &self.end {
+            out[16] = 1;
+            put_end(&mut out[20..48], end);
+        }
         let proof = key.prove(Role::Listener, hello, challenge, &out[..WELCOME_PROVEN]);
         out[WELCOME_PROVEN..].copy_from_slice(&proof);
         out
@@ -197,7 +278,7 @@ impl Welcome {
         if bytes[..4] != MAGIC || bytes[4] != WELCOME {
             return Err("something that is not thalweg answers there");
         }
-        for refusal in [Refusal::Version, Refusal::Proof] {
+        for refusal in Refusal::ALL {
             if bytes[5] == refusal as u8 {
                 return Err(refusal.advice());
             }
@@ -219,6 +300,7 @@ impl Welcome {
         Ok(Self {
             fenced_count: u32_at(8),
             eager_bytes: u32_at(12),
+            end: (bytes[16] != 0).then(|| end_at(&bytes[20..48])),
         })
     }
 }
@@ -252,6 +334,22 @@ mod tests {
             epoch: 7,
             fence: Some(6),
             port: 4001,
+            rdma: Some(RdmaHello {
+                device: 1,
+                place: 2,
+                chunk_bytes: 0x1_8000,
+                end: end(),
+            }),
+        }
+    }
+
+    fn end() -> End {
+        End {
+            number: 0x12_3456,
+            first_packet: 0xab_cdef,
+            gid: "::ffff:10.0.0.7".parse().unwrap(),
+            lid: 9,
+            mtu: 4096,
         }
     }
 
@@ -264,6 +362,7 @@ mod tests {
         let welcome = Welcome {
             fenced_count: 5,
             eager_bytes: 8192,
+            end: Some(end()),
         };
         let bytes = welcome.encode(&key, &[3; 16], &[9; 16]);
         assert_eq!(
@@ -307,6 +406,7 @@ mod tests {
         let forged = Welcome {
             fenced_count: 0,
             eager_bytes: 1,
+            end: None,
         }
         .encode(&other, &[3; 16], &[9; 16]);
         assert!(Welcome::decode(&forged, &key, &[3; 16], &[9; 16]).is_err());

@@ -11,6 +11,7 @@
 mod devices;
 mod handle;
 mod handshake;
+mod rdma;
 mod service;
 
 /// What the fuzz targets need of the handshake and of handles; no part of the library's face.
@@ -33,18 +34,27 @@ use self::handle::Handle;
 use self::service::{Pending, Service, Shared};
 use crate::auth::{self, Key, Token};
 use crate::clock::Timestamp;
-use crate::config::{Config, ControllerKind, PathCount, PortRange, Secret, SelectorKind};
+use crate::config::{
+    Config, ControllerKind, PathCount, PortRange, Secret, SelectorKind, TransportKind,
+};
 use crate::control::{
-    AnyController, Delay, DelayConfig, Fixed, Nscc, NsccConfig, Power, PowerConfig, Timely,
-    TimelyConfig,
+    AnyController, Delay, DelayConfig, Fixed, Nscc, NsccConfig, Power, PowerConfig,
+    RDMA_ROUND_TRIP, Timely, TimelyConfig,
 };
 use crate::driver::conn::{Conn, LinkRef, Slot};
-use crate::driver::tx_link::{TxHost, TxParams};
+use crate::driver::tx_link::{TxHost, TxParams, TxRdma};
 use crate::driver::{Step, TxLink};
-use crate::engine::{EngineConfig, MemRange, TxEngine};
+use crate::engine::wire::Keys;
+use crate::engine::{Completions, EngineConfig, MemRange, TxEngine};
 use crate::error::{Error, ErrorKind};
 use crate::path::select::{
-    Adaptive, AnySelector, LeastOutstanding, PowerOfTwo, RoundRobin, StaticHash,
+    Adaptive, AnySelector, LeastOutstanding, PowerOfTwo, RoundRobin, StaticHash, Weighted,
+};
+pub use crate::transport::verbs::MemoryKeys;
+use crate::transport::verbs::adapters::{self, Adapters};
+use crate::transport::verbs::device::{Choice, Port};
+use crate::transport::verbs::{
+    EAGER_BYTES_MAX as RDMA_EAGER_BYTES_MAX, LinkPorts, Marking, RECEIVES_DATA,
 };
 use crate::units::{Bytes, Rate};
 
@@ -94,6 +104,9 @@ struct Inner {
     shared: Arc<Shared>,
     devices: Vec<DeviceInfo>,
     addrs: Vec<IpAddr>,
+    rdma: Option<Arc<Adapters>>,
+    /// What the devices are, in words.
+    about: String,
     token: Token,
     process: [u8; 16],
     next_listener: AtomicU64,
@@ -133,6 +146,8 @@ pub struct RecvBuffer {
     pub len: usize,
     /// Which of the sender's messages goes here.
     pub tag: i32,
+    /// Of its registration; over TCP none are needed.
+    pub keys: MemoryKeys,
 }
 
 /// What a finished request moved.
@@ -205,12 +220,47 @@ impl Session {
         let process = auth::nonce().map_err(|e| system("random name", e))?;
         let key = Key::derive(&token, config.secret.as_ref().map(Secret::as_bytes));
         let addrs: Vec<IpAddr> = bound.iter().map(SocketAddr::ip).collect();
-        let devices = if bound.is_empty() {
-            Vec::new()
+        let (rdma, rdma_about) = if config.transport == TransportKind::Tcp || bound.is_empty() {
+            (None, "RDMA is not asked for".into())
         } else {
-            devices::describe(&interfaces).into_iter().collect()
+            let choice = Choice {
+                hca: config.hca.as_ref(),
+                family: config.family,
+                gid_index: config.gid_index,
+            };
+            let marking = Marking {
+                data: config.traffic_class,
+                control: config.control_traffic_class.unwrap_or(config.traffic_class),
+                service_level: config.service_level,
+            };
+            Adapters::open(&choice, marking)
         };
-        let shared = Shared::new(config, key, bound, log).map_err(|e| system("session", e))?;
+        if rdma.is_none() && config.transport == TransportKind::Verbs {
+            return Err(Error::new(
+                ErrorKind::InvalidUsage,
+                format!("THALWEG_TRANSPORT=verbs: {rdma_about}"),
+            ));
+        }
+        let rdma = rdma.map(Arc::new);
+        let (devices, about) = match &rdma {
+            Some(adapters) => (devices::describe_ports(adapters.ports()), rdma_about),
+            None if bound.is_empty() => (Vec::new(), String::new()),
+            None => {
+                let device = devices::describe(&interfaces);
+                let about = device.as_ref().map_or_else(String::new, |device| {
+                    let at: Vec<String> = bound.iter().map(ToString::to_string).collect();
+                    format!(
+                        "TCP over {} ({} Mb/s) at {}; {rdma_about}",
+                        device.name,
+                        device.speed_mbps,
+                        at.join(", ")
+                    )
+                });
+                (device.into_iter().collect(), about)
+            }
+        };
+        let shared =
+            Shared::new(config, key, bound, rdma.clone(), log).map_err(|e| system("session", e))?;
         let service =
             Service::new(Arc::clone(&shared), listeners).map_err(|e| system("session", e))?;
         let thread = std::thread::Builder::new()
@@ -221,6 +271,8 @@ impl Session {
             shared,
             devices,
             addrs,
+            rdma,
+            about,
             token,
             process,
             next_listener: AtomicU64::new(1),
@@ -240,28 +292,25 @@ impl Session {
     #[must_use]
     pub fn summary(&self) -> String {
         let config = &self.0.shared.config;
-        let Some(device) = self.0.devices.first() else {
+        if self.0.devices.is_empty() {
             return "no usable network interface: set THALWEG_IFNAME, or bring one up".into();
-        };
-        let addrs: Vec<String> = self
-            .0
-            .shared
-            .addrs
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        }
         let paths = match config.paths {
             PathCount::Fixed(n) => format!("{n} paths to each peer (THALWEG_PATHS)"),
+            PathCount::Auto if self.0.rdma.is_some() => {
+                format!(
+                    "{RDMA_PATHS} paths to each peer over up to {} ports",
+                    config.ports
+                )
+            }
             PathCount::Auto => {
                 "as many paths to each peer as lead different ways, up to 8, 1 over loopback".into()
             }
         };
         format!(
-            "thalweg {}: TCP over {} ({} Mb/s) at {}, no RDMA in this build; {paths}; controller {}, selector {}{}",
+            "thalweg {}: {}; {paths}; controller {}, selector {}{}",
             env!("CARGO_PKG_VERSION"),
-            device.name,
-            device.speed_mbps,
-            addrs.join(", "),
+            self.0.about,
             config.controller,
             config.selector,
             if config.secret.is_some() {
@@ -286,11 +335,17 @@ impl Session {
             .unwrap_or_else(PoisonError::into_inner);
         listeners.insert(number, Pending::default());
         drop(listeners);
+        let rdma = self.0.rdma.as_ref().map(|adapters| {
+            let ports = adapters.companions(device, shared.config.ports.into());
+            let small = |number: usize| u8::try_from(number).unwrap_or(u8::MAX);
+            (small(device), small(ports.len()))
+        });
         let handle = Handle {
             listener: number,
             token: self.0.token,
             process: self.0.process,
             addrs: shared.addrs.clone(),
+            rdma,
         };
         Ok((Listener { shared, number }, handle.encode()))
     }
@@ -309,7 +364,7 @@ impl Session {
         let mut number = handle::attempt(handle);
         if number == 0 {
             self.check_device(device)?;
-            let attempt = self.start(&Handle::decode(handle)?)?;
+            let attempt = self.start(device, &Handle::decode(handle)?)?;
             number = self.0.next_attempt.fetch_add(1, Ordering::Relaxed);
             handle::set_attempt(handle, number);
             self.attempts().insert(number, attempt);
@@ -377,7 +432,35 @@ impl Session {
         ))
     }
 
-    fn new_link(&self, handle: &Handle) -> Result<Arc<TxLink>, Error> {
+    /// The ports and the peer's for a link over RDMA, if both ends have any.
+    fn rdma_for(&self, device: usize, handle: &Handle) -> Result<Option<TxRdma>, Error> {
+        let config = &self.0.shared.config;
+        let (Some(adapters), Some((peer_device, places))) = (&self.0.rdma, handle.rdma) else {
+            if config.transport == TransportKind::Verbs {
+                return Err(Error::new(
+                    ErrorKind::Remote,
+                    "THALWEG_TRANSPORT=verbs, but the peer has no RDMA port: its first log line says why",
+                ));
+            }
+            return Ok(None);
+        };
+        let ports = adapters.companions(device, config.ports.into());
+        let port = &adapters.ports()[device];
+        Ok(Some(TxRdma {
+            chunk_bytes: config
+                .chunk_bytes
+                .unwrap_or_else(|| rdma_chunk_bytes(port))
+                .max(*handshake::RDMA_CHUNKS.start()),
+            ports: LinkPorts {
+                adapters: Arc::clone(adapters),
+                ports,
+            },
+            device: peer_device,
+            places,
+        }))
+    }
+
+    fn new_link(&self, device: usize, handle: &Handle) -> Result<Arc<TxLink>, Error> {
         let system = |e: std::io::Error| Error::new(ErrorKind::System, format!("new link: {e}"));
         let shared = &self.0.shared;
         let routes = routes(&self.0.addrs, &handle.addrs);
@@ -391,13 +474,36 @@ impl Session {
             ));
         }
         let now = Timestamp::now();
+        let rdma = self.rdma_for(device, handle)?;
+        let config = &shared.config;
+        let (engine, delay) = match &rdma {
+            Some(rdma) => {
+                let all = rdma.ports.adapters.ports();
+                let speeds = rdma
+                    .ports
+                    .ports
+                    .iter()
+                    .map(|&p| u64::from(all[p].speed_mbps));
+                let rate = Rate::from_mbps(speeds.sum());
+                let engine = rdma_engine_config(config, rdma_paths(config), rdma.chunk_bytes);
+                (
+                    engine,
+                    DelayConfig::for_rdma(rate, Bytes(rdma.chunk_bytes.into())),
+                )
+            }
+            None => (
+                engine_config(config, routes[0].1.ip()),
+                DelayConfig::for_tcp(self.line_rate()),
+            ),
+        };
         let engine = TxEngine::new(
-            engine_config(&shared.config, routes[0].1.ip()),
-            controller(&shared.config, self.line_rate()),
-            selector(&shared.config),
+            engine,
+            controller(config, delay, self.line_rate()),
+            selector(config.selector, rdma.is_some()),
             now,
         );
         let params = TxParams {
+            rdma,
             id: auth::nonce().map_err(system)?,
             key: Key::derive(
                 &handle.token,
@@ -410,9 +516,11 @@ impl Session {
         TxLink::new(engine, params, host).map_err(system)
     }
 
-    fn start(&self, handle: &Handle) -> Result<Attempt, Error> {
+    fn start(&self, device: usize, handle: &Handle) -> Result<Attempt, Error> {
         let shared = &self.0.shared;
-        let peer = (handle.process, *handle.token.as_bytes());
+        // Over TCP all devices are one.
+        let devices = handle.rdma.map(|(theirs, _)| (device, theirs));
+        let peer = (handle.process, *handle.token.as_bytes(), devices);
         let mut links = shared
             .tx_links
             .lock()
@@ -424,7 +532,7 @@ impl Session {
         let link = if let Some(link) = links.get(&peer).filter(|link| usable(link)) {
             Arc::clone(link)
         } else {
-            let link = self.new_link(handle)?;
+            let link = self.new_link(device, handle)?;
             links.insert(peer, Arc::clone(&link));
             shared.links_added.raise();
             shared.wake();
@@ -500,10 +608,48 @@ fn engine_config(config: &Config, remote: IpAddr) -> EngineConfig {
     }
 }
 
-/// The controller of a new link over devices of this rate: all with the bounds and the target that
-/// `delay` has on TCP.
-fn controller(config: &Config, line_rate: Rate) -> AnyController {
-    let delay = DelayConfig::for_tcp(line_rate);
+/// Paths of a link over RDMA, unless the settings say otherwise.
+const RDMA_PATHS: u8 = 8;
+
+fn rdma_paths(config: &Config) -> u8 {
+    match config.paths {
+        PathCount::Fixed(paths) => paths,
+        PathCount::Auto => RDMA_PATHS,
+    }
+}
+
+/// The chunk of a link at this port: about a tenth of what is in the network, so that there is
+/// something to choose a path for, but as large as an adapter in software needs it to be.
+fn rdma_chunk_bytes(port: &Port) -> u32 {
+    const LEAST: u64 = 16 << 10;
+    const MOST: u64 = 64 << 10;
+    let rate = Rate::from_mbps(port.speed_mbps.into());
+    let tenth = rate.bytes_in(RDMA_ROUND_TRIP).0 / 10;
+    let bytes = match port.pci_path {
+        Some(_) => tenth.next_power_of_two().clamp(LEAST, MOST),
+        None => MOST,
+    };
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+/// Both engines of a link over RDMA.
+fn rdma_engine_config(config: &Config, paths: u8, chunk_bytes: u32) -> EngineConfig {
+    EngineConfig {
+        paths_max: paths,
+        search: false,
+        rehash: true,
+        eager_bytes: config.eager_bytes.min(RDMA_EAGER_BYTES_MAX),
+        chunk_bytes: Some(chunk_bytes),
+        completions: Completions::Local,
+        receive_depth: Some(RECEIVES_DATA),
+        dead_peer: config.dead_peer,
+        ..EngineConfig::default()
+    }
+}
+
+/// The controller of a new link over devices of this rate: all with the bounds and the target of
+/// `delay`.
+fn controller(config: &Config, delay: DelayConfig, line_rate: Rate) -> AnyController {
     let DelayConfig {
         target_queue,
         window_min,
@@ -537,9 +683,11 @@ fn controller(config: &Config, line_rate: Rate) -> AnyController {
     }
 }
 
-fn selector(config: &Config) -> AnySelector {
-    match config.selector {
-        SelectorKind::Adaptive => AnySelector::Adaptive(Adaptive),
+fn selector(kind: SelectorKind, is_rdma: bool) -> AnySelector {
+    match kind {
+        SelectorKind::Auto if is_rdma => AnySelector::Weighted(Weighted::default()),
+        SelectorKind::Auto | SelectorKind::Adaptive => AnySelector::Adaptive(Adaptive),
+        SelectorKind::Weighted => AnySelector::Weighted(Weighted::default()),
         SelectorKind::LeastOutstanding => {
             AnySelector::LeastOutstanding(LeastOutstanding::default())
         }
@@ -603,6 +751,7 @@ impl SendConnection {
         data: *const u8,
         len: usize,
         tag: i32,
+        keys: MemoryKeys,
     ) -> Result<Option<Request>, Error> {
         let range = MemRange {
             addr: data as u64,
@@ -614,9 +763,69 @@ impl SendConnection {
                 format!("a message of {len} bytes is longer than 1 GiB: cut it"),
             ));
         }
+        check_keys(self.0.ports(), len, &keys.local)?;
         // SAFETY: the caller's promise.
-        Ok(unsafe { self.0.start(&[(tag, range)]) }.map(|slot| Request(NonNull::from(slot))))
+        let slot = unsafe { self.0.start(&[(tag, range, keys.local)]) };
+        Ok(slot.map(|slot| Request(NonNull::from(slot))))
     }
+
+    /// What registers memory for messages of this connection.
+    #[must_use]
+    pub fn registrar(&self) -> Registrar {
+        Registrar(self.0.ports().cloned())
+    }
+}
+
+/// Memory that is registered for messages of a connection, until this is dropped. Where nothing has
+/// to be registered it is nothing.
+#[derive(Debug, Default)]
+pub struct Registration(Option<adapters::Registration>);
+
+impl Registration {
+    /// What a message needs to say of its memory.
+    #[must_use]
+    pub fn keys(&self) -> MemoryKeys {
+        self.0
+            .as_ref()
+            .map_or_else(MemoryKeys::default, adapters::Registration::keys)
+    }
+}
+
+/// Registers memory for the messages of a connection, and outlives it.
+#[derive(Debug, Clone, Default)]
+pub struct Registrar(Option<LinkPorts>);
+
+impl Registrar {
+    /// Registers memory.
+    ///
+    /// # Safety
+    /// The memory stays mapped until the registration is dropped.
+    ///
+    /// # Errors
+    /// `InvalidArgument`: it is not mapped, or cannot be pinned, and what to do.
+    pub unsafe fn register(&self, data: *mut u8, len: usize) -> Result<Registration, Error> {
+        let Some(ports) = &self.0 else {
+            return Ok(Registration(None));
+        };
+        // SAFETY: the caller's promise.
+        let registration = unsafe { ports.register(data, len) }.map_err(|what| {
+            Error::new(
+                ErrorKind::InvalidArgument,
+                format!("registering memory: {what}"),
+            )
+        })?;
+        Ok(Registration(Some(registration)))
+    }
+}
+
+fn check_keys(ports: Option<&LinkPorts>, len: usize, keys: &Keys) -> Result<(), Error> {
+    if ports.is_none() || len == 0 || !keys.as_slice().is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::InvalidArgument,
+        format!("a buffer of {len} bytes that is not registered: over RDMA it has to be"),
+    ))
 }
 
 impl Drop for SendConnection {
@@ -647,19 +856,27 @@ impl RecvConnection {
                 ),
             ));
         }
-        let mut messages = [(0, MemRange::default()); MAX_RECVS];
+        let mut messages = [(0, MemRange::default(), Keys::default()); MAX_RECVS];
         for (message, buffer) in messages.iter_mut().zip(buffers) {
+            check_keys(self.0.ports(), buffer.len, &buffer.keys.remote)?;
             *message = (
                 buffer.tag,
                 MemRange {
                     addr: buffer.data as u64,
                     len: buffer.len as u64,
                 },
+                buffer.keys.remote,
             );
         }
         // SAFETY: the caller's promise.
         let slot = unsafe { self.0.start(&messages[..buffers.len()]) };
         Ok(slot.map(|slot| Request(NonNull::from(slot))))
+    }
+
+    /// What registers memory for messages of this connection.
+    #[must_use]
+    pub fn registrar(&self) -> Registrar {
+        Registrar(self.0.ports().cloned())
     }
 }
 
@@ -713,14 +930,18 @@ mod tests {
     #[test]
     fn every_algorithm_goes_by_the_name_it_is_chosen_by() {
         let mut config = Config::default();
+        let rate = Rate::from_mbps(10_000);
         for &kind in ControllerKind::ALL {
             config.controller = kind;
-            let controller = controller(&config, Rate::from_mbps(10_000));
+            let controller = controller(&config, DelayConfig::for_tcp(rate), rate);
             assert_eq!(controller.name(), kind.name());
         }
         for &kind in SelectorKind::ALL {
-            config.selector = kind;
-            assert_eq!(selector(&config).name(), kind.name());
+            if kind != SelectorKind::Auto {
+                assert_eq!(selector(kind, false).name(), kind.name());
+            }
         }
+        assert_eq!(selector(SelectorKind::Auto, false).name(), "adaptive");
+        assert_eq!(selector(SelectorKind::Auto, true).name(), "weighted");
     }
 }

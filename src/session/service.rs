@@ -17,6 +17,7 @@ use socket2::{Domain, Socket, Type};
 use super::handshake::{
     self, CHALLENGE_BYTES, HELLO_BYTES, Hello, Refusal, WELCOME_BYTES, Welcome,
 };
+use super::rdma::{Accepted, RdmaDial};
 use super::{LogLevel, LogSink};
 use crate::auth::{self, Key};
 use crate::clock::Timestamp;
@@ -31,6 +32,7 @@ use crate::sync::Flag;
 use crate::transport::AnyChannel;
 use crate::transport::faulty::{FaultFile, Faults};
 use crate::transport::tcp::TcpChannel;
+use crate::transport::verbs::adapters::{Adapters, Unconnected};
 use crate::units::Nanos;
 
 /// Handshakes under way at once; a stranger who opens more waits in the kernel's backlog.
@@ -55,13 +57,22 @@ pub struct Pending {
     pub conns: std::collections::VecDeque<Arc<Conn>>,
 }
 
-enum Command {
+/// What the control thread is asked to do, or told.
+pub(super) enum Command {
+    /// Dial a path.
     Dial(Arc<TxLink>, DialRequest),
+    /// Find out whether a peer is still there.
     CheckPeer(Arc<RxLink>),
+    /// Our end of a path over RDMA has been made, for the dial of this key.
+    Prepared(u64, Result<Unconnected, String>),
+    /// It has been connected to the other.
+    Connected(u64, Result<Unconnected, String>),
+    /// Our end of a path that a peer dials has been made and connected.
+    Accepted(Box<Accepted>),
 }
 
-/// A peer process and its token: what a handle says of where it leads.
-pub type PeerKey = ([u8; 16], [u8; 16]);
+/// A peer process and its token, and over RDMA our device and its: what a handle says of where it leads.
+pub type PeerKey = ([u8; 16], [u8; 16], Option<(usize, u8)>);
 
 /// What the control thread and the application's calls share. None of it is on the data path.
 pub struct Shared {
@@ -71,6 +82,10 @@ pub struct Shared {
     pub key: Key,
     /// Where we listen.
     pub addrs: Vec<SocketAddr>,
+    /// Our RDMA ports, if there are any.
+    pub(super) rdma: Option<Arc<Adapters>>,
+    /// Threads that do something aside.
+    pub(super) aside: AtomicU32,
     /// Listeners by their number.
     pub listeners: Mutex<HashMap<u64, Pending>>,
     /// Sending links by peer.
@@ -84,7 +99,7 @@ pub struct Shared {
     stopping: AtomicBool,
     trace: Option<Mutex<File>>,
     dials: AtomicU32,
-    me: Weak<Shared>,
+    pub(super) me: Weak<Shared>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -108,6 +123,7 @@ impl Shared {
         config: Config,
         key: Key,
         addrs: Vec<SocketAddr>,
+        rdma: Option<Arc<Adapters>>,
         log: LogSink,
     ) -> io::Result<Arc<Self>> {
         #[expect(unsafe_code, reason = "std has no eventfd")]
@@ -139,6 +155,8 @@ impl Shared {
             config,
             key,
             addrs,
+            rdma,
+            aside: AtomicU32::new(0),
             listeners: Mutex::default(),
             tx_links: Mutex::default(),
             rx_links: Mutex::default(),
@@ -172,7 +190,7 @@ impl Shared {
         self.wake();
     }
 
-    fn command(&self, command: Command) {
+    pub(super) fn command(&self, command: Command) {
         let mut commands = locked(&self.commands);
         // Pairs with the store in `stop`: nobody would take it any more.
         if self.stopping.load(Ordering::Acquire) {
@@ -282,10 +300,11 @@ impl RxHost for Shared {
         let welcome = Welcome {
             fenced_count: previous.map_or(0, |p| p.count),
             eager_bytes: self.config.eager_bytes,
+            end: new.end,
         };
         let (hello, challenge) = new.nonces;
-        new.channel
-            .write_first(&welcome.encode(&self.key, &hello, &challenge))
+        new.socket
+            .write_all(&welcome.encode(&self.key, &hello, &challenge))
     }
 
     fn accept(&self, listener: u64, conn: Arc<Conn>) -> bool {
@@ -329,9 +348,13 @@ const LINK: u64 = 4 * KIND;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DialState {
+    /// Over RDMA: our queue pair is being made.
+    Preparing,
     Connecting,
     Challenged,
     Welcomed,
+    /// Over RDMA: the queue pairs are being connected, and then whether anything gets through.
+    Proving,
 }
 
 struct Dial {
@@ -346,6 +369,17 @@ struct Dial {
     nonce: [u8; 16],
     challenge: [u8; 16],
     deadline: Timestamp,
+    /// Address and port that it leaves from.
+    local: (Option<IpAddr>, u16),
+    rdma: Option<RdmaDial>,
+}
+
+impl Dial {
+    /// How far the channel came whose fence is open.
+    fn previous(&self, count: u32) -> Option<PathCount> {
+        let path = self.path;
+        self.fence.map(|epoch| PathCount { path, epoch, count })
+    }
 }
 
 struct Handshake {
@@ -432,6 +466,7 @@ impl Service {
                 self.handle_ready(key);
             }
             self.handle_commands();
+            self.prove_dials();
             self.handle_deadlines();
             self.listen_again();
         }
@@ -496,6 +531,7 @@ impl Service {
                 wake_at = wake_at.min(now + TICK);
             }
             if !watched.armed {
+                watched.arm();
                 watched.armed = self.poller.rearm(watched.poll_fd(), key).is_ok();
             }
             if watched.is_over(now, linger) {
@@ -515,6 +551,10 @@ impl Service {
             || !self.deaf.is_empty()
         {
             wake_at = wake_at.min(now + Nanos::from_millis(10));
+        }
+        let proving = |dial: &Dial| dial.state == DialState::Proving;
+        if self.outgoing.values().any(proving) {
+            wake_at = wake_at.min(now + Nanos::from_millis(1));
         }
         i32::try_from(wake_at.since(now).0.div_ceil(1_000_000)).unwrap_or(1000)
     }
@@ -650,6 +690,10 @@ impl Service {
             match command {
                 Command::Dial(link, request) => self.dial(link, request),
                 Command::CheckPeer(link) => self.check_peer(link),
+                Command::Prepared(key, end) | Command::Connected(key, end) => {
+                    self.go_on_with_dial(key, end);
+                }
+                Command::Accepted(accepted) => self.accepted(*accepted),
             }
         }
     }
@@ -665,6 +709,7 @@ impl Service {
         for key in late {
             let what = match self.outgoing.get(&key).map(|d| d.state) {
                 Some(DialState::Connecting) => "no answer",
+                Some(DialState::Proving) => "nothing gets through over RDMA",
                 _ => "connected, but no greeting came",
             };
             self.dial_failed(key, what, false);
@@ -709,48 +754,90 @@ impl Service {
             return;
         };
         let turn = self.shared.dials.fetch_add(1, Ordering::Relaxed) as usize;
-        let route = if let Some(remote) = request.remote {
+        let over_tcp = link.rdma.is_none();
+        let route = if let Some(remote) = request.remote.filter(|_| over_tcp) {
             (request.local.map(|l| l.ip()), remote)
         } else {
             let turn = if epoch == 1 { usize::from(path) } else { turn };
             let (local, remote) = link.routes[turn % link.routes.len()];
             (Some(local), remote)
         };
+        let local_port = request
+            .local
+            .filter(|_| over_tcp)
+            .map_or(0, |local| local.port());
         let key = OUTGOING + self.next_key;
         self.next_key += 1;
-        let now = Timestamp::now();
         let mut dial = Dial {
             link,
             path,
             epoch,
             fence,
+            local: (route.0, local_port),
             remote: route.1,
             socket: None,
-            state: DialState::Connecting,
+            state: DialState::Preparing,
             buffer: Vec::new(),
             nonce: [0; 16],
             challenge: [0; 16],
-            deadline: now + deadline,
+            deadline: Timestamp::now() + deadline,
+            rdma: None,
         };
         if self.is_cut(path) {
             // As into a black hole: nothing comes back until the deadline.
             self.outgoing.insert(key, dial);
             return;
         }
-        let outcome =
-            connect(route.0, request.local.map_or(0, |l| l.port()), route.1).and_then(|socket| {
-                self.poller
-                    .add_writable(socket.as_raw_fd(), key)
-                    .map(|()| socket)
-            });
-        match outcome {
-            Ok(socket) => {
-                dial.socket = Some(socket);
-                self.outgoing.insert(key, dial);
+        let Some(link) = &dial.link.rdma else {
+            self.outgoing.insert(key, dial);
+            return self.connect_dial(key);
+        };
+        let rdma = RdmaDial::new(link, path, request.local);
+        let begun = rdma.prepare(&self.shared, link, key);
+        dial.rdma = Some(rdma);
+        self.outgoing.insert(key, dial);
+        if let Err(error) = begun {
+            self.dial_failed(key, &error, false);
+        }
+    }
+
+    /// What was done aside for a dial is over.
+    fn go_on_with_dial(&mut self, key: u64, end: Result<Unconnected, String>) {
+        let Some(Dial {
+            rdma: Some(rdma),
+            state,
+            ..
+        }) = self.outgoing.get_mut(&key)
+        else {
+            return; // given up meanwhile
+        };
+        match end {
+            Ok(end) => {
+                rdma.give_back(end);
+                if *state == DialState::Preparing {
+                    self.connect_dial(key);
+                }
             }
+            Err(error) => self.dial_failed(key, &error, false),
+        }
+    }
+
+    /// Begins to connect to the peer's listener.
+    fn connect_dial(&mut self, key: u64) {
+        let Some(dial) = self.outgoing.get_mut(&key) else {
+            return;
+        };
+        dial.state = DialState::Connecting;
+        let (local, local_port) = dial.local;
+        let outcome = connect(local, local_port, dial.remote).and_then(|socket| {
+            self.poller
+                .add_writable(socket.as_raw_fd(), key)
+                .map(|()| socket)
+        });
+        match outcome {
+            Ok(socket) => dial.socket = Some(socket),
             Err(error) => {
                 let refused = error.kind() == io::ErrorKind::ConnectionRefused;
-                self.outgoing.insert(key, dial);
                 self.dial_failed(key, &error.to_string(), refused);
             }
         }
@@ -795,7 +882,8 @@ impl Service {
         }
         let want = match dial.state {
             DialState::Welcomed => WELCOME_BYTES,
-            _ => CHALLENGE_BYTES,
+            DialState::Proving => 1,
+            DialState::Preparing | DialState::Connecting | DialState::Challenged => CHALLENGE_BYTES,
         };
         match collect(socket, &mut dial.buffer, want) {
             Ok(true) => {}
@@ -808,7 +896,7 @@ impl Service {
         }
         let buffer = std::mem::take(&mut dial.buffer);
         match dial.state {
-            DialState::Connecting => {}
+            DialState::Preparing | DialState::Connecting => {}
             DialState::Challenged => {
                 let read = buffer
                     .first_chunk()
@@ -829,6 +917,11 @@ impl Service {
                     epoch: dial.epoch,
                     fence: dial.fence,
                     port: listening_port(&self.shared.addrs, socket),
+                    rdma: dial
+                        .rdma
+                        .as_ref()
+                        .zip(dial.link.rdma.as_ref())
+                        .and_then(|(dial, link)| dial.hello(link)),
                 };
                 let bytes = hello.encode(&dial.link.key, &challenge);
                 dial.state = DialState::Welcomed;
@@ -842,10 +935,74 @@ impl Service {
                     .ok_or("short")
                     .and_then(|b| Welcome::decode(b, &dial.link.key, &dial.nonce, &dial.challenge));
                 match read {
-                    Ok(welcome) => self.dialled(key, welcome),
+                    Ok(welcome) => self.welcomed(key, welcome),
                     Err(what) => self.dial_failed(key, what, false),
                 }
             }
+            // Nobody writes there; that it closes is seen below.
+            DialState::Proving => self.dial_failed(key, "the peer gave up", false),
+        }
+    }
+
+    /// Looks whether what was asked has got through.
+    fn prove_dials(&mut self) {
+        let mut ended = Vec::new();
+        #[expect(
+            clippy::iter_over_hash_type,
+            reason = "dials are independent of each other"
+        )]
+        for (&key, dial) in &mut self.outgoing {
+            if let (DialState::Proving, Some(rdma)) = (dial.state, &mut dial.rdma) {
+                match rdma.is_proven() {
+                    Ok(false) => {}
+                    Ok(true) => ended.push((key, None)),
+                    Err(error) => ended.push((key, Some(error))),
+                }
+            }
+        }
+        for (key, error) in ended {
+            match error {
+                None => self.proved(key),
+                Some(error) => self.dial_failed(key, &error, false),
+            }
+        }
+    }
+
+    fn proved(&mut self, key: u64) {
+        let Some(mut dial) = self.outgoing.remove(&key) else {
+            return;
+        };
+        let (Some(rdma), Some(socket)) = (dial.rdma.take(), dial.socket.take()) else {
+            return;
+        };
+        self.poller.remove(socket.as_raw_fd());
+        let port = rdma.place;
+        let Some((channel, welcome, addrs)) = rdma.finish(socket) else {
+            return;
+        };
+        dial.link.mail(TxMail::PathUp {
+            path: dial.path,
+            epoch: dial.epoch,
+            previous: dial.previous(welcome.fenced_count),
+            eager_bytes: welcome.eager_bytes,
+            addrs,
+            port,
+            channel: Box::new(channel),
+        });
+    }
+
+    fn welcomed(&mut self, key: u64, welcome: Welcome) {
+        let Some(Dial {
+            rdma: Some(rdma),
+            state,
+            ..
+        }) = self.outgoing.get_mut(&key)
+        else {
+            return self.dialled(key, welcome);
+        };
+        *state = DialState::Proving;
+        if let Err(error) = rdma.connect(&self.shared, welcome, key) {
+            self.dial_failed(key, &error, false);
         }
     }
 
@@ -857,6 +1014,7 @@ impl Service {
             return;
         };
         self.poller.remove(socket.as_raw_fd());
+        let previous = dial.previous(welcome.fenced_count);
         let Dial {
             link,
             path,
@@ -879,13 +1037,10 @@ impl Service {
             Ok(channel) => link.mail(TxMail::PathUp {
                 path,
                 epoch,
-                previous: dial.fence.map(|epoch| PathCount {
-                    path,
-                    epoch,
-                    count: welcome.fenced_count,
-                }),
+                previous,
                 eager_bytes: welcome.eager_bytes,
                 addrs: (local, remote),
+                port: 0,
                 channel: Box::new(AnyChannel::over_tcp(channel, path, self.faults())),
             }),
             Err(error) => {
@@ -1021,6 +1176,7 @@ impl Service {
             Err(Some(refusal)) => {
                 let _ = handshake.socket.write_all(&handshake::refuse(refusal));
                 let what = match refusal {
+                    Refusal::NoRdma => "wants RDMA", // never the answer to a hello's form
                     Refusal::Version => {
                         "speaks another version of the protocol: install the same release on all hosts"
                     }
@@ -1055,47 +1211,95 @@ impl Service {
         if self.is_cut(hello.path) {
             return;
         }
+        let accepted = |socket, made| Accepted {
+            hello: *hello,
+            socket,
+            remote,
+            challenge,
+            made,
+        };
+        let Some(rdma) = hello.rdma else {
+            let channel = socket
+                .try_clone()
+                .and_then(|socket| TcpChannel::new(socket, true));
+            let made = channel
+                .map(|channel| AnyChannel::over_tcp(channel, hello.path, self.faults()))
+                .map_err(|error| error.to_string());
+            return self.accepted(accepted(socket, made.map(|channel| (channel, None))));
+        };
+        let waiting = accepted(socket, Err("it was given up".into()));
+        if let Err(error) = self.shared.accept_aside(rdma, waiting) {
+            self.not_accepted(remote, &error);
+        }
+    }
+
+    /// The peer will try again, and again: one line a second at most.
+    fn not_accepted(&mut self, remote: SocketAddr, error: &str) {
+        let now = Timestamp::now();
+        if now.since(self.refused_at) >= Nanos::from_secs(1) {
+            self.refused_at = now;
+            let line = format!("a path from {remote} cannot be accepted: {error}");
+            self.shared.log(LogLevel::Warn, &line);
+        }
+    }
+
+    /// A channel that a peer has dialled is there: it becomes a path of its link.
+    fn accepted(&mut self, accepted: Accepted) {
+        let Accepted {
+            hello,
+            mut socket,
+            remote,
+            challenge,
+            made,
+        } = accepted;
         let existing = locked(&self.shared.rx_links).get(&hello.link).cloned();
         let link = match existing {
-            Some(link) => link,
-            None => match self.new_receiving_link(remote, hello) {
-                Ok(link) => link,
-                Err(error) => {
-                    self.shared
-                        .log(LogLevel::Warn, &format!("link from {remote}: {error}"));
-                    return;
-                }
-            },
+            Some(link) => Ok(link),
+            None => self
+                .new_receiving_link(remote, &hello)
+                .map_err(|error| error.to_string()),
         };
-        let channel = match TcpChannel::new(socket, true) {
-            Ok(channel) => AnyChannel::over_tcp(channel, hello.path, self.faults()),
+        match made.and_then(|made| Ok((made, link?))) {
+            Ok(((channel, end), link)) => link.mail(NewChannel {
+                path: hello.path,
+                epoch: hello.epoch,
+                fence: hello.fence,
+                channel,
+                socket,
+                end,
+                nonces: (hello.nonce, challenge),
+            }),
             Err(error) => {
-                self.shared
-                    .log(LogLevel::Warn, &format!("link from {remote}: {error}"));
-                return;
+                let _ = socket.write_all(&handshake::refuse(Refusal::NoRdma));
+                self.not_accepted(remote, &error);
             }
-        };
-        link.mail(NewChannel {
-            path: hello.path,
-            epoch: hello.epoch,
-            fence: hello.fence,
-            channel,
-            nonces: (hello.nonce, challenge),
-        });
+        }
     }
 
     fn new_receiving_link(&self, remote: SocketAddr, hello: &Hello) -> io::Result<Arc<RxLink>> {
         let config = &self.shared.config;
-        let engine = EngineConfig {
-            paths_max: hello.paths,
-            eager_bytes: config.eager_bytes,
-            dead_peer: config.dead_peer,
-            ..EngineConfig::default()
+        let engine = match &hello.rdma {
+            Some(rdma) => super::rdma_engine_config(config, hello.paths, rdma.chunk_bytes),
+            None => EngineConfig {
+                paths_max: hello.paths,
+                eager_bytes: config.eager_bytes,
+                dead_peer: config.dead_peer,
+                ..EngineConfig::default()
+            },
+        };
+        let rdma = match &hello.rdma {
+            Some(rdma) => Some(
+                self.shared
+                    .ports_at(rdma.device)
+                    .map_err(io::Error::other)?,
+            ),
+            None => None,
         };
         let params = RxParams {
             id: hello.link,
             peer: SocketAddr::new(remote.ip(), hello.port),
             paths: hello.paths,
+            rdma,
             dead_peer: config.dead_peer,
         };
         let host = self
@@ -1120,6 +1324,13 @@ impl AnyLink {
 }
 
 impl Watched {
+    fn arm(&self) {
+        match &self.link {
+            AnyLink::Tx(link) => link.arm(),
+            AnyLink::Rx(link) => link.arm(),
+        }
+    }
+
     fn poll_fd(&self) -> i32 {
         self.link.poll_fd()
     }
@@ -1170,6 +1381,9 @@ pub fn paths_for(config: &Config, remote: IpAddr) -> u8 {
 }
 
 fn paths_of(config: &Config, link: &TxLink) -> u8 {
+    if link.rdma.is_some() {
+        return super::rdma_paths(config);
+    }
     paths_for(config, link.routes[0].1.ip())
 }
 

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock::Timestamp;
-use crate::engine::wire::{Frame, Header, PathCount, Rkeys};
+use crate::engine::wire::{Frame, Header, Keys, PathCount};
 use crate::engine::{
     MemRange, RecvDone, RxAction, RxEngine, RxTransmit, SendDone, Sink, Transmit, TxAction,
     TxEngine, TxEvent, Violation,
@@ -88,7 +88,7 @@ pub enum Entry {
         token: u64,
         tag: i32,
         buffer: MemRange,
-        rkeys: Rkeys,
+        rkeys: Keys,
     },
     RxPathUp {
         path: u8,
@@ -185,7 +185,7 @@ impl TapedTx {
     }
 
     pub(super) fn submit(&mut self, conn: u32, token: u64, tag: i32, source: MemRange) {
-        self.0.submit(conn, token, tag, source);
+        self.0.submit(conn, token, tag, source, Keys::default());
         self.1.put(|| Entry::TxSubmit {
             conn,
             token,
@@ -256,7 +256,7 @@ impl TapedTx {
         now: Timestamp,
     ) {
         self.0
-            .handle_completions(path, epoch, count, completed_at, now);
+            .handle_completions(path, epoch, count, Some(completed_at), now);
         self.1.put(|| Entry::TxCompletions {
             path,
             epoch,
@@ -322,7 +322,7 @@ impl TapedRx {
         self.1.put(|| Entry::RxAnswerOpen { conn, accepted });
     }
 
-    pub(super) fn post(&mut self, conn: u32, token: u64, tag: i32, buffer: MemRange, rkeys: Rkeys) {
+    pub(super) fn post(&mut self, conn: u32, token: u64, tag: i32, buffer: MemRange, rkeys: Keys) {
         self.0.post(conn, token, tag, buffer, rkeys);
         self.1.put(|| Entry::RxPost {
             conn,

@@ -8,14 +8,19 @@ pub mod tcp;
 pub mod verbs;
 
 use std::io;
+use std::net::TcpStream;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use thiserror::Error;
 
 use self::faulty::{Faults, Faulty};
 use self::tcp::TcpChannel;
+#[cfg(feature = "verbs")]
+use self::verbs::channel::VerbsChannel;
+use crate::clock::Timestamp;
 use crate::engine::wire::{Header, WireError};
-use crate::engine::{MemRange, Sink, Violation};
+use crate::engine::{MemRange, Sink, Violation, Write};
 use crate::path::health::TransportStats;
 
 /// Why a channel ended.
@@ -30,6 +35,9 @@ pub enum ChannelError {
     /// What came over it is not our protocol.
     #[error(transparent)]
     Violation(#[from] Violation),
+    /// The adapter failed it.
+    #[error("the adapter gave up: {0}")]
+    Adapter(String),
 }
 
 impl From<WireError> for ChannelError {
@@ -48,6 +56,26 @@ pub trait Receiver {
     fn frame(&mut self, header: &[u8], arrived_ns: u64) -> Result<Option<Sink>, Violation>;
     /// The payload of the last data frame is in its place.
     fn payload_done(&mut self);
+    /// The peer has written so many bytes into our memory, and said this of them.
+    ///
+    /// # Errors
+    /// How the peer broke the protocol.
+    fn written(&mut self, _immediate: u32, _bytes: u32) -> Result<(), Violation> {
+        Err(Violation::Protocol("a write on a path that only sends"))
+    }
+    /// The transport tells that something has reached the peer's host.
+    fn sent(&mut self, _sent: Sent) {}
+}
+
+/// Something that has reached the peer's host.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent {
+    /// A data frame; all of them are told, in their order.
+    pub is_data: bool,
+    /// When it was given to the transport.
+    pub given_at: Timestamp,
+    /// When it was there; `None` if it may have been long before anybody looked.
+    pub completed_at: Option<Timestamp>,
 }
 
 /// One established path.
@@ -78,6 +106,18 @@ pub trait Channel {
         receiver: &mut dyn Receiver,
     ) -> Result<usize, ChannelError>;
 
+    /// Takes in all that has arrived; where the peer writes into our memory, it does so no more.
+    fn silence(&mut self, scratch: &mut [u8], receiver: &mut dyn Receiver) {
+        while self
+            .receive(scratch, receiver)
+            .is_ok_and(|received| received > 0)
+        {}
+    }
+
+    /// Waits until what was queued has reached the peer's host, if it is lost with the channel
+    /// otherwise.
+    fn settle(&mut self, _until: Timestamp) {}
+
     /// Skips the rest of the payload that is arriving: its memory is not written any more.
     fn discard_arriving(&mut self);
 
@@ -95,6 +135,21 @@ pub enum AnyChannel {
     Tcp(TcpChannel),
     /// A socket with faults.
     Faulty(Box<Faulty<TcpChannel>>),
+    /// A queue pair.
+    #[cfg(feature = "verbs")]
+    Verbs(Box<VerbsChannel>),
+}
+
+/// Does the same with whatever channel it is.
+macro_rules! each {
+    ($any:expr, $channel:ident => $done:expr) => {
+        match $any {
+            AnyChannel::Tcp($channel) => $done,
+            AnyChannel::Faulty($channel) => $done,
+            #[cfg(feature = "verbs")]
+            AnyChannel::Verbs($channel) => $done,
+        }
+    };
 }
 
 impl AnyChannel {
@@ -111,24 +166,73 @@ impl AnyChannel {
         }
     }
 
-    /// The descriptor to wait for.
+    /// The descriptors to wait for.
     #[must_use]
-    pub fn fd(&self) -> std::os::fd::RawFd {
+    pub fn fds(&self) -> [Option<RawFd>; 2] {
         match self {
-            Self::Tcp(c) => c.fd(),
-            Self::Faulty(c) => c.inner().fd(),
+            Self::Tcp(c) => [Some(c.fd()), None],
+            Self::Faulty(c) => [Some(c.inner().fd()), None],
+            #[cfg(feature = "verbs")]
+            Self::Verbs(c) => c.fds(),
         }
     }
 
-    /// Writes the first bytes of a fresh channel past the queue: the handshake's last message.
-    ///
-    /// # Errors
-    /// The channel has failed.
-    pub fn write_first(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Tcp(c) => io::Write::write_all(&mut c.socket(), bytes),
-            Self::Faulty(c) => io::Write::write_all(&mut c.inner().socket(), bytes),
+    /// Lets the descriptors tell of what comes next, where they do not do so by themselves. What has
+    /// come already is for [`Channel::receive`].
+    pub fn arm(&mut self) {
+        #[cfg(feature = "verbs")]
+        if let Self::Verbs(c) = self {
+            c.arm();
         }
+    }
+
+    /// Whether what has arrived is found by a look that costs next to nothing, and not by waiting for
+    /// a descriptor.
+    #[must_use]
+    pub fn is_looked_at(&self) -> bool {
+        #[cfg(feature = "verbs")]
+        return matches!(self, Self::Verbs(_));
+        #[cfg(not(feature = "verbs"))]
+        false
+    }
+
+    /// Whether the other end has given the path up, where nothing that arrives says so.
+    pub fn is_abandoned(&mut self) -> bool {
+        #[cfg(feature = "verbs")]
+        if let Self::Verbs(c) = self {
+            return c.is_abandoned();
+        }
+        false
+    }
+
+    /// Keeps the socket over which the ends found each other, where the channel is not that socket.
+    pub fn keep(&mut self, socket: TcpStream) {
+        #[cfg(feature = "verbs")]
+        if let Self::Verbs(c) = self {
+            return c.keep(socket);
+        }
+        drop(socket);
+    }
+
+    /// Queues a data frame: a chunk if there is something to write, else a small message.
+    pub fn queue_data(
+        &mut self,
+        header: Header,
+        write: Option<Write>,
+        payload: MemRange,
+        owner: u32,
+    ) {
+        #[cfg(feature = "verbs")]
+        if let Self::Verbs(c) = self {
+            match write {
+                Some(write) => c.write(write, payload, owner),
+                None => c.send(header, payload, true),
+            }
+            return;
+        }
+        // A small message is sent from the engine's own memory.
+        let owner = if write.is_some() { owner } else { 0 };
+        self.queue(header, payload, owner);
     }
 
     /// Closes at once, with whatever is queued or in flight.
@@ -136,37 +240,27 @@ impl AnyChannel {
         match self {
             Self::Tcp(c) => c.abort(),
             Self::Faulty(c) => c.abort(),
+            #[cfg(feature = "verbs")]
+            Self::Verbs(c) => drop(c),
         }
     }
 }
 
 impl Channel for AnyChannel {
     fn queue(&mut self, header: Header, payload: MemRange, owner: u32) {
-        match self {
-            Self::Tcp(c) => c.queue(header, payload, owner),
-            Self::Faulty(c) => c.queue(header, payload, owner),
-        }
+        each!(self, c => c.queue(header, payload, owner));
     }
 
     fn flush(&mut self) -> Result<(), ChannelError> {
-        match self {
-            Self::Tcp(c) => c.flush(),
-            Self::Faulty(c) => c.flush(),
-        }
+        each!(self, c => c.flush())
     }
 
     fn has_unsent(&self) -> bool {
-        match self {
-            Self::Tcp(c) => c.has_unsent(),
-            Self::Faulty(c) => c.has_unsent(),
-        }
+        each!(self, c => c.has_unsent())
     }
 
     fn holds(&self, owner: u32) -> bool {
-        match self {
-            Self::Tcp(c) => c.holds(owner),
-            Self::Faulty(c) => c.holds(owner),
-        }
+        each!(self, c => c.holds(owner))
     }
 
     fn receive(
@@ -174,30 +268,26 @@ impl Channel for AnyChannel {
         scratch: &mut [u8],
         receiver: &mut dyn Receiver,
     ) -> Result<usize, ChannelError> {
-        match self {
-            Self::Tcp(c) => c.receive(scratch, receiver),
-            Self::Faulty(c) => c.receive(scratch, receiver),
-        }
+        each!(self, c => c.receive(scratch, receiver))
+    }
+
+    fn silence(&mut self, scratch: &mut [u8], receiver: &mut dyn Receiver) {
+        each!(self, c => c.silence(scratch, receiver));
+    }
+
+    fn settle(&mut self, until: Timestamp) {
+        each!(self, c => c.settle(until));
     }
 
     fn discard_arriving(&mut self) {
-        match self {
-            Self::Tcp(c) => c.discard_arriving(),
-            Self::Faulty(c) => c.discard_arriving(),
-        }
+        each!(self, c => c.discard_arriving());
     }
 
     fn stats(&mut self) -> TransportStats {
-        match self {
-            Self::Tcp(c) => c.stats(),
-            Self::Faulty(c) => c.stats(),
-        }
+        each!(self, c => c.stats())
     }
 
     fn backlog(&mut self) -> u64 {
-        match self {
-            Self::Tcp(c) => c.backlog(),
-            Self::Faulty(c) => c.backlog(),
-        }
+        each!(self, c => c.backlog())
     }
 }

@@ -102,7 +102,7 @@ impl TxEngine {
         Some(Transmit::Data {
             path: index_u8(index),
             header: Frame::Eager(eager).encode(),
-            chunk: None,
+            write: None,
             source,
             conn: eager.conn,
         })

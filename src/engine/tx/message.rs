@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::{PathState, SendDone, SendError, TxEngine};
 use crate::engine::bitmap::SlidingBitmap;
-use crate::engine::wire::{self, Credit, Frame};
+use crate::engine::wire::{self, Credit, Frame, Keys};
 use crate::engine::{MemRange, Ordinals};
 use crate::units::Nanos;
 
@@ -21,6 +21,7 @@ pub(super) struct Message {
     pub(super) tag: i32,
     pub(super) ordinal: u32,
     pub(super) source: MemRange,
+    pub(super) keys: Keys,
     pub(super) credit: Option<Credit>,
     pub(super) chunk_bytes: u32,
     pub(super) chunks: u32,

@@ -21,7 +21,7 @@ use self::message::{ConnState, Message, TxConn};
 use self::paths::TxPath;
 use self::upkeep::DIAL_BURST;
 use super::bitmap::SlidingBitmap;
-use super::wire::{self, Chunk, Frame, Header, Rkeys};
+use super::wire::{self, Chunk, Frame, Header, Keys};
 use super::{Completions, EAGER_WINDOW, EngineConfig, MemRange, Ordinals, UNHEARD};
 use crate::clock::Timestamp;
 use crate::control::median::Median;
@@ -92,12 +92,25 @@ pub enum Transmit {
         /// Its header, for transports that send one.
         header: Header,
         /// The chunk, for transports that write it to memory; `None` for an eager message.
-        chunk: Option<(Chunk, u64, Rkeys)>,
+        write: Option<Write>,
         /// Its payload.
         source: MemRange,
         /// The connection it belongs to.
         conn: u32,
     },
+}
+
+/// A chunk that is written straight into the receiver's memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Write {
+    /// Which one.
+    pub chunk: Chunk,
+    /// Where it goes: address at the receiver.
+    pub addr: u64,
+    /// The keys of the receiver's buffer.
+    pub remote: Keys,
+    /// The keys of the sender's buffer.
+    pub local: Keys,
 }
 
 /// What the driver has to do for the engine.
@@ -407,7 +420,14 @@ impl TxEngine {
     }
 
     /// Submits one message; for [`Submitted::Queued`], `token` comes back when it has ended.
-    pub fn submit(&mut self, conn: u32, token: u64, tag: i32, source: MemRange) -> Submitted {
+    pub fn submit(
+        &mut self,
+        conn: u32,
+        token: u64,
+        tag: i32,
+        source: MemRange,
+        keys: Keys,
+    ) -> Submitted {
         let dead = self.failed.is_some();
         let refuse = match self.conns.get(&conn).map(|c| c.state) {
             Some(ConnState::Opening | ConnState::Open) if !dead => None,
@@ -440,6 +460,7 @@ impl TxEngine {
             tag,
             ordinal,
             source,
+            keys,
             credit: None,
             chunk_bytes: 0,
             chunks: 0,

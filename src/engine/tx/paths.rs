@@ -691,14 +691,14 @@ impl TxEngine {
     }
 
     /// A verbs transport's own completions: `count` more data frames of this channel are done, the
-    /// last of them since `completed_at`, as the adapter tells; how long it then waited for the host
-    /// to look is no delay of the network.
+    /// last of them since `completed_at`. How long it then waited for the host to look is no delay of
+    /// the network: `None` where that cannot be told from one.
     pub fn handle_completions(
         &mut self,
         path: u8,
         epoch: u16,
         count: u32,
-        completed_at: Timestamp,
+        completed_at: Option<Timestamp>,
         now: Timestamp,
     ) {
         self.now = now;
@@ -713,8 +713,14 @@ impl TxEngine {
         self.acknowledge(index, count as usize, now);
         if let Some((departed, alone)) = departed {
             self.newest_arrival = self.newest_arrival.max(departed);
-            let rtt = completed_at.since(departed);
-            self.sample(index, rtt, alone, in_flight, now);
+            self.last_life = now;
+            let p = &mut self.paths[index];
+            p.health.saw_acknowledgement(now);
+            p.unproven = false;
+            if let Some(completed_at) = completed_at {
+                let rtt = completed_at.since(departed);
+                self.sample(index, rtt, alone, in_flight, now);
+            }
         }
         self.refresh_views();
         self.rehash(index, now);
@@ -741,10 +747,8 @@ impl TxEngine {
             self.base_rtt.excess(rtt.0.cast_signed())
         };
         let p = &mut self.paths[index];
-        p.health.saw_acknowledgement(now);
         p.delay.observe(rtt);
         let usual = self.recent_queues.get();
-        p.unproven = false;
         let idle = rtt - queue;
         let was_over = p.rest.is_none_or(|rest| now >= rest.until);
         p.rest = (queue.0 > REST_QUEUES * usual + idle.0).then(|| Rest {
@@ -758,7 +762,6 @@ impl TxEngine {
             None => 0,
         };
         self.recent_queues.push(queue.0);
-        self.last_life = now;
         if p.verdict == Verdict::Fine {
             self.controller.on_sample(&Sample {
                 now,

@@ -1,7 +1,7 @@
 //! What is sent next, and on which path.
 
 use super::paths::{Cargo, LAG_MAX, Outstanding};
-use super::{Transmit, TxEngine, index_u8};
+use super::{Transmit, TxEngine, Write, index_u8};
 use crate::clock::Timestamp;
 use crate::control::Controller;
 use crate::engine::wire::{Chunk, Frame};
@@ -140,6 +140,7 @@ impl TxEngine {
             addr: m.source.addr + offset,
             len,
         };
+        let local = m.keys;
         self.give(
             index,
             Cargo::Chunk {
@@ -152,7 +153,12 @@ impl TxEngine {
         Some(Transmit::Data {
             path: index_u8(index),
             header: Frame::Chunk(frame).encode(),
-            chunk: Some((frame, credit.addr + offset, credit.rkeys)),
+            write: Some(Write {
+                chunk: frame,
+                addr: credit.addr + offset,
+                remote: credit.rkeys,
+                local,
+            }),
             source,
             conn,
         })

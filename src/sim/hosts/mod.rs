@@ -15,9 +15,9 @@ pub use config::{Background, ControlClass, HostConfig, Ways};
 use link::{Channel, Link, Side, connect, random_port, stats, trace};
 
 use crate::engine::admission::Admission;
-use crate::engine::wire::{Frame, Header, Immediate, PathCount, Rkeys};
+use crate::engine::wire::{Frame, Header, Immediate, Keys, PathCount};
 use crate::engine::{
-    FenceReason, MemRange, RxAction, RxEngine, Transmit, TxAction, TxEngine, TxEvent,
+    FenceReason, MemRange, RxAction, RxEngine, Transmit, TxAction, TxEngine, TxEvent, Write,
 };
 use crate::sim::fabric::{Fabric, Hosts, Net};
 use crate::sim::nic::{Completion, NicConfig, NicStats, Nics, Work};
@@ -267,8 +267,7 @@ impl EngineHosts {
             };
             // A tag of its own: flows of a link may start in another order than they have here.
             let tag = (index as u32).cast_signed();
-            link.rx
-                .post(link.conn, index, tag, buffer, Rkeys::default());
+            link.rx.post(link.conn, index, tag, buffer, Keys::default());
         }
         for index in 0..hosts.links.len() {
             hosts.report(index as u32);
@@ -613,15 +612,10 @@ impl EngineHosts {
             }
             Transmit::Data {
                 path,
-                chunk: Some((chunk, ..)),
+                write: Some(Write { chunk, .. }),
                 ..
             } => {
-                let immediate = Immediate {
-                    slot: chunk.slot,
-                    generation: (chunk.generation & 3) as u8,
-                    index: chunk.index,
-                    last: chunk.last,
-                };
+                let immediate = Immediate::of(&chunk);
                 let work = Work::Write {
                     imm: immediate.pack().expect("scenarios are checked to fit"),
                     bytes: chunk.payload,

@@ -1,5 +1,85 @@
 //! RDMA: which ports a host has, and queue pairs between them.
+//!
+//! Without the feature `verbs` there are never any ports: the rest of the library need not ask.
 
+#[cfg(feature = "verbs")]
+pub mod adapters;
+#[cfg(not(feature = "verbs"))]
+#[path = "no_adapters.rs"]
+pub mod adapters;
+#[cfg(feature = "verbs")]
+pub mod channel;
 pub mod device;
 #[cfg(feature = "verbs")]
 pub mod sys;
+
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+
+use self::adapters::{Adapters, Registration};
+use crate::engine::wire::Keys;
+
+/// Receives that a receiver keeps posted on each path for data frames; its sender counts them.
+pub const RECEIVES_DATA: u32 = 128;
+/// The largest small message that goes without a credit: every one of those receives has room for it.
+pub const EAGER_BYTES_MAX: u32 = 4096;
+
+/// One end of a queue pair, as the other end has to know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Number of the queue pair.
+    pub number: u32,
+    /// The packet that it begins with, 24 bits, at random: an older connection's packets must not
+    /// pass for this one's.
+    pub first_packet: u32,
+    /// Address of its port.
+    pub gid: Ipv6Addr,
+    /// The same in an InfiniBand subnet.
+    pub lid: u16,
+    /// Bytes of payload that its port takes in a packet.
+    pub mtu: u16,
+}
+
+/// The keys of registered memory, in the order of the ports it is registered for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MemoryKeys {
+    /// By which our own requests name it.
+    pub local: Keys,
+    /// By which the peer's name it.
+    pub remote: Keys,
+}
+
+/// The ports of this host that a link uses, in the order of its keys.
+#[derive(Debug, Clone)]
+pub struct LinkPorts {
+    /// All ports of the process.
+    pub adapters: Arc<Adapters>,
+    /// The link's, by their index.
+    pub ports: Vec<usize>,
+}
+
+impl LinkPorts {
+    /// Registers memory with them.
+    ///
+    /// # Errors
+    /// It is not mapped, or cannot be pinned.
+    ///
+    /// # Safety
+    /// The memory stays mapped until the registration is dropped.
+    #[allow(unsafe_code, reason = "callers name their memory by address")]
+    pub unsafe fn register(&self, addr: *mut u8, bytes: usize) -> Result<Registration, String> {
+        // SAFETY: the caller's promise.
+        unsafe { self.adapters.register(&self.ports, addr, bytes) }
+    }
+}
+
+/// How packets leave a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marking {
+    /// The IP header's traffic class, DSCP and ECN, of data.
+    pub data: u8,
+    /// And of what a receiver sends back: credits and acknowledgements.
+    pub control: u8,
+    /// Service level: the priority on the wire, unless the adapter goes by the traffic class.
+    pub service_level: u8,
+}

@@ -9,22 +9,24 @@ use std::ffi::CStr;
 use std::fmt;
 use std::io;
 use std::mem;
-use std::net::Ipv6Addr;
 use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use rdma_mummy_sys::{
-    ibv_access_flags, ibv_ack_async_event, ibv_alloc_pd, ibv_async_event, ibv_close_device,
-    ibv_context, ibv_cq, ibv_create_cq, ibv_create_qp, ibv_dealloc_pd, ibv_dereg_mr,
+    ibv_access_flags, ibv_ack_async_event, ibv_ack_cq_events, ibv_alloc_pd, ibv_async_event,
+    ibv_close_device, ibv_comp_channel, ibv_context, ibv_cq, ibv_create_comp_channel,
+    ibv_create_cq, ibv_create_qp, ibv_dealloc_pd, ibv_dereg_mr, ibv_destroy_comp_channel,
     ibv_destroy_cq, ibv_destroy_qp, ibv_event_type, ibv_free_device_list, ibv_get_async_event,
-    ibv_get_device_list, ibv_get_device_name, ibv_modify_qp, ibv_mr, ibv_open_device, ibv_pd,
-    ibv_poll_cq, ibv_port_attr, ibv_post_recv, ibv_post_send, ibv_qp, ibv_qp_attr,
-    ibv_qp_attr_mask, ibv_qp_init_attr, ibv_qp_state, ibv_qp_type, ibv_query_port, ibv_recv_wr,
-    ibv_reg_mr, ibv_send_flags, ibv_send_wr, ibv_sge, ibv_wc, ibv_wc_opcode, ibv_wc_status,
-    ibv_wc_status_str, ibv_wr_opcode,
+    ibv_get_cq_event, ibv_get_device_list, ibv_get_device_name, ibv_modify_qp, ibv_mr,
+    ibv_open_device, ibv_pd, ibv_poll_cq, ibv_port_attr, ibv_post_recv, ibv_post_send, ibv_qp,
+    ibv_qp_attr, ibv_qp_attr_mask, ibv_qp_init_attr, ibv_qp_state, ibv_qp_type, ibv_query_port,
+    ibv_recv_wr, ibv_reg_mr, ibv_req_notify_cq, ibv_send_flags, ibv_send_wr, ibv_sge, ibv_wc,
+    ibv_wc_opcode, ibv_wc_status, ibv_wc_status_str, ibv_wr_opcode,
 };
 use thiserror::Error;
+
+use super::End;
 
 /// A call that failed.
 #[derive(Debug, Error)]
@@ -167,12 +169,8 @@ impl Device {
         // SAFETY: a context outlives the list that its device came from.
         unsafe { ibv_free_device_list(list) };
         let context = context.ok_or_else(|| SysError::NoDevice(name.to_owned()))??;
-        // SAFETY: the context is open, and so is its descriptor; events are asked for, not waited for.
-        unsafe {
-            let fd = context.as_ref().async_fd;
-            let flags = libc::fcntl(fd, libc::F_GETFL);
-            libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK);
-        }
+        // SAFETY: the context is open.
+        never_wait(unsafe { context.as_ref() }.async_fd);
         // SAFETY: the context is open.
         let Some(domain) = NonNull::new(unsafe { ibv_alloc_pd(context.as_ptr()) }) else {
             let error = last("ibv_alloc_pd");
@@ -286,21 +284,41 @@ impl Device {
     /// The device has no room for it.
     pub fn completion_queue(&self, entries: u32) -> Result<Arc<CompletionQueue>, SysError> {
         let entries = i32::try_from(entries).unwrap_or(i32::MAX);
-        // SAFETY: the context is open; no channel, nothing to be told.
+        // SAFETY: the context is open.
+        let events = unsafe { ibv_create_comp_channel(self.0.context.as_ptr()) };
+        let events = NonNull::new(events).ok_or_else(|| last("ibv_create_comp_channel"))?;
+        // SAFETY: it has just been made.
+        never_wait(unsafe { events.as_ref() }.fd);
+        // SAFETY: context and channel are open.
         let cq = unsafe {
             ibv_create_cq(
                 self.0.context.as_ptr(),
                 entries,
                 ptr::null_mut(),
-                ptr::null_mut(),
+                events.as_ptr(),
                 0,
             )
         };
-        let cq = NonNull::new(cq).ok_or_else(|| last("ibv_create_cq"))?;
+        let Some(cq) = NonNull::new(cq) else {
+            let error = last("ibv_create_cq");
+            // SAFETY: nothing was made of it.
+            unsafe { ibv_destroy_comp_channel(events.as_ptr()) };
+            return Err(error);
+        };
         Ok(Arc::new(CompletionQueue {
             cq,
+            events,
             _device: self.clone(),
         }))
+    }
+}
+
+/// Events are asked for, not waited for.
+fn never_wait(fd: RawFd) {
+    // SAFETY: no memory is passed.
+    unsafe {
+        let flags = libc::fcntl(fd, libc::F_GETFL);
+        libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK);
     }
 }
 
@@ -363,6 +381,7 @@ impl fmt::Debug for Memory {
 /// Where completions of queue pairs come.
 pub struct CompletionQueue {
     cq: NonNull<ibv_cq>,
+    events: NonNull<ibv_comp_channel>,
     _device: Device,
 }
 
@@ -399,6 +418,36 @@ pub struct Completion {
 const BATCH: i32 = 16;
 
 impl CompletionQueue {
+    /// The descriptor that can be read once something has come after [`CompletionQueue::arm`].
+    #[must_use]
+    pub fn fd(&self) -> RawFd {
+        // SAFETY: it is open.
+        unsafe { self.events.as_ref() }.fd
+    }
+
+    /// Lets the descriptor tell of the next completion. What has come before does not count: look
+    /// for that afterwards.
+    ///
+    /// # Errors
+    /// The device is gone.
+    pub fn arm(&self) -> Result<(), SysError> {
+        self.take_events();
+        // SAFETY: the queue is ours.
+        check("ibv_req_notify_cq", unsafe {
+            ibv_req_notify_cq(self.cq.as_ptr(), 0)
+        })
+    }
+
+    fn take_events(&self) {
+        let (mut cq, mut context) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the channel is open and belongs to this queue alone; each event is acknowledged once.
+        unsafe {
+            while ibv_get_cq_event(self.events.as_ptr(), &raw mut cq, &raw mut context) == 0 {
+                ibv_ack_cq_events(cq, 1);
+            }
+        }
+    }
+
     /// Takes out what has come, up to a bound; says how much that was.
     ///
     /// # Errors
@@ -447,8 +496,12 @@ pub fn status_text(status: u32) -> String {
 
 impl Drop for CompletionQueue {
     fn drop(&mut self) {
-        // SAFETY: it is ours, and queue pairs that used it held it.
-        unsafe { ibv_destroy_cq(self.cq.as_ptr()) };
+        self.take_events();
+        // SAFETY: both are ours, and queue pairs that used the queue held it.
+        unsafe {
+            ibv_destroy_cq(self.cq.as_ptr());
+            ibv_destroy_comp_channel(self.events.as_ptr());
+        }
     }
 }
 
@@ -468,22 +521,6 @@ pub struct Depths {
     /// Bytes of a message that are handed over with its request, so that the adapter need not
     /// fetch them.
     pub inline: u32,
-}
-
-/// One end of a queue pair, as the other end has to know it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct End {
-    /// Number of the queue pair.
-    pub number: u32,
-    /// The packet that it begins with, 24 bits, at random: an older connection's packets must not
-    /// pass for this one's.
-    pub first_packet: u32,
-    /// Address of its port.
-    pub gid: Ipv6Addr,
-    /// The same in an InfiniBand subnet.
-    pub lid: u16,
-    /// Bytes of payload that its port takes in a packet.
-    pub mtu: u16,
 }
 
 /// How this end's packets are sent.
@@ -547,7 +584,7 @@ impl Piece {
 }
 
 /// Something to be sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Request {
     /// What its completion is told by.
     pub id: u64,
@@ -558,7 +595,7 @@ pub struct Request {
 }
 
 /// What is done with the bytes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub enum Operation {
     /// They go into the memory of the peer that the address and the key name, and then the peer is
     /// told the immediate.
@@ -571,6 +608,7 @@ pub enum Operation {
         immediate: u32,
     },
     /// They go into the buffer of the peer's next receive.
+    #[default]
     Send,
 }
 
@@ -634,6 +672,12 @@ impl QueuePair {
     pub fn number(&self) -> u32 {
         // SAFETY: it is ours.
         unsafe { self.qp.as_ref() }.qp_num
+    }
+
+    /// Bytes of a message that are handed over with its request.
+    #[must_use]
+    pub fn inline(&self) -> u32 {
+        self.inline
     }
 
     /// Where its completions come.

@@ -8,16 +8,19 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
+mod sessions;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use thalweg::config::{Family, HcaFilter};
+use thalweg::transport::verbs::End;
 use thalweg::transport::verbs::device::{self, Choice, Found, Port};
 use thalweg::transport::verbs::sys::{
-    Completion, Depths, Device, DeviceEvent, Done, End, Memory, Operation, Piece, QueuePair,
-    Request, Route, flow_label, status_text,
+    Completion, Depths, Device, DeviceEvent, Done, Memory, Operation, Piece, QueuePair, Request,
+    Route, flow_label, status_text,
 };
 
 fn find(hca: &str) -> Found {

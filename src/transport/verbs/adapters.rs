@@ -1,0 +1,301 @@
+//! The RDMA ports of this process, opened: memory is registered with them, and paths begin at them.
+
+#![allow(unsafe_code, reason = "callers name their memory by address")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+
+use super::channel::{Grave, Role, Slab, VerbsChannel};
+use super::device::{self, Choice, Port};
+use super::sys::{Device, Memory, QueuePair, Route, SysError, flow_label};
+use super::{EAGER_BYTES_MAX, End, Marking, MemoryKeys};
+use crate::auth;
+use crate::engine::MemRange;
+use crate::engine::wire::{Header, KEYS_MAX, Keys};
+use crate::transport::{AnyChannel, Channel};
+
+/// The adapter sends a packet again after 4.096 µs times two to the power of this (4.2 ms), and gives
+/// up after seven times: short, since a lost last packet waits for it, and a path that is given up
+/// costs a message nothing but the way over its siblings.
+const TIMEOUT: u8 = 10;
+
+/// The opened ports.
+#[derive(Debug)]
+pub struct Adapters {
+    ports: Vec<Port>,
+    /// That of each port; ports of one device share it.
+    devices: Vec<Arc<OpenDevice>>,
+    marking: Marking,
+    grave: Grave<QueuePair>,
+}
+
+#[derive(Debug)]
+struct OpenDevice {
+    device: Device,
+    /// What is registered, by its first byte and its length. It leaves with its last user: memory
+    /// that is mapped anew at the same place is registered anew.
+    registered: Mutex<BTreeMap<(usize, usize), Weak<Memory>>>,
+}
+
+/// Memory that is registered with the devices of some ports, until nobody holds this.
+#[derive(Debug)]
+pub struct Registration {
+    keys: MemoryKeys,
+    _memory: Vec<Arc<Memory>>,
+}
+
+impl Registration {
+    /// Its keys, in the order of the ports.
+    #[must_use]
+    pub fn keys(&self) -> MemoryKeys {
+        self.keys
+    }
+}
+
+impl OpenDevice {
+    /// # Safety
+    /// As for [`Device::register`].
+    unsafe fn register(&self, addr: *mut u8, bytes: usize) -> Result<Arc<Memory>, SysError> {
+        let key = (addr as usize, bytes);
+        let mut registered = self
+            .registered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(memory) = registered.get(&key).and_then(Weak::upgrade) {
+            return Ok(memory);
+        }
+        registered.retain(|_, memory| memory.strong_count() > 0);
+        // SAFETY: the caller's promise.
+        let memory = Arc::new(unsafe { self.device.register(addr, bytes) }?);
+        registered.insert(key, Arc::downgrade(&memory));
+        Ok(memory)
+    }
+}
+
+impl Adapters {
+    /// Opens the ports that a host has and the settings admit; none if there are none. The line says
+    /// what was chosen and why.
+    #[must_use]
+    pub fn open(choice: &Choice<'_>, marking: Marking) -> (Option<Self>, String) {
+        let mut found = device::find(Path::new(device::SYSFS), choice);
+        let mut opened: BTreeMap<String, Arc<OpenDevice>> = BTreeMap::new();
+        let mut devices = Vec::new();
+        let mut failed = String::new();
+        found.ports.retain(|port| {
+            if let Some(device) = opened.get(&port.device) {
+                devices.push(Arc::clone(device));
+                return true;
+            }
+            match Device::open(&port.device) {
+                Ok(device) => {
+                    let device = Arc::new(OpenDevice {
+                        device,
+                        registered: Mutex::default(),
+                    });
+                    opened.insert(port.device.clone(), Arc::clone(&device));
+                    devices.push(device);
+                    true
+                }
+                Err(error) => {
+                    failed = format!("; not {}: {error}", port.name());
+                    false
+                }
+            }
+        });
+        let line = format!("{found}{failed}");
+        if devices.is_empty() {
+            return (None, line);
+        }
+        let (grave, remains) = mpsc::channel();
+        // It ends with the last that could send something there.
+        let digger = std::thread::Builder::new()
+            .name("thalweg-grave".into())
+            .spawn(move || remains.into_iter().for_each(drop));
+        if let Err(error) = digger {
+            return (None, format!("{line}; no thread: {error}"));
+        }
+        let this = Self {
+            ports: found.ports,
+            devices,
+            marking,
+            grave,
+        };
+        (Some(this), line)
+    }
+
+    /// The ports.
+    #[must_use]
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
+    /// The ports that a link at `port` uses, that one first: those after it in turn, of the same NUMA
+    /// node. With the same ports on both hosts, each is paired with its counterpart.
+    #[must_use]
+    pub fn companions(&self, port: usize, most: usize) -> Vec<usize> {
+        let count = self.ports.len();
+        let node = self.ports[port].numa_node;
+        (0..count)
+            .map(|turn| (port + turn) % count)
+            .filter(|&other| self.ports[other].numa_node == node)
+            .take(most.min(KEYS_MAX))
+            .collect()
+    }
+
+    /// Registers memory with the devices of these ports.
+    ///
+    /// # Errors
+    /// It is not mapped, or cannot be pinned.
+    ///
+    /// # Safety
+    /// The memory stays mapped until the registration is dropped.
+    pub unsafe fn register(
+        &self,
+        ports: &[usize],
+        addr: *mut u8,
+        bytes: usize,
+    ) -> Result<Registration, String> {
+        let (mut local, mut remote) = (Vec::new(), Vec::new());
+        let mut memories = Vec::new();
+        for &port in ports {
+            // SAFETY: the caller's promise.
+            let memory = unsafe { self.devices[port].register(addr, bytes) }
+                .map_err(|error| format!("{}: {error}", self.ports[port].name()))?;
+            local.push(memory.local_key());
+            remote.push(memory.remote_key());
+            memories.push(memory);
+        }
+        let keys = |keys: &[u32]| Keys::new(keys).unwrap_or_default();
+        Ok(Registration {
+            keys: MemoryKeys {
+                local: keys(&local),
+                remote: keys(&remote),
+            },
+            _memory: memories,
+        })
+    }
+
+    /// The sending end of a path at this port. `places`: those of its own port and of the other end's
+    /// among the keys of a buffer.
+    ///
+    /// # Errors
+    /// The device has no room, or is gone.
+    pub fn sender(&self, port: usize, places: (usize, usize)) -> Result<Unconnected, String> {
+        self.unconnected(port, Role::Sender, places)
+    }
+
+    /// The receiving end of a path at this port.
+    ///
+    /// # Errors
+    /// As for [`Adapters::sender`].
+    pub fn receiver(&self, port: usize, eager_bytes: u32) -> Result<Unconnected, String> {
+        let eager_bytes = eager_bytes.min(EAGER_BYTES_MAX);
+        self.unconnected(port, Role::Receiver { eager_bytes }, (0, 0))
+    }
+
+    fn unconnected(
+        &self,
+        index: usize,
+        role: Role,
+        places: (usize, usize),
+    ) -> Result<Unconnected, String> {
+        let port = &self.ports[index];
+        let device = &self.devices[index].device;
+        let make = || -> Result<(VerbsChannel, End), SysError> {
+            let state = device.port(port.number)?;
+            let completions = device.completion_queue(role.completions())?;
+            let pair = QueuePair::new(device, &completions, port.number, role.depths())?;
+            let end = End {
+                number: pair.number(),
+                first_packet: random() & 0xff_ffff,
+                gid: port.gid.addr,
+                lid: state.lid,
+                mtu: state.mtu,
+            };
+            let slab = |bytes| Slab::registered(device, bytes);
+            let mut channel = VerbsChannel::new(pair, role, places, slab)?;
+            channel.bury_in(self.grave.clone());
+            Ok((channel, end))
+        };
+        let (channel, end) = make().map_err(|error| format!("{}: {error}", port.name()))?;
+        Ok(Unconnected {
+            channel: Box::new(channel),
+            end,
+            route: Route {
+                port: port.number,
+                gid_index: port.gid.index,
+                flow_label: 0,
+                traffic_class: match role {
+                    Role::Sender => self.marking.data,
+                    Role::Receiver { .. } => self.marking.control,
+                },
+                service_level: self.marking.service_level,
+                timeout: TIMEOUT,
+            },
+            name: port.name(),
+        })
+    }
+}
+
+/// Nobody has to guess it: the secret part of a path is proved elsewhere.
+fn random() -> u32 {
+    let bytes = auth::nonce().unwrap_or([0x5a; 16]);
+    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+/// One end of a path that has yet to find the other.
+#[derive(Debug)]
+pub struct Unconnected {
+    channel: Box<VerbsChannel>,
+    end: End,
+    route: Route,
+    name: String,
+}
+
+impl Unconnected {
+    /// What the other end has to know.
+    #[must_use]
+    pub fn end(&self) -> End {
+        self.end
+    }
+
+    /// Connects it. The source port, from 49152 up, decides the way through the fabric.
+    ///
+    /// # Errors
+    /// The adapter refuses, for instance because its address has changed.
+    pub fn connect(&mut self, to: &End, source_port: u16) -> Result<(), String> {
+        self.route.flow_label = flow_label(source_port);
+        let to = End {
+            mtu: to.mtu.min(self.end.mtu),
+            ..*to
+        };
+        self.channel
+            .pair()
+            .connect(self.end.first_packet, &to, &self.route)
+            .map_err(|error| format!("{} to {}: {error}", self.name, to.gid))
+    }
+
+    /// Sends a first message.
+    ///
+    /// # Errors
+    /// The adapter has failed.
+    pub fn ask(&mut self, header: Header) -> Result<(), String> {
+        self.channel.queue(header, MemRange::default(), 0);
+        self.channel.flush().map_err(|error| error.to_string())
+    }
+
+    /// Whether it has reached the other end.
+    ///
+    /// # Errors
+    /// The adapter has given up.
+    pub fn is_answered(&mut self) -> Result<bool, String> {
+        self.channel.prove()
+    }
+
+    /// The path.
+    #[must_use]
+    pub fn into_channel(self) -> AnyChannel {
+        AnyChannel::Verbs(self.channel)
+    }
+}

@@ -1,0 +1,278 @@
+//! Sessions over RDMA: the whole way from a send to the other side's memory, while the network does
+//! what networks do.
+
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use thalweg::config::Config;
+use thalweg::session::{
+    Listener, RecvBuffer, RecvConnection, Registration, Request, SendConnection, Session,
+};
+
+const DEADLINE: Duration = Duration::from_secs(120);
+
+type Lines = Arc<Mutex<Vec<String>>>;
+
+/// One end, with the ports of these devices.
+fn session(hca: &str, more: &[(&str, &str)], lines: &Lines) -> Session {
+    let own = [
+        ("THALWEG_TRANSPORT", "verbs"),
+        ("THALWEG_IFNAME", "lo"),
+        ("THALWEG_HCA", hca),
+    ];
+    let env = own.iter().chain(more);
+    let env = env.map(|&(name, value)| (name.to_owned(), value.to_owned()));
+    let lines = Arc::clone(lines);
+    let begun = Instant::now();
+    let log = Arc::new(move |_, line: &str| {
+        println!("{:?} {line}", begun.elapsed());
+        lines.lock().unwrap().push(line.to_owned());
+    });
+    Session::open_with(Config::from_sources(env, None).unwrap(), log).unwrap()
+}
+
+/// A connection between two sessions.
+struct Pair {
+    send: SendConnection,
+    recv: RecvConnection,
+    near: Session,
+    far: Session,
+    _listener: Listener,
+    lines: Lines,
+}
+
+impl Pair {
+    /// Over the rails whose numbers are named.
+    fn over(rails: &[u8], more: &[(&str, &str)]) -> Self {
+        let hca = |end: &str| {
+            let names: Vec<_> = rails.iter().map(|rail| format!("rxe{end}{rail}")).collect();
+            format!("={}", names.join(","))
+        };
+        let lines = Lines::default();
+        let near = session(&hca("a"), more, &lines);
+        let far = session(&hca("b"), more, &lines);
+        let (send, recv, listener) = connect(&near, &far);
+        Self {
+            send,
+            recv,
+            near,
+            far,
+            _listener: listener,
+            lines,
+        }
+    }
+
+    fn told(&self, words: &str) -> bool {
+        let lines = self.lines.lock().unwrap();
+        lines.iter().any(|line| line.contains(words))
+    }
+}
+
+fn connect(near: &Session, far: &Session) -> (SendConnection, RecvConnection, Listener) {
+    let (listener, mut handle) = far.listen(0).unwrap();
+    let begun = Instant::now();
+    let (mut send, mut recv) = (None, None);
+    while send.is_none() || recv.is_none() {
+        if send.is_none() {
+            send = near.connect(0, &mut handle).unwrap();
+        }
+        if recv.is_none() {
+            recv = listener.accept().unwrap();
+        }
+        assert!(begun.elapsed() < DEADLINE, "no connection");
+        std::thread::yield_now();
+    }
+    (send.unwrap(), recv.unwrap(), listener)
+}
+
+fn pattern(seed: usize, len: usize) -> Vec<u8> {
+    let mut state = seed as u64 + 1;
+    (0..len)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .collect()
+}
+
+/// A registered buffer.
+struct Buffer {
+    bytes: Vec<u8>,
+    memory: Registration,
+}
+
+impl Buffer {
+    fn of_sender(pair: &Pair, bytes: Vec<u8>) -> Self {
+        let mut bytes = bytes;
+        // SAFETY: the registration goes with the bytes, before them in every function here.
+        let memory = unsafe {
+            pair.send
+                .registrar()
+                .register(bytes.as_mut_ptr(), bytes.len())
+        };
+        let memory = memory.unwrap();
+        Self { bytes, memory }
+    }
+
+    fn of_receiver(pair: &Pair, len: usize) -> Self {
+        let mut bytes = vec![0xaa; len];
+        // SAFETY: as above.
+        let memory = unsafe { pair.recv.registrar().register(bytes.as_mut_ptr(), len) };
+        let memory = memory.unwrap();
+        Self { bytes, memory }
+    }
+}
+
+fn isend(pair: &Pair, from: &Buffer, len: usize) -> Option<Request> {
+    // SAFETY: every test keeps its buffers until the request has ended or the connection is gone.
+    unsafe {
+        pair.send
+            .isend(from.bytes.as_ptr(), len, 7, from.memory.keys())
+    }
+    .unwrap()
+}
+
+fn irecv(pair: &Pair, into: &mut Buffer) -> Option<Request> {
+    let buffer = RecvBuffer {
+        data: into.bytes.as_mut_ptr(),
+        len: into.bytes.len(),
+        tag: 7,
+        keys: into.memory.keys(),
+    };
+    // SAFETY: as above.
+    unsafe { pair.recv.irecv(&[buffer]) }.unwrap()
+}
+
+/// Moves messages of `len` bytes, `depth` at a time, until `enough` says so; every byte is looked at.
+/// Says how many there were, and the longest time between two.
+fn transfer(
+    pair: &Pair,
+    len: usize,
+    depth: usize,
+    mut enough: impl FnMut(usize) -> bool,
+) -> (usize, Duration) {
+    let room = len.max(1);
+    let mut sources: Vec<_> = (0..depth)
+        .map(|_| Buffer::of_sender(pair, vec![0; room]))
+        .collect();
+    let mut targets: Vec<_> = (0..depth)
+        .map(|_| Buffer::of_receiver(pair, room + 64))
+        .collect();
+    let mut sends: Vec<Option<Request>> = vec![None; depth];
+    let mut receives: Vec<Option<Request>> = vec![None; depth];
+    let (mut sent, mut posted, mut arrived) = (0, 0, 0);
+    let (mut last, mut gap) = (Instant::now(), Duration::ZERO);
+    let mut stopping = false;
+    loop {
+        stopping |= enough(arrived);
+        if stopping && arrived == posted && sends.iter().all(Option::is_none) {
+            return (arrived, gap);
+        }
+        for at in 0..depth {
+            // What is asked for is sent: no receive is left over at the end.
+            if !stopping && receives[at].is_none() && posted % depth == at && posted < sent + depth
+            {
+                targets[at].bytes.fill(0xaa);
+                receives[at] = irecv(pair, &mut targets[at]);
+                posted += usize::from(receives[at].is_some());
+            }
+            if sends[at].is_none() && sent % depth == at && sent < posted {
+                let data = pattern(sent, len);
+                sources[at].bytes[..len].copy_from_slice(&data);
+                sends[at] = isend(pair, &sources[at], len);
+                sent += usize::from(sends[at].is_some());
+            }
+            // SAFETY: none is asked again once it is finished.
+            if sends[at].is_some_and(|send| unsafe { send.test() }.unwrap().is_some()) {
+                sends[at] = None;
+                // Whatever was sent has been read: it may change.
+                sources[at].bytes.fill(0x55);
+            }
+        }
+        let next = arrived % depth;
+        // SAFETY: as above.
+        if let Some(done) = receives[next].and_then(|r| unsafe { r.test() }.unwrap()) {
+            receives[next] = None;
+            assert_eq!(done.sizes[0], len);
+            let (message, rest) = targets[next].bytes.split_at(len);
+            assert!(
+                message == pattern(arrived, len),
+                "message {arrived} is damaged"
+            );
+            assert!(
+                rest.iter().all(|&byte| byte == 0xaa),
+                "written beyond message {arrived}"
+            );
+            arrived += 1;
+            gap = gap.max(last.elapsed());
+            last = Instant::now();
+        }
+        assert!(
+            last.elapsed() < DEADLINE,
+            "nothing comes after {arrived} messages"
+        );
+    }
+}
+
+fn ip(words: &str) {
+    let status = Command::new("ip").args(words.split(' ')).status();
+    assert!(status.unwrap().success(), "ip {words}");
+}
+
+#[test]
+#[ignore = "needs the devices of lab/roce.sh: make test-roce"]
+fn messages_of_all_sizes_arrive_whole() {
+    let pair = Pair::over(&[0], &[]);
+    assert!(
+        pair.near.summary().contains("rxea0:1 (RoCE"),
+        "{}",
+        pair.near.summary()
+    );
+    for len in [0, 1, 8, 4096, 4097, 65_536, 65_537, 1 << 20, (3 << 20) + 5] {
+        let (count, _) = transfer(&pair, len, 4, |arrived| arrived >= 12);
+        assert!(count >= 12, "{len}");
+    }
+    assert!(!pair.told("fenced"), "{:?}", pair.lines);
+    let _ = &pair.far;
+}
+
+/// Puts a rail's link into this state, and its route back, which goes with the link.
+fn link(rail: u8, up: bool) {
+    let state = if up { "up" } else { "down" };
+    ip(&format!("link set ra{rail} {state}"));
+    if up {
+        let (near, far) = (format!("10.87.{rail}.1"), format!("10.87.{rail}.2"));
+        let table = 100 + 2 * u16::from(rail);
+        ip(&format!(
+            "route replace {far}/32 dev ra{rail} src {near} table {table}"
+        ));
+    }
+}
+
+#[test]
+#[ignore = "needs the devices of lab/roce.sh: make test-roce"]
+fn a_link_that_goes_down_costs_nothing_but_its_bandwidth() {
+    let pair = Pair::over(&[0, 1], &[]);
+    transfer(&pair, 1 << 20, 4, |arrived| arrived >= 20);
+    let (mut down_at, mut at) = (None, Instant::now());
+    let (_, gap) = transfer(&pair, 1 << 20, 4, |arrived| {
+        if arrived == 10 && down_at.is_none() {
+            println!("link down");
+            link(1, false);
+            println!("link down done");
+            down_at = Some(Instant::now());
+            at = Instant::now();
+        }
+        arrived >= 60
+    });
+    println!("longest gap {gap:?}");
+    link(1, true);
+    assert!(pair.told("fenced"), "{:?}", pair.lines);
+    assert!(gap < Duration::from_millis(500), "{gap:?}");
+    pair.lines.lock().unwrap().clear();
+    transfer(&pair, 1 << 20, 4, |_| pair.told("joined"));
+    println!("{:#?}", pair.lines);
+}
