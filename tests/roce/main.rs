@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use thalweg::config::{Family, HcaFilter};
 use thalweg::transport::verbs::End;
+use thalweg::transport::verbs::counters::{Counters, PortCounters};
 use thalweg::transport::verbs::device::{self, Choice, Found, Port};
 use thalweg::transport::verbs::sys::{
     Completion, Depths, Device, DeviceEvent, Done, Memory, Operation, Piece, QueuePair, Request,
@@ -300,4 +301,48 @@ fn a_device_tells_of_links_and_addresses() {
     let found = find("=rxea1").to_string();
     assert!(found.contains("rxea1:1 (its link is down)"), "{found}");
     happens("link set ra1 up", DeviceEvent::PortUp(1));
+}
+
+#[test]
+#[ignore = "needs the devices of lab/roce.sh: make test-roce"]
+fn a_device_counts_until_it_is_gone() {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let sysfs = Path::new(device::SYSFS);
+    let mut counters = Counters::open(sysfs, "rxea0", 1, Some("ra0"));
+    let before = counters.read();
+    let (near, far) = pair(100);
+    // There is no receive for it, yet.
+    near.post(&[near.write(&far, 1, (0, 100), 2)]);
+    let mut since = PortCounters::default();
+    while since.rnr_naks < Some(1) {
+        since = counters.read().since(&before);
+        assert!(Instant::now() < deadline, "{since:?}");
+    }
+    let expected = PortCounters {
+        out_of_sequence: Some(0),
+        sequence_naks: Some(0),
+        retransmitted: since.retransmitted,
+        rnr_naks: since.rnr_naks,
+        ..PortCounters::default()
+    };
+    assert_eq!(since, expected);
+    assert!(since.retransmitted.is_some());
+    far.receive(2, Piece::default());
+    assert_eq!(near.next().map(|c: Completion| c.done), [Done::Sent]);
+
+    let mut counters = Counters::open(sysfs, "rxeb1", 1, None);
+    assert!(counters.read().sequence_naks.is_some());
+    let rdma = |command: &str| {
+        let words: Vec<_> = command.split(' ').collect();
+        assert!(Command::new("rdma").args(words).status().unwrap().success());
+    };
+    rdma("link delete rxeb1");
+    assert_eq!(counters.read(), PortCounters::default());
+    rdma("link add rxeb1 type rxe netdev rb1");
+    assert_eq!(counters.read(), PortCounters::default());
+    counters = Counters::open(sysfs, "rxeb1", 1, None);
+    assert_eq!(counters.read().sequence_naks, Some(0));
+    while find("=rxeb1").ports.is_empty() {
+        assert!(Instant::now() < deadline, "{}", find("=rxeb1"));
+    }
 }

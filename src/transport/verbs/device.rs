@@ -298,27 +298,10 @@ impl fmt::Display for Found {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
+    use super::super::tree::Tree;
     use super::*;
 
-    /// A tree like the one under `/sys`, gone with it.
-    struct Tree(PathBuf);
-
     impl Tree {
-        fn new(name: &str) -> Self {
-            let name = format!("thalweg-sysfs-{name}-{}", std::process::id());
-            let tree = Self(std::env::temp_dir().join(name));
-            fs::create_dir_all(&tree.0).unwrap();
-            tree
-        }
-
-        fn file(&self, path: &str, text: &str) {
-            let path = self.0.join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-
         fn gid(&self, port: &str, index: u8, addr: &str, kind: &str) {
             self.file(&format!("{port}/gids/{index}"), &format!("{addr}\n"));
             self.file(
@@ -352,13 +335,7 @@ mod tests {
                 family,
                 gid_index,
             };
-            find(&self.0, &choice)
-        }
-    }
-
-    impl Drop for Tree {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
+            find(self.path(), &choice)
         }
     }
 

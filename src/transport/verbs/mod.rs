@@ -1,4 +1,4 @@
-//! RDMA: which ports a host has, and queue pairs between them.
+//! RDMA: which ports a host has, what they count, and queue pairs between them.
 //!
 //! Without the feature `verbs` there are never any ports: the rest of the library need not ask.
 
@@ -9,9 +9,13 @@ pub mod adapters;
 pub mod adapters;
 #[cfg(feature = "verbs")]
 pub mod channel;
+pub mod counters;
 pub mod device;
+mod ethtool;
 #[cfg(feature = "verbs")]
 pub mod sys;
+#[cfg(test)]
+mod tree;
 
 use std::net::Ipv6Addr;
 use std::sync::Arc;
