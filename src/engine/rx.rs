@@ -5,7 +5,7 @@
 //! is counted in a bitmap. Everything sent back is cumulative or can be repeated, so whatever a
 //! dying path swallows is repaired by [`RxEngine::resync`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use thiserror::Error;
 
@@ -274,6 +274,9 @@ pub struct RxEngine {
     pool_next: u64,
     pool_bytes: u64,
     eager_consumed: u64,
+    /// Connections that were closed while the peer might write into their buffers, and that it has
+    /// not closed as well.
+    revoked: BTreeSet<u32>,
     control: VecDeque<(Option<u8>, Header)>,
     actions: VecDeque<RxAction>,
     done: VecDeque<RecvDone>,
@@ -317,6 +320,7 @@ impl RxEngine {
             pool_next: 0,
             pool_bytes: 0,
             eager_consumed: 0,
+            revoked: BTreeSet::new(),
             control: VecDeque::new(),
             actions: VecDeque::new(),
             done: VecDeque::new(),
@@ -385,6 +389,9 @@ impl RxEngine {
     /// Closes our end: its receives end without a completion, and nothing is written to their
     /// buffers once the driver has discarded what [`RxEngine::arriving_for`] named before.
     pub fn close(&mut self, conn: u32) {
+        if self.has_credits(conn) {
+            self.revoked.insert(conn);
+        }
         let Some(c) = self.conns.remove(&conn) else {
             return;
         };
@@ -544,6 +551,11 @@ impl RxEngine {
         });
         if self.control_path.is_none_or(|p| self.is_suspect(p)) {
             self.control_path = Some(path);
+        }
+        // Before anything else that is said on it.
+        for &conn in &self.revoked {
+            let close = Frame::Close { conn }.encode();
+            self.control.push_front((Some(path), close));
         }
         self.resync();
         previous
@@ -1142,6 +1154,7 @@ impl RxEngine {
                 "a close while a message of the connection is arriving",
             ));
         }
+        self.revoked.remove(&conn);
         if let Some(c) = self.conns.get_mut(&conn) {
             c.peer_closed = true;
             let posted: Vec<u16> = c.posted.iter().copied().collect();

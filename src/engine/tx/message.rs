@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::{PathState, SendDone, SendError, TxEngine};
 use crate::engine::bitmap::SlidingBitmap;
 use crate::engine::wire::{self, Credit, Frame, Keys};
-use crate::engine::{MemRange, Ordinals};
+use crate::engine::{Completions, MemRange, Ordinals};
 use crate::units::Nanos;
 
 /// Least and largest chunk that is chosen from a measured rate.
@@ -243,14 +243,19 @@ impl TxEngine {
             return;
         }
         c.state = ConnState::PeerClosed;
+        let local = self.config.completions == Completions::Local;
         c.waiting.clear();
         c.ready.clear();
         self.turns.retain(|&turn| turn != conn);
         for key in 0..self.messages.len() {
             let m = &mut self.messages[key];
             // What has been sent whole may have arrived before the close: its
-            // acknowledgements are still under way, on other paths.
-            let sent_whole = m.credit.is_some() && m.next == m.chunks;
+            // acknowledgements are still under way, on other paths. But where a chunk would be
+            // written straight into the receiver's memory, none is sent again.
+            let again = |&(message, _): &(u32, u32)| message as usize == key;
+            let sent_whole = m.credit.is_some()
+                && m.next == m.chunks
+                && !(local && self.replays.iter().any(again));
             if m.conn != conn || sent_whole {
                 continue;
             }

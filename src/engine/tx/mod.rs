@@ -688,7 +688,11 @@ impl TxEngine {
                 received_ns,
                 id,
             } => {
-                let probed_at = self.paths[usize::from(path)].probed_at;
+                let p = &mut self.paths[usize::from(path)];
+                let probed_at = p.probed_at;
+                if !std::mem::replace(&mut p.answered, true) {
+                    self.refresh_views();
+                }
                 self.newest_arrival = self.newest_arrival.max(probed_at);
                 if sent_ns != 0 && received_ns != 0 {
                     let owd = received_ns.wrapping_sub(sent_ns).cast_signed();

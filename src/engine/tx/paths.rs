@@ -7,7 +7,10 @@ use std::collections::VecDeque;
 
 use super::message::{ConnState, TxConn};
 use super::upkeep::VERIFY_FIRST;
-use super::{FenceReason, PathInfo, PathState, Probes, TxAction, TxEngine, TxEvent, index_u8};
+use super::{
+    FenceReason, PathInfo, PathState, Probes, SendDone, SendError, TxAction, TxEngine, TxEvent,
+    index_u8,
+};
 use crate::clock::Timestamp;
 use crate::control::{Controller, Sample};
 use crate::engine::Completions;
@@ -170,6 +173,10 @@ pub(super) struct TxPath {
     pub(super) rests: u8,
     /// Nothing has shown yet that its channel leads anywhere.
     pub(super) unproven: bool,
+    /// The receiver has answered a ping on its channel, where chunks are written straight into the
+    /// receiver's memory. Before that answer it says which connections it has closed meanwhile: no
+    /// chunk of those may be written any more.
+    pub(super) answered: bool,
     pub(super) candidate: Candidate,
     /// The channel whose fence has not been answered: the queue holds what it carried.
     pub(super) open_fence: Option<u16>,
@@ -208,6 +215,7 @@ impl TxPath {
             rest: None,
             rests: 0,
             unproven: false,
+            answered: false,
             candidate: Candidate::new(paths),
             open_fence: None,
             fence_sent_at: Timestamp::ZERO,
@@ -276,6 +284,7 @@ impl TxEngine {
         p.rest = None;
         p.rests = 0;
         p.unproven = local;
+        p.answered = !local;
         p.candidate.reset(&self.moments);
         p.verify_at = now + VERIFY_FIRST;
         p.verify_gap = VERIFY_FIRST;
@@ -398,8 +407,8 @@ impl TxEngine {
             self.probe_sibling(index, now);
         }
         if verdict == Verdict::Dead {
+            let quiet = held.map_or(Nanos::ZERO, |departed| now.since(departed));
             let p = &mut self.paths[index];
-            let quiet = now.since(p.health.alive_at());
             let epoch = p.epoch;
             p.died_silent = true;
             self.fence(index, epoch, FenceReason::Silent(quiet), now);
@@ -557,6 +566,7 @@ impl TxEngine {
             return;
         }
         self.acknowledge(index, arrived, now);
+        let local = self.config.completions == Completions::Local;
         let mut frames = 0;
         self.paths[index].queued_bytes = 0;
         while let Some(item) = self.paths[index].queue.pop_front() {
@@ -569,6 +579,15 @@ impl TxEngine {
                 } => {
                     let m = &mut self.messages[message as usize];
                     m.in_flight -= 1;
+                    // Its memory is the receiver's own again.
+                    let is_closed = |c: &TxConn| c.state == ConnState::PeerClosed;
+                    if local
+                        && self.conns.get(&m.conn).is_some_and(is_closed)
+                        && let Some(token) = m.token.take()
+                    {
+                        let result = Err(SendError::PeerClosed);
+                        self.done.push_back(SendDone { token, result });
+                    }
                     if m.token.is_some() {
                         self.replays.push_back((message, chunk));
                     } else {
@@ -787,6 +806,7 @@ impl TxEngine {
         for (p, view) in self.paths.iter().zip(&mut self.views) {
             view.usable = p.state == PathState::Active
                 && p.verdict == Verdict::Fine
+                && p.answered
                 && p.queued_bytes <= LAG_MAX;
         }
         if self.config.completions == Completions::Local {
