@@ -62,12 +62,15 @@ lab-tests: lab-tools
 	@if [ "$$(id -u)" = 0 ]; then python3 lab/test_fabric.py; else echo "SKIPPED: lab/test_fabric.py needs root"; fi
 	python3 lab/test_gpu_check.py
 
-# Real queue pairs: soft-RoCE in a guest under QEMU.
+# Real queue pairs: soft-RoCE in a guest under QEMU. `test` leaves the sessions out: soft-RoCE loses completions on
+# a host that is busy, and a message then never ends.
+ROCE_TESTS ?=
 test-roce: setup
 	@if [ "$$(id -u)" != 0 ]; then echo "SKIPPED: test-roce needs root"; exit 0; fi; \
 	test=$$($(CARGO) test --release --locked --test roce --no-run --message-format=json | \
 	  sed -n 's/.*"executable":"\([^"]*\/roce-[^"]*\)".*/\1/p') && \
-	lab/roce.sh run -- "$$test" --include-ignored --test-threads=1
+	lab/roce.sh run --minutes 10 -- "$$test" --include-ignored --test-threads=1 $(ROCE_TESTS) || \
+	  { status=$$?; [ $$status = 75 ] && echo "SKIPPED: test-roce: the guest did not boot" || exit $$status; }
 
 # Licences and advisories, where cargo-deny is installed (`cargo install cargo-deny --locked`).
 deny:
@@ -76,7 +79,8 @@ deny:
 
 check: setup lint unit
 
-test: setup lint deny loom unit twin lab-tests test-roce
+test: setup lint deny loom unit twin lab-tests
+	@$(MAKE) --no-print-directory test-roce ROCE_TESTS="--skip sessions::"
 
 bench: lab-tools
 	$(CARGO) build --release --locked -p thalweg-nccl-plugin

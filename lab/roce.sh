@@ -118,7 +118,7 @@ run() {
   else
     tail -n 20 "$out/console" >&2
     say "the guest did not come so far as to run the command (status $status)"
-    status=1
+    status=75
   fi
   rm -rf "$out"
   return "$status"

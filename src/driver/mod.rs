@@ -30,8 +30,10 @@ use crate::units::{Bytes, Nanos, Rate};
 pub enum Step {
     /// Something was submitted: send what can be sent.
     Submit,
-    /// The caller waits for something: look for arrivals too.
+    /// The caller waits for something and will be back at once: look for arrivals too.
     Progress,
+    /// Nobody will be back soon: look everywhere.
+    Sweep,
 }
 
 /// How often a driven link looks at its timers and at what the kernel knows of its paths.
@@ -72,6 +74,8 @@ struct Arrivals {
     poller: Poller,
     /// The path that something came over last.
     hot: usize,
+    /// The path that was looked at last beside it.
+    turn: usize,
     polled_at: Timestamp,
 }
 
@@ -92,8 +96,19 @@ impl Arrivals {
         Ok(Self {
             poller: Poller::new()?,
             hot: 0,
+            turn: 0,
             polled_at: Timestamp::ZERO,
         })
+    }
+
+    /// The paths to look at, of so many, where a look costs next to nothing but adds up: the hot one
+    /// and one other, or all.
+    fn looks(&mut self, step: Step, paths: usize) -> impl Iterator<Item = usize> + use<> {
+        let (hot, all) = (self.hot, step == Step::Sweep);
+        self.turn = (self.turn + 1) % paths.max(1);
+        let other = (!all && self.turn != hot).then_some(self.turn);
+        let every = (0..paths).filter(move |&path| all || path == hot);
+        every.chain(other)
     }
 
     /// The other paths to read after the hot one, which gave `got` bytes: one call asks about all
@@ -137,18 +152,26 @@ impl Departures {
     }
 }
 
-/// What a good-bye may take before the channels are closed.
+/// What last words may take before the channels are closed.
 const GOODBYE_MAX: Nanos = Nanos(50_000_000);
 
-/// Says good-bye on channels and closes them.
-fn goodbye(channels: impl Iterator<Item = AnyChannel>) {
-    let mut channels: Vec<AnyChannel> = channels.collect();
+/// Says good-bye on channels.
+fn goodbye<'a>(channels: impl Iterator<Item = &'a mut AnyChannel>) {
+    let mut channels: Vec<_> = channels.collect();
     for channel in &mut channels {
         channel.queue(Frame::Goodbye.encode(), MemRange::default(), 0);
+    }
+    last_words(channels.into_iter());
+}
+
+/// Sees to it that what is queued reaches the peer's host before the channels are closed.
+fn last_words<'a>(channels: impl Iterator<Item = &'a mut AnyChannel>) {
+    let mut channels: Vec<_> = channels.collect();
+    for channel in &mut channels {
         let _ = channel.flush();
     }
     let until = Timestamp::now() + GOODBYE_MAX;
-    for channel in &mut channels {
+    for channel in channels {
         channel.settle(until);
     }
 }

@@ -279,7 +279,7 @@ impl RxLink {
                 .filter_map(|io| io.channel.as_mut())
                 .for_each(AnyChannel::arm);
             drop(inner);
-            self.drive(Step::Progress);
+            self.drive(Step::Sweep);
         }
     }
 
@@ -314,7 +314,9 @@ impl RxInner {
 
     /// Says good-bye and closes every channel.
     pub fn goodbye(&mut self) {
-        super::goodbye(self.paths.iter_mut().filter_map(|io| io.channel.take()));
+        self.acknowledge();
+        super::goodbye(self.paths.iter_mut().filter_map(|io| io.channel.as_mut()));
+        self.paths.iter_mut().for_each(|io| io.channel = None);
     }
 
     /// When somebody should drive it at the latest, if ever.
@@ -335,7 +337,7 @@ impl RxInner {
         if link.dirty.take() {
             self.collect(link);
         }
-        let received = step == Step::Progress && self.receive(link, now);
+        let received = step != Step::Submit && self.receive(link, step, now);
         let late = now >= self.timer_at;
         if late {
             self.timer_at = now + TIMER_GAP;
@@ -393,9 +395,21 @@ impl RxInner {
         self.orphan_since = None;
     }
 
+    /// Queues the acknowledgements of all that has arrived.
+    fn acknowledge(&mut self) {
+        while let Some(ack) = self.engine.poll_ack(true) {
+            if let Some(channel) = &mut self.paths[usize::from(ack.path)].channel {
+                channel.queue(ack.header, MemRange::default(), 0);
+            }
+        }
+    }
+
     /// Whoever has a credit may write at any moment, until every path is silent.
     fn revoke(&mut self, link: &RxLink) {
         let now = Timestamp::now();
+        // The process may end next: nobody else can say then what has arrived.
+        self.acknowledge();
+        super::last_words(self.paths.iter_mut().filter_map(|io| io.channel.as_mut()));
         for path in 0..self.paths.len() {
             if self.paths[path].channel.is_some() {
                 self.silence(path);
@@ -411,11 +425,14 @@ impl RxInner {
         }
     }
 
-    fn receive(&mut self, link: &RxLink, now: Timestamp) -> bool {
+    fn receive(&mut self, link: &RxLink, step: Step, now: Timestamp) -> bool {
         if self.is_looked_at {
             let mut any = false;
-            for path in 0..self.paths.len() {
-                any |= self.receive_path(link, path, now) > 0;
+            for path in self.arrivals.looks(step, self.paths.len()) {
+                if self.receive_path(link, path, now) > 0 {
+                    self.arrivals.hot = path;
+                    any = true;
+                }
             }
             return any;
         }

@@ -379,7 +379,7 @@ impl TxLink {
                 .filter_map(|io| io.channel.as_mut())
                 .for_each(AnyChannel::arm);
             drop(inner);
-            self.drive(Step::Progress);
+            self.drive(Step::Sweep);
         }
     }
 
@@ -417,7 +417,8 @@ impl TxInner {
 
     /// Says good-bye and closes every channel.
     pub fn goodbye(&mut self) {
-        super::goodbye(self.paths.iter_mut().filter_map(|io| io.channel.take()));
+        super::goodbye(self.paths.iter_mut().filter_map(|io| io.channel.as_mut()));
+        self.paths.iter_mut().for_each(|io| io.channel = None);
     }
 
     /// Says whether anything moved.
@@ -425,7 +426,7 @@ impl TxInner {
         if link.dirty.take() {
             self.collect(link, now);
         }
-        let received = step == Step::Progress && self.receive(now);
+        let received = step != Step::Submit && self.receive(step, now);
         if now >= self.timer_at {
             self.timer_at = now + TIMER_GAP;
             self.timers(now);
@@ -529,11 +530,14 @@ impl TxInner {
         }
     }
 
-    fn receive(&mut self, now: Timestamp) -> bool {
+    fn receive(&mut self, step: Step, now: Timestamp) -> bool {
         if self.is_looked_at {
             let mut any = false;
-            for path in 0..self.paths.len() {
-                any |= self.receive_path(path, now) > 0;
+            for path in self.arrivals.looks(step, self.paths.len()) {
+                if self.receive_path(path, now) > 0 {
+                    self.arrivals.hot = path;
+                    any = true;
+                }
             }
             return any;
         }

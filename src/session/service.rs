@@ -1344,8 +1344,8 @@ impl Watched {
 
     fn drive(&mut self) {
         match &self.link {
-            AnyLink::Tx(link) => link.drive(Step::Progress),
-            AnyLink::Rx(link) => link.drive(Step::Progress),
+            AnyLink::Tx(link) => link.drive(Step::Sweep),
+            AnyLink::Rx(link) => link.drive(Step::Sweep),
         }
         self.drove_at = self.driven_at();
     }

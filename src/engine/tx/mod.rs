@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use self::eager::EagerEntry;
 use self::message::{ConnState, Message, TxConn};
-use self::paths::TxPath;
+use self::paths::{Rehashes, TxPath};
 use self::upkeep::DIAL_BURST;
 use super::bitmap::SlidingBitmap;
 use super::wire::{self, Chunk, Frame, Header, Keys};
@@ -292,6 +292,7 @@ pub struct TxEngine {
     moments: Moments,
     misses: u32,
     search_ended_at: Option<Timestamp>,
+    rehashes: Rehashes,
     dial_tokens: u32,
     dial_earned_at: Timestamp,
     last_life: Timestamp,
@@ -373,6 +374,7 @@ impl TxEngine {
             moments: Moments::new(config.paths_max.into()),
             misses: 0,
             search_ended_at: None,
+            rehashes: Rehashes::new(config.paths_max, now),
             dial_tokens: DIAL_BURST,
             dial_earned_at: now,
             last_life: now,
@@ -565,6 +567,7 @@ impl TxEngine {
         if self.failed.is_some() {
             return;
         }
+        self.settle_by_word();
         let mut harmful = false;
         for m in &mut self.messages {
             if let Some(token) = m.token.take() {
@@ -625,12 +628,14 @@ impl TxEngine {
                     let Some(p) = self.paths.get_mut(usize::from(entry.path)) else {
                         return violation("an acknowledgement for a path that cannot exist");
                     };
-                    let up = p.is_up();
-                    if p.epoch != entry.epoch || !up {
+                    if p.epoch != entry.epoch {
                         continue;
                     }
                     if self.config.completions == Completions::Local {
                         p.peer_count = entry.count;
+                        continue;
+                    }
+                    if !p.is_up() {
                         continue;
                     }
                     let arrived = entry.count.wrapping_sub(p.acked);
@@ -702,7 +707,10 @@ impl TxEngine {
                 }
             }
             // Acknowledgements may still be under way on other paths: the link ends with the last.
-            Frame::Goodbye => self.peer_leaves = true,
+            Frame::Goodbye => {
+                self.peer_leaves = true;
+                self.settle_by_word();
+            }
             Frame::Grant { granted } => {
                 if let Some(grants) = &mut self.grants {
                     grants.granted = grants.granted.max(granted);

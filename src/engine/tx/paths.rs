@@ -34,6 +34,30 @@ const REST_AGAIN: u64 = 4;
 /// A path that has to rest so many times in a row stays slow: another port takes its place.
 const REHASH_AFTER: u8 = 2;
 
+/// Ports that a link may try at once for each of its paths; then one after a second, and after twice
+/// as long each time: where all ways are alike, what is slow is something else.
+const REHASHES_PER_PATH: u32 = 2;
+const REHASH_GAP: Nanos = Nanos(1_000_000_000);
+const REHASH_GAP_MAX: Nanos = Nanos(60_000_000_000);
+
+/// How many more paths may be given another port.
+#[derive(Debug)]
+pub(super) struct Rehashes {
+    left: u32,
+    earned_at: Timestamp,
+    gap: Nanos,
+}
+
+impl Rehashes {
+    pub(super) fn new(paths: u8, now: Timestamp) -> Self {
+        Self {
+            left: REHASHES_PER_PATH * u32::from(paths),
+            earned_at: now,
+            gap: REHASH_GAP,
+        }
+    }
+}
+
 /// A path that carries no chunks for a while.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rest {
@@ -634,6 +658,21 @@ impl TxEngine {
         }
     }
 
+    /// What the peer has acknowledged has arrived, although the adapter has not told: it does so no
+    /// more once the peer is gone.
+    pub(super) fn settle_by_word(&mut self) {
+        if self.config.completions == Completions::Peer {
+            return;
+        }
+        for index in 0..self.paths.len() {
+            let p = &self.paths[index];
+            let arrived = p.peer_count.wrapping_sub(p.acked) as usize;
+            if arrived <= p.queue.len() {
+                self.acknowledge(index, arrived, self.now);
+            }
+        }
+    }
+
     pub(super) fn acknowledge(&mut self, index: usize, frames: usize, now: Timestamp) {
         let mut bytes = 0;
         for _ in 0..frames {
@@ -751,8 +790,18 @@ impl TxEngine {
         if !self.config.rehash || p.rests < REHASH_AFTER || !p.queue.is_empty() {
             return;
         }
-        if self.dial_tokens > 0 && self.paths.iter().all(TxPath::is_active) {
-            let epoch = p.epoch;
+        let rehashes = &mut self.rehashes;
+        if now.since(rehashes.earned_at) >= rehashes.gap {
+            rehashes.earned_at = now;
+            rehashes.left = rehashes.left.max(1);
+        }
+        if rehashes.left > 0 && self.dial_tokens > 0 && self.paths.iter().all(TxPath::is_active) {
+            rehashes.left -= 1;
+            if rehashes.left == 0 {
+                rehashes.gap = (rehashes.gap * 2).min(REHASH_GAP_MAX);
+                rehashes.earned_at = now;
+            }
+            let epoch = self.paths[index].epoch;
             self.paths[index].died_silent = false;
             self.fence(index, epoch, FenceReason::Slow, now);
         }

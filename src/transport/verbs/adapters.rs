@@ -15,10 +15,12 @@ use crate::engine::MemRange;
 use crate::engine::wire::{Header, KEYS_MAX, Keys};
 use crate::transport::{AnyChannel, Channel};
 
-/// The adapter sends a packet again after 4.096 µs times two to the power of this (4.2 ms), and gives
-/// up after seven times: short, since a lost last packet waits for it, and a path that is given up
-/// costs a message nothing but the way over its siblings.
-const TIMEOUT: u8 = 10;
+/// The adapter sends a packet again after 4.096 µs times two to the power of this (1.1 s), and gives
+/// up after seven times. Not for that does a message wait: a path that is silent while its siblings
+/// are not is given up sooner than that. Shorter ones are right for no host: what looks lost is then
+/// often only late, behind a pause or a busy core, and soft-RoCE has been seen to lose completions
+/// among packets that it sent twice.
+const TIMEOUT: u8 = 18;
 
 /// The opened ports.
 #[derive(Debug)]

@@ -51,6 +51,9 @@ const LOOKS: usize = 4;
 /// How long the rest of a silenced queue pair's completions may take. Adapters need microseconds;
 /// what takes this long is a device that is gone.
 const DRAIN_MAX: Nanos = Nanos(500_000_000);
+/// A peer that has taken all in may end at once, and its socket close before its adapter's last
+/// acknowledgements are here: so long they are waited for.
+const LAST_WORDS_MAX: Nanos = Nanos(50_000_000);
 /// Of the time since a request was given, at most this part may have passed unseen (one in so many)
 /// for its completion to tell how long it took.
 const UNSEEN_PART: u64 = 4;
@@ -297,6 +300,20 @@ pub struct VerbsChannel<P: Pair = QueuePair> {
     over: bool,
     failure: Option<String>,
     lifeline: Option<TcpStream>,
+    /// When it was seen closed.
+    abandoned_at: Option<Timestamp>,
+}
+
+/// Whether the other end has closed a socket that nobody writes to.
+fn is_closed(socket: &mut TcpStream) -> bool {
+    match socket.read(&mut [0; 16]) {
+        // What somebody does write changes nothing.
+        Ok(count) => count == 0,
+        Err(error) => !matches!(
+            error.kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+        ),
+    }
 }
 
 impl<P: Pair> VerbsChannel<P> {
@@ -340,6 +357,7 @@ impl<P: Pair> VerbsChannel<P> {
             over: false,
             failure: None,
             lifeline: None,
+            abandoned_at: None,
         };
         for slot in 0..receives {
             channel.post_receive(u64::from(slot))?;
@@ -420,19 +438,14 @@ impl<P: Pair> VerbsChannel<P> {
         });
     }
 
-    /// Whether the other end has given the path up.
+    /// Whether the other end has given the path up, and what it took in before has been heard of.
     pub fn is_abandoned(&mut self) -> bool {
-        let Some(lifeline) = &mut self.lifeline else {
-            return false;
-        };
-        match lifeline.read(&mut [0; 16]) {
-            // Nobody writes to it; what somebody does write changes nothing.
-            Ok(count) => count == 0,
-            Err(error) => !matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ),
+        if self.abandoned_at.is_none() && self.lifeline.as_mut().is_some_and(is_closed) {
+            self.abandoned_at = Some(Timestamp::now());
         }
+        self.abandoned_at.is_some_and(|at| {
+            self.posted.is_empty() || Timestamp::now().since(at) >= LAST_WORDS_MAX
+        })
     }
 
     fn post_receive(&mut self, id: u64) -> Result<(), SysError> {
