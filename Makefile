@@ -1,8 +1,9 @@
 # make demo    the main job, shown: an all-reduce over four paths, one of them cut and healed
 # make test    everything that can be tested here (CI calls this)
 # make check   the everyday subset, under five minutes
-# make test-roce   the same engine over real RoCE queue pairs, in a guest kernel (needs root; 1 minute)
+# make test-roce   the same engine over real RoCE queue pairs, in a guest kernel (needs root; 2 minutes)
 # make bench   measured beside NCCL's own Socket transport, in one run
+# make bench-roce   the same beside NCCL's IB transport, over soft-RoCE in the guest
 # make gpu-check   beside it once more, under PyTorch's NCCL on a GPU that two ranks share (without one: SKIPPED, status 2)
 # make install PREFIX=/usr/local
 
@@ -11,7 +12,7 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 PLUGIN := target/release/libnccl_net_thalweg.so
 
-.PHONY: demo test test-roce check bench gpu-check install build setup lab-tools lint unit twin loom lab-tests deny names clean
+.PHONY: demo test test-roce test-roce-nccl check bench bench-roce gpu-check install build setup lab-tools lint unit twin loom lab-tests deny names clean
 
 build: setup
 	$(CARGO) build --release --locked --workspace
@@ -62,8 +63,7 @@ lab-tests: lab-tools
 	@if [ "$$(id -u)" = 0 ]; then python3 lab/test_fabric.py; else echo "SKIPPED: lab/test_fabric.py needs root"; fi
 	python3 lab/test_gpu_check.py
 
-# Real queue pairs: soft-RoCE in a guest under QEMU. `test` leaves the sessions out: soft-RoCE loses completions on
-# a host that is busy, and a message then never ends.
+# Real queue pairs: soft-RoCE in a guest under QEMU.
 ROCE_TESTS ?=
 test-roce: setup
 	@if [ "$$(id -u)" != 0 ]; then echo "SKIPPED: test-roce needs root"; exit 0; fi; \
@@ -71,6 +71,13 @@ test-roce: setup
 	  sed -n 's/.*"executable":"\([^"]*\/roce-[^"]*\)".*/\1/p') && \
 	lab/roce.sh run --minutes 10 -- "$$test" --include-ignored --test-threads=1 $(ROCE_TESTS) || \
 	  { status=$$?; [ $$status = 75 ] && echo "SKIPPED: test-roce: the guest did not boot" || exit $$status; }
+
+# And the real NCCL over them, through the plugin.
+test-roce-nccl: lab-tools
+	@if [ "$$(id -u)" != 0 ]; then echo "SKIPPED: test-roce-nccl needs root"; exit 0; fi; \
+	$(CARGO) build --release --locked -p thalweg-nccl-plugin && \
+	lab/roce.sh run --minutes 5 -- lab/roce-nccl.sh $(PLUGIN) || \
+	  { status=$$?; [ $$status = 75 ] && echo "SKIPPED: test-roce-nccl: the guest did not boot" || exit $$status; }
 
 # Licences and advisories, where cargo-deny is installed (`cargo install cargo-deny --locked`).
 deny:
@@ -80,12 +87,19 @@ deny:
 check: setup lint unit
 
 test: setup lint deny loom unit twin lab-tests
-	@$(MAKE) --no-print-directory test-roce ROCE_TESTS="--skip sessions::"
+	@$(MAKE) --no-print-directory test-roce
+	@$(MAKE) --no-print-directory test-roce-nccl
 
 bench: lab-tools
 	$(CARGO) build --release --locked -p thalweg-nccl-plugin
 	$(CARGO) bench --locked --bench engine
+	$(CARGO) bench --locked --bench verbs
 	python3 lab/bench.py --plugin $(PLUGIN) --json target/bench.json
+
+# BENCH_ROCE="--quick --scene latency" says what else.
+bench-roce: lab-tools
+	$(CARGO) build --release --locked -p thalweg-nccl-plugin
+	lab/roce.sh run --minutes 30 -- python3 lab/bench_roce.py --nccl "$$(lab/nccl.sh)" --plugin $(PLUGIN) $(BENCH_ROCE)
 
 # Builds only what is missing: the machine with the GPU may have no Rust. GPU_CHECK="--help" says what it takes.
 gpu-check:

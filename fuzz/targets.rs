@@ -7,22 +7,23 @@
     reason = "the engine names memory of its own, which is written as a driver would"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use thalweg::auth::{Key, Role, Token};
 use thalweg::clock::Timestamp;
 use thalweg::config::Config;
 use thalweg::control::{AnyController, Fixed};
-use thalweg::engine::wire::{self, Frame, Keys};
+use thalweg::engine::wire::{self, Frame, Keys, PathCount};
 use thalweg::engine::{
     Completions, EngineConfig, MemRange, RxAction, RxEngine, Sink, Submitted, Transmit, TxAction,
-    TxEngine,
+    TxEngine, Violation,
 };
 use thalweg::path::health::TransportStats;
 use thalweg::path::select::{AnySelector, RoundRobin};
 use thalweg::session::fuzzing::{
     HELLO_BYTES, Handle, Hello, WELCOME_BYTES, Welcome, challenge, read_challenge,
 };
+use thalweg::transport::{ChannelError, Receiver, framing};
 use thalweg::units::{Bytes, Nanos};
 
 /// A target.
@@ -109,6 +110,8 @@ pub fn frame(data: &[u8]) {
 }
 
 const PATHS: u8 = 4;
+/// The longest message of a channel that keeps them apart.
+const MESSAGE_BYTES: usize = wire::HEADER_BYTES_MAX + 4096;
 /// Where buffers are said to be; nothing of the process is there.
 const FAKE: u64 = 1 << 62;
 
@@ -124,6 +127,7 @@ fn engine_config(choice: u8) -> EngineConfig {
         } else {
             Completions::Peer
         },
+        receive_depth: (choice & 32 != 0).then_some(8),
         ..EngineConfig::default()
     }
 }
@@ -137,6 +141,32 @@ fn fill(range: MemRange) {
     // SAFETY: the engine keeps this memory for a small message of just this length, until it is
     // told that the payload is there or that the channel is gone.
     unsafe { std::ptr::write_bytes(range.addr as *mut u8, 0x5a, range.len as usize) };
+}
+
+/// Takes in messages as a driver does, but for payloads that go where nothing is.
+struct Whole<'a> {
+    rx: &'a mut RxEngine,
+    posted: &'a BTreeMap<u64, (u32, MemRange)>,
+    path: u8,
+}
+
+impl Receiver for Whole<'_> {
+    fn frame(&mut self, header: &[u8], arrived_ns: u64) -> Result<Option<Sink>, Violation> {
+        let frame = Frame::decode(header)?;
+        let sink = self.rx.handle_frame(self.path, frame, arrived_ns)?;
+        Ok(match sink {
+            Some(Sink::Place(range)) if range.addr >= FAKE => {
+                let right = self.posted.values().any(|(_, b)| inside(range, *b));
+                assert!(right, "{frame:?} goes to {range:x?}");
+                Some(Sink::Discard(range.len))
+            }
+            other => other,
+        })
+    }
+
+    fn payload_done(&mut self) {
+        self.rx.handle_payload_done(self.path);
+    }
 }
 
 /// The receiving engine against a peer that knows the token and nothing else: a payload goes into
@@ -215,11 +245,30 @@ pub fn receiver(data: &[u8]) {
                 rx.handle_stats(path, &stats, now);
                 rx.handle_timeout(now);
             }
-            10 => {
+            14 => {
+                // A message, as channels have it that keep them apart.
+                let len = usize::from(u16::from_le_bytes([input.byte(), input.byte()]));
+                let message = input.take(len.min(MESSAGE_BYTES));
+                if writing[index].is_some() || !rx.paths_up().any(|up| up == path) {
+                    continue;
+                }
+                let mut whole = Whole {
+                    rx: &mut rx,
+                    posted: &posted,
+                    path,
+                };
+                if let Err(violation) = framing::message(message, 1, &mut whole) {
+                    assert!(matches!(violation, ChannelError::Violation(_)));
+                    rx.handle_path_down(path, epochs[index]);
+                }
+            }
+            15 => {
                 // What the adapter says of a write that the peer made by itself.
                 let imm = u32::from_le_bytes(std::array::from_fn(|_| input.byte()));
                 let bytes = [0, 1, 4096, 5000, u32::MAX][usize::from(input.byte() % 5)];
-                if rx.paths_up().any(|up| up == path)
+                // Where there are writes, no payload is ever half there.
+                if writing.iter().all(Option::is_none)
+                    && rx.paths_up().any(|up| up == path)
                     && let Err(violation) = rx.handle_immediate(path, imm, bytes)
                 {
                     assert!(!violation.to_string().is_empty());
@@ -296,7 +345,14 @@ pub fn receiver(data: &[u8]) {
             let Some(transmit) = rx.poll_ack(true).or_else(|| rx.poll_transmit()) else {
                 break;
             };
-            assert!(Frame::decode(transmit.header.as_bytes()).is_ok());
+            let frame = Frame::decode(transmit.header.as_bytes()).expect("what is sent decodes");
+            if let Frame::Credit(credit) = frame {
+                let open = rx.conns().any(|conn| conn == credit.conn);
+                assert!(
+                    open,
+                    "a credit for a buffer that was taken back: {credit:?}"
+                );
+            }
         }
     }
 }
@@ -306,7 +362,8 @@ pub fn receiver(data: &[u8]) {
 pub fn sender(data: &[u8]) {
     let mut input = Input(data);
     let mut now = Timestamp::from_nanos(1_000_000_000);
-    let config = engine_config(input.byte());
+    let choice = input.byte();
+    let config = engine_config(choice);
     let mut tx = TxEngine::new(
         config,
         AnyController::Fixed(Fixed::new(Bytes(1 << 20))),
@@ -315,7 +372,8 @@ pub fn sender(data: &[u8]) {
     );
     let conns = [tx.open(1), tx.open(2), tx.open(3)];
     let mut epochs = [0u16; PATHS as usize];
-    let mut dials: Vec<(u8, u16)> = Vec::new();
+    let mut dials: Vec<(u8, u16, Option<u16>)> = Vec::new();
+    let mut closed = BTreeSet::new();
     let mut submitted: BTreeMap<u64, (u32, MemRange)> = BTreeMap::new();
     let mut token = 0u64;
     while !input.is_empty() {
@@ -357,11 +415,16 @@ pub fn sender(data: &[u8]) {
             }
             6 => tx.handle_path_error(path, epochs[usize::from(path)], now),
             7 => {
-                if let Some((path, epoch)) = dials.pop() {
+                if let Some((path, epoch, _)) = dials.pop() {
                     tx.handle_dial_failed(path, epoch, now);
                 }
             }
             8 => tx.handle_backlog(path, u64::from(input.byte()) << 10, now),
+            15 => {
+                // What the adapter says of what was given to it.
+                let (count, epoch) = (u32::from(input.byte()), epochs[usize::from(path)]);
+                tx.handle_completions(path, epoch, count, (count & 1 == 1).then_some(now), now);
+            }
             _ => {
                 let header = input.header();
                 let Ok(frame) = Frame::decode(header) else {
@@ -374,19 +437,30 @@ pub fn sender(data: &[u8]) {
                     assert!(!violation.to_string().is_empty());
                     tx.handle_path_error(path, epochs[usize::from(path)], now);
                 }
+                if let Frame::Close { conn } = frame {
+                    closed.insert(conn);
+                }
             }
         }
         for _ in 0..64 {
             match tx.poll_action() {
-                Some(TxAction::Dial { path, epoch, .. }) => dials.push((path, epoch)),
+                Some(TxAction::Dial {
+                    path, epoch, fence, ..
+                }) => dials.push((path, epoch, fence)),
                 Some(TxAction::Close { .. }) => {}
                 None => break,
             }
         }
         if operation & 15 != 7 {
-            for (path, epoch) in dials.drain(..) {
+            for (path, epoch, fence) in dials.drain(..) {
                 epochs[usize::from(path)] = epoch;
-                tx.handle_path_up(path, epoch, None, now);
+                let count = |epoch| PathCount {
+                    path,
+                    epoch,
+                    count: u32::from(operation >> 6),
+                };
+                let previous = fence.filter(|_| choice & 64 != 0).map(count);
+                tx.handle_path_up(path, epoch, previous, now);
             }
         }
         for _ in 0..4096 {
@@ -395,6 +469,7 @@ pub fn sender(data: &[u8]) {
                     header,
                     source,
                     write,
+                    conn,
                     ..
                 }) => {
                     let frame = Frame::decode(header.as_bytes()).expect("what is sent decodes");
@@ -404,6 +479,8 @@ pub fn sender(data: &[u8]) {
                             .values()
                             .any(|(_, message)| inside(source, *message));
                         assert!(right, "{frame:?} from {source:x?}");
+                        let open = !closed.contains(&conn);
+                        assert!(open, "{frame:?} into a buffer that was taken back");
                     } else {
                         assert!(source.addr < FAKE && source.len <= u64::from(config.eager_bytes));
                     }
@@ -453,6 +530,10 @@ pub fn handshake(data: &[u8]) {
                 assert!(
                     (1..=64).contains(&hello.paths) && hello.path < hello.paths && hello.epoch != 0
                 );
+                // An immediate can name every chunk of every message.
+                let chunks = (8 << 10)..=wire::CHUNK_BYTES_MAX;
+                let right = hello.rdma.is_none_or(|r| chunks.contains(&r.chunk_bytes));
+                assert!(right, "{hello:?}");
                 assert_eq!(
                     Hello::decode(&hello.encode(&key, &ours), &key, &ours),
                     Ok(hello)

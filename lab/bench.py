@@ -103,9 +103,13 @@ class Loopback:
     """Both sides on this host."""
 
     interface = "lo"
+    report_ms = REPORT_MS
 
     def address(self, _side):
         return "127.0.0.1"
+
+    def env(self, _side):
+        return {}
 
     def command(self, _side, argv):
         return argv
@@ -115,6 +119,7 @@ class Fabric:
     """Two hosts and shaped paths, from fabric.sh; made on entry, gone on exit."""
 
     interface = "app0"
+    report_ms = REPORT_MS
 
     def __init__(self, bench, rates):
         self.rates, self.options = rates, ["--queue", bench.queue] if bench.queue else []
@@ -134,6 +139,9 @@ class Fabric:
 
     def address(self, side):
         return self.call("addr", side)
+
+    def env(self, _side):
+        return {}
 
     def command(self, side, argv):
         return [FABRIC_SH, "exec", side, "--", *argv]
@@ -163,9 +171,9 @@ class Fabric:
 # ---- running a pair of processes ------------------------------------------------------------------
 
 
-def clean_env(variant, place):
+def clean_env(variant, place, side):
     env = {k: v for k, v in os.environ.items() if not k.startswith("NCCL_")}
-    env.update(NCCL_SOCKET_IFNAME=place.interface, THALWEG_IFNAME=place.interface, **variant.env)
+    env.update(NCCL_SOCKET_IFNAME=place.interface, THALWEG_IFNAME=place.interface, **place.env(side), **variant.env)
     return env
 
 
@@ -306,13 +314,12 @@ def measured(bench, run, start, children):
 def peer_bench(bench, place, variant, args, planned_s, events=()):
     """One run of peer_bench, a to b. Events are (seconds from the first message, function)."""
     run = Run(planned_s)
-    env = clean_env(variant, place)
     common = [bench.peer_bench, *variant.peer_bench_args, "--addr", place.address("b"), "--port", str(bench.next_port())]
     pending = list(events)
 
     def start():
-        server = Child(place.command("b", [*common, "--server", "--report", str(REPORT_MS)]), env)
-        client = Child(place.command("a", [*common, "--client", *map(str, args)]), env)
+        server = Child(place.command("b", [*common, "--server", "--report", str(place.report_ms)]), clean_env(variant, place, "b"))
+        client = Child(place.command("a", [*common, "--client", *map(str, args)]), clean_env(variant, place, "a"))
         return server, client
 
     def follow(pair):
@@ -342,7 +349,7 @@ def peer_bench(bench, place, variant, args, planned_s, events=()):
 def nccl_cpu(bench, place, variant, channels, iterations, planned_s, warm_up=1, check_all=False, events=()):
     """The real NCCL, one rank a host, 16 MiB all-reduces."""
     run = Run(planned_s)
-    env = clean_env(variant, place)
+    env = clean_env(variant, place, "a")
     env.update(NCCL_CPU_LIB=bench.nccl_lib, NCCL_MIN_NCHANNELS=str(channels), NCCL_MAX_NCHANNELS=str(channels))
     env.update({"NCCL_NET_PLUGIN": bench.plugin} if variant.is_plugin else {"NCCL_NET": "Socket"})
     limit = planned_s + GRACE_S
@@ -640,9 +647,9 @@ def figure(value, unit):
     return f"{value:.0f} {unit}".rstrip() if unit == "" or value >= 100 else f"{value:.3g} {unit}"
 
 
-def table(rows):
+def table(rows, nccl="NCCL Socket"):
     """Markdown, one line a figure: NCCL's best with its setting, ours, what is to be reached."""
-    lines = ["| scene | figure | NCCL Socket, best | setting | thalweg | to reach | reached |", "|---|---|---|---|---|---|---|"]
+    lines = [f"| scene | figure | {nccl}, best | setting | thalweg | to reach | reached |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         nccl, setting = row.best([label for label in row.values if label != "thalweg"])
         ours = row.counting("thalweg") if "thalweg" in row.values else None

@@ -27,6 +27,9 @@ for ((k = 0; k < rails; k++)); do
   set_all "rb$k"
   ip addr add "$near/24" dev "ra$k"
   ip addr add "$far/24" dev "rb$k"
+  # What arrives at an end is that end's processor's work, as if it were a host.
+  echo 1 >"/sys/class/net/ra$k/queues/rx-0/rps_cpus"
+  echo 2 >"/sys/class/net/rb$k/queues/rx-0/rps_cpus"
   ip link set "ra$k" up
   ip link set "rb$k" up
   ip route add "$far/32" dev "ra$k" src "$near" table $((100 + 2 * k))

@@ -92,7 +92,9 @@ run() {
   [ $# -gt 0 ] || die 'no command: say what to run after --'
   [ "$(id -u)" = 0 ] || die 'the guest runs as root on the files of this machine: run it as root'
   fetch
-  local version out
+  local version out extra=()
+  # The guest has a /tmp of its own.
+  case $root/ in /tmp/*) extra=(--rwdir "$root") ;; esac
   version=$(ls "$dir/kernel/lib/modules")
   out=$(mktemp -d "$dir/run.XXXXXX")
   printf '%q ' "$@" >"$out/command"
@@ -105,8 +107,8 @@ run() {
     set -e
     mkdir -p /lib/modules
     mount --bind "$1/kernel/lib/modules" /lib/modules
-    exec "$1/vng/bin/vng" --run "$1/kernel/boot/vmlinuz-$2" --disable-kvm --cpus 2 --memory 4G --rw --cwd "$3" \
-      --exec "$4"' - "$dir" "$version" "$PWD" "$root/lab/roce-guest.sh $rails $out" </dev/null >"$out/console" 2>&1 &&
+    exec "$1/vng/bin/vng" --run "$1/kernel/boot/vmlinuz-$2" --disable-kvm --cpus 2 --memory 4G --append "clocksource=tsc tsc=reliable" --rw --cwd "$3" \
+      "${@:5}" --exec "$4"' - "$dir" "$version" "$PWD" "$root/lab/roce-guest.sh $rails $out" "${extra[@]}" </dev/null >"$out/console" 2>&1 &&
     status=0 || status=$?
   sleep 0.5 # until all of it has been shown
   kill "$tail"

@@ -27,8 +27,8 @@ use thalweg::clock::Timestamp;
 use thalweg::control::{AnyController, Delay, DelayConfig, Fixed};
 use thalweg::engine::wire::{Chunk, Frame, Immediate, Keys, PathCount};
 use thalweg::engine::{
-    Completions, EngineConfig, MemRange, RxAction, RxEngine, Sink, Submitted, Transmit, TxAction,
-    TxEngine, TxEvent,
+    Completions, EngineConfig, MemRange, PathState, RxAction, RxEngine, Sink, Submitted, Transmit,
+    TxAction, TxEngine, TxEvent,
 };
 use thalweg::path::health::TransportStats;
 use thalweg::path::select::{Adaptive, AnySelector, RoundRobin, StaticHash};
@@ -186,9 +186,13 @@ fn byte_of(conn: u8, tag: u8, ordinal: u32, at: usize) -> u8 {
 
 impl World {
     fn new(shape: Shape, controller: AnyController, selector: AnySelector) -> Self {
+        Self::over(PATHS as u8, shape, controller, selector)
+    }
+
+    fn over(paths: u8, shape: Shape, controller: AnyController, selector: AnySelector) -> Self {
         let now = Timestamp::from_nanos(1_000_000_000);
         let config = EngineConfig {
-            paths_max: PATHS as u8,
+            paths_max: paths,
             search: false,
             rehash: shape == Shape::Verbs,
             chunk_bytes: (shape == Shape::Verbs).then_some(16_384),
@@ -206,7 +210,7 @@ impl World {
             now,
             tx: TxEngine::new(config, controller, selector, now),
             rx: RxEngine::new(config, now),
-            wires: (0..PATHS)
+            wires: (0..usize::from(paths))
                 .map(|_| Wire {
                     slow: 1,
                     ..Wire::default()
@@ -394,7 +398,7 @@ impl World {
 
     fn step(&mut self) {
         let now = self.now;
-        for path in 0..PATHS {
+        for path in 0..self.wires.len() {
             self.deliver(path);
         }
         for (at, path, epoch, fence) in std::mem::take(&mut self.dials) {
@@ -404,7 +408,7 @@ impl World {
                 self.finish_dial(path, epoch, fence);
             }
         }
-        for path in 0..PATHS as u8 {
+        for path in 0..self.wires.len() as u8 {
             self.give_up(path);
             let wire = &self.wires[usize::from(path)];
             if self.tx.wants_stats(path) {
@@ -834,6 +838,50 @@ fn a_clean_run_has_no_fence() {
         assert_eq!(world.fences, 0, "{shape:?}");
         assert_eq!(world.rx.duplicates(), 0, "{shape:?}");
     }
+}
+
+/// Whatever it is slower than, it is not another path.
+#[test]
+fn the_only_path_is_not_given_up_for_its_slowness() {
+    let mut world = World::over(1, Shape::Verbs, delay(), AnySelector::Adaptive(Adaptive));
+    bulk(&mut world, 3, 100_000);
+    world.advance(100_000);
+    for factor in [20, 60, 180] {
+        world.apply(&Operation::Slow { path: 0, factor });
+        bulk(&mut world, 3, 10_000);
+        world.advance(200_000);
+    }
+    world.finish();
+    assert_eq!(world.fences, 0);
+}
+
+/// How often a path is fenced in two seconds in which it, or each, breaks 20 ms after it has come up.
+fn relapses(paths: std::ops::Range<u8>) -> (World, usize) {
+    let mut world = World::new(Shape::Verbs, delay(), AnySelector::Adaptive(Adaptive));
+    for _ in 0..100 {
+        bulk(&mut world, 3, 50_000);
+        world.advance(20_000);
+        paths
+            .clone()
+            .for_each(|path| world.apply(&Operation::Break { path }));
+    }
+    let fences = world.fences;
+    (world, fences)
+}
+
+#[test]
+fn a_path_that_keeps_breaking_is_left_alone_for_longer_and_longer() {
+    let (mut world, fences) = relapses(3..4);
+    assert!((4..10).contains(&fences), "{fences}");
+    // Once it holds, it is used again.
+    let state = |world: &World| world.tx.path_infos().nth(3).unwrap().state;
+    for _ in 0..60 {
+        world.advance(100_000);
+    }
+    assert_eq!(state(&world), PathState::Active);
+    // And where none is well, none waits.
+    let (_, fences) = relapses(0..4);
+    assert!(fences > 200, "{fences}");
 }
 
 #[test]

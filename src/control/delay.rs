@@ -84,12 +84,15 @@ impl DelayConfig {
     }
 
     /// On RDMA ports that carry so much together: as on a fabric of the usual round trip, but nobody
-    /// has measured it, so there is room for ten times as long a one.
+    /// has measured it, so there is room for ten times as long a one. Each of so many ports always has
+    /// one chunk to send while another is acknowledged: with fewer, one port waits while two chunks
+    /// are on another.
     #[must_use]
-    pub fn for_rdma(rate: Rate, chunk: Bytes) -> Self {
+    pub fn for_rdma(rate: Rate, chunk: Bytes, ports: u64) -> Self {
         let fabric = Self::for_fabric(rate.bytes_in(RDMA_ROUND_TRIP), RDMA_ROUND_TRIP, chunk);
         Self {
             target_follows: true,
+            window_min: fabric.window_min * ports.max(1),
             window_max: (fabric.window_start * 10).max(chunk * 64),
             ..fabric
         }

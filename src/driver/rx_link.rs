@@ -24,6 +24,10 @@ use crate::transport::verbs::{End, LinkPorts};
 use crate::transport::{AnyChannel, Channel, ChannelError, Receiver};
 use crate::units::Nanos;
 
+/// Where the peer's adapter tells it what has arrived, acknowledgements only count its receives and make
+/// room for small messages; they are sent at once when either is short.
+const LOCAL_ACK_GAP: Nanos = Nanos(16_000_000);
+
 /// A channel that a peer has dialled and proved its right to.
 #[derive(Debug)]
 pub struct NewChannel {
@@ -102,6 +106,9 @@ pub struct RxInner {
     is_looked_at: bool,
     scratch: Box<[u8]>,
     timer_at: Timestamp,
+    /// When acknowledgements that are not urgent are sent, and how often.
+    ack_at: Timestamp,
+    ack_gap: Nanos,
     dead_peer: Nanos,
     /// Since when no path is up.
     orphan_since: Option<Timestamp>,
@@ -113,6 +120,7 @@ pub struct RxInner {
 struct Inbound<'a> {
     engine: &'a mut RxEngine,
     path: u8,
+    now: Timestamp,
 }
 
 impl Receiver for Inbound<'_> {
@@ -132,6 +140,10 @@ impl Receiver for Inbound<'_> {
 
     fn written(&mut self, immediate: u32, bytes: u32) -> Result<(), Violation> {
         self.engine.handle_immediate(self.path, immediate, bytes)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.now
     }
 }
 
@@ -175,6 +187,12 @@ impl RxLink {
             is_looked_at: params.rdma.is_some(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             timer_at: Timestamp::ZERO,
+            ack_at: Timestamp::ZERO,
+            ack_gap: if params.rdma.is_some() {
+                LOCAL_ACK_GAP
+            } else {
+                TIMER_GAP
+            },
             dead_peer: params.dead_peer,
             orphan_since: Some(now),
             checked_at: now,
@@ -338,12 +356,15 @@ impl RxInner {
             self.collect(link);
         }
         let received = step != Step::Submit && self.receive(link, step, now);
-        let late = now >= self.timer_at;
-        if late {
+        if now >= self.timer_at {
             self.timer_at = now + TIMER_GAP;
             self.timers(link, now);
         }
         self.act(link);
+        let late = now >= self.ack_at;
+        if late {
+            self.ack_at = now + self.ack_gap;
+        }
         let sent = self.transmit(link, late, now);
         self.report(link);
         received || sent
@@ -374,7 +395,10 @@ impl RxInner {
 
     fn install(&mut self, link: &RxLink, mut new: NewChannel) {
         let index = usize::from(new.path);
-        if index >= self.paths.len() || !self.engine.admits_channel(new.path, new.epoch) {
+        // Whoever writes by itself, and has not heard that its credits are void, must not come back.
+        let is_void = self.is_looked_at && self.failure.is_some();
+        let is_known = index < self.paths.len();
+        if is_void || !is_known || !self.engine.admits_channel(new.path, new.epoch) {
             new.channel.abort();
             return;
         }
@@ -465,6 +489,7 @@ impl RxInner {
         let mut inbound = Inbound {
             engine,
             path: index_u8(path),
+            now,
         };
         match channel.receive(scratch, &mut inbound) {
             Ok(bytes) => bytes,
@@ -484,8 +509,12 @@ impl RxInner {
             ..
         } = self;
         if let Some(channel) = &mut paths[path].channel {
-            let path = index_u8(path);
-            channel.silence(scratch, &mut Inbound { engine, path });
+            let mut inbound = Inbound {
+                engine,
+                path: index_u8(path),
+                now: Timestamp::now(),
+            };
+            channel.silence(scratch, &mut inbound);
         }
         self.drop_channel(path);
     }
@@ -501,6 +530,10 @@ impl RxInner {
                 ),
             );
         }
+        if self.is_looked_at {
+            // The peer's adapter has told it of what came before, whatever came after.
+            self.silence(path);
+        }
         self.drop_channel(path);
         self.engine
             .handle_path_down(index_u8(path), self.paths[path].epoch);
@@ -513,10 +546,17 @@ impl RxInner {
     }
 
     fn fail(&mut self, reason: String) {
-        if self.failure.is_none() {
-            self.failure = Some(reason);
-            self.engine.fail();
+        if self.failure.is_some() {
+            return;
         }
+        if self.is_looked_at {
+            // The peer can still write where it was given credits: not after the receives have ended.
+            for path in 0..self.paths.len() {
+                self.silence(path);
+            }
+        }
+        self.failure = Some(reason);
+        self.engine.fail();
     }
 
     fn timers(&mut self, link: &RxLink, now: Timestamp) {
@@ -648,4 +688,195 @@ impl RxInner {
 
 fn index_u8(index: usize) -> u8 {
     u8::try_from(index).unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::wire::{Immediate, Keys};
+    use crate::engine::{Completions, EngineConfig};
+    use crate::transport::scripted::Scripted;
+    use crate::units::Nanos;
+    use std::net::TcpListener;
+    use std::sync::atomic::AtomicU32;
+
+    const CONN: u32 = 7;
+    const CHUNK: u32 = 8192;
+
+    /// A session that takes every connection and writes down the welcomes.
+    #[derive(Debug, Default)]
+    struct Host {
+        welcomes: Mutex<Vec<Option<PathCount>>>,
+        accepted: Mutex<Vec<Arc<Conn>>>,
+        notes: AtomicU32,
+    }
+
+    impl RxHost for Host {
+        fn welcome(
+            &self,
+            _link: &RxLink,
+            _new: &mut NewChannel,
+            previous: Option<PathCount>,
+        ) -> io::Result<()> {
+            self.welcomes.lock().unwrap().push(previous);
+            Ok(())
+        }
+
+        fn accept(&self, _listener: u64, conn: Arc<Conn>) -> bool {
+            self.accepted.lock().unwrap().push(conn);
+            true
+        }
+
+        fn note(&self, _link: &RxLink, _text: &str) {
+            self.notes.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn check_peer(&self, _link: &Arc<RxLink>) {}
+    }
+
+    struct Fixture {
+        host: Arc<Host>,
+        link: Arc<RxLink>,
+        buffer: Box<[u8]>,
+    }
+
+    impl Fixture {
+        /// With a connection, and a receive whose credit has been sent.
+        fn new(dead_peer: Nanos) -> Self {
+            let config = EngineConfig {
+                paths_max: 2,
+                search: false,
+                chunk_bytes: Some(CHUNK),
+                completions: Completions::Local,
+                receive_depth: Some(16),
+                ..EngineConfig::default()
+            };
+            let host = Arc::new(Host::default());
+            let params = RxParams {
+                id: [0; 16],
+                peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+                paths: 2,
+                rdma: None,
+                dead_peer,
+            };
+            let engine = RxEngine::new(config, Timestamp::now());
+            let link = RxLink::new(engine, &params, Arc::<Host>::clone(&host)).unwrap();
+            // As if it had adapters: none of them is asked for anything here.
+            link.inner.lock_spinning().is_looked_at = true;
+            let open = Frame::Open {
+                conn: CONN,
+                listener: 1,
+            };
+            let mut this = Self {
+                host,
+                link,
+                buffer: vec![0; 1 << 16].into_boxed_slice(),
+            };
+            this.up(
+                0,
+                1,
+                None,
+                Scripted {
+                    arriving: vec![open.encode()],
+                    ..Scripted::default()
+                },
+            );
+            this.link.drive(Step::Progress);
+            let range = MemRange {
+                addr: this.buffer.as_mut_ptr() as u64,
+                len: this.buffer.len() as u64,
+            };
+            let mut inner = this.link.inner.lock_spinning();
+            inner.engine.post(CONN, 1, 0, range, Keys::default());
+            inner.step(&this.link, Step::Submit, Timestamp::now());
+            assert!(inner.engine.has_credits(CONN));
+            drop(inner);
+            this
+        }
+
+        fn up(&self, path: u8, epoch: u16, fence: Option<u16>, channel: Scripted) {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            self.link.mail(NewChannel {
+                path,
+                epoch,
+                fence,
+                channel: AnyChannel::Scripted(Box::new(channel)),
+                socket,
+                end: None,
+                nonces: ([0; 16], [0; 16]),
+            });
+        }
+
+        fn with(&self, path: usize, change: impl FnOnce(&mut Scripted)) {
+            let mut inner = self.link.inner.lock_spinning();
+            if let Some(AnyChannel::Scripted(channel)) = &mut inner.paths[path].channel {
+                change(channel);
+            }
+        }
+
+        fn paths_up(&self) -> usize {
+            let inner = self.link.inner.lock_spinning();
+            inner.paths.iter().filter(|p| p.channel.is_some()).count()
+        }
+    }
+
+    fn chunk(index: u32, last: bool) -> u32 {
+        let immediate = Immediate {
+            slot: 0,
+            generation: 0,
+            index,
+            last,
+        };
+        immediate.pack().unwrap()
+    }
+
+    /// The peer's adapter tells it that a write has arrived, whatever becomes of our end: what is not
+    /// counted would never be sent again.
+    #[test]
+    fn what_came_before_a_path_broke_is_counted() {
+        let ping = Frame::Ping { id: 1, sent_ns: 1 };
+        let wrong = Frame::Lost { path: 0, epoch: 1 };
+        for (refuses, arrives) in [(true, ping), (false, wrong)] {
+            let link = Fixture::new(Nanos::from_secs(30));
+            link.with(0, |channel| {
+                channel.left = vec![(chunk(0, false), CHUNK)];
+                channel.refuses = refuses;
+                channel.arriving = vec![arrives.encode()];
+            });
+            link.link.drive(Step::Progress);
+            assert_eq!(link.paths_up(), 0);
+            let breaks_rules = link.host.notes.load(Ordering::Relaxed) == 1;
+            assert_eq!(breaks_rules, !refuses);
+            link.up(0, 2, Some(1), Scripted::default());
+            let count = PathCount {
+                path: 0,
+                epoch: 1,
+                count: 1,
+            };
+            assert_eq!(*link.host.welcomes.lock().unwrap(), [None, Some(count)]);
+        }
+    }
+
+    /// The receive has ended, so its buffer may be used for something else.
+    #[test]
+    fn a_link_that_has_failed_is_silent_before_its_receives_end_and_stays_so() {
+        let link = Fixture::new(Nanos::from_millis(1));
+        link.up(1, 1, None, Scripted::default());
+        link.with(0, |channel| {
+            channel.left = vec![(chunk(0, false), CHUNK), (chunk(1, true), 10)];
+        });
+        assert_eq!(link.paths_up(), 2);
+        let mut inner = link.link.inner.lock_spinning();
+        inner.fail("a test says so".into());
+        // What had come is received, and nothing more can come.
+        let done = inner.engine.poll_completion().unwrap();
+        assert_eq!(done.result, Ok(u64::from(CHUNK) + 10));
+        assert!(inner.engine.poll_completion().is_none());
+        drop(inner);
+        assert_eq!(link.paths_up(), 0);
+        link.up(0, 2, Some(1), Scripted::default());
+        assert_eq!(link.paths_up(), 0, "the peer may still have credits");
+        assert_eq!(link.host.welcomes.lock().unwrap().len(), 2);
+    }
 }

@@ -172,6 +172,10 @@ impl Receiver for Inbound<'_> {
                 .handle_control_arrived(path, epoch, sent.given_at, self.now);
         }
     }
+
+    fn now(&self) -> Timestamp {
+        self.now
+    }
 }
 
 /// What [`TxLink::new`] needs to know.

@@ -264,6 +264,8 @@ struct Pooled {
 pub struct RxEngine {
     config: EngineConfig,
     conns: BTreeMap<u32, RxConn>,
+    /// Closed on our side, and the peer has not closed its own: it may not have heard of it.
+    closing: BTreeSet<u32>,
     slots: Vec<Slot>,
     free_slots: Vec<u16>,
     /// Receives that found no free slot.
@@ -274,9 +276,6 @@ pub struct RxEngine {
     pool_next: u64,
     pool_bytes: u64,
     eager_consumed: u64,
-    /// Connections that were closed while the peer might write into their buffers, and that it has
-    /// not closed as well.
-    revoked: BTreeSet<u32>,
     control: VecDeque<(Option<u8>, Header)>,
     actions: VecDeque<RxAction>,
     done: VecDeque<RecvDone>,
@@ -312,6 +311,7 @@ impl RxEngine {
         Self {
             config,
             conns: BTreeMap::new(),
+            closing: BTreeSet::new(),
             slots: Vec::new(),
             free_slots: Vec::new(),
             waiting: VecDeque::new(),
@@ -320,7 +320,6 @@ impl RxEngine {
             pool_next: 0,
             pool_bytes: 0,
             eager_consumed: 0,
-            revoked: BTreeSet::new(),
             control: VecDeque::new(),
             actions: VecDeque::new(),
             done: VecDeque::new(),
@@ -389,12 +388,12 @@ impl RxEngine {
     /// Closes our end: its receives end without a completion, and nothing is written to their
     /// buffers once the driver has discarded what [`RxEngine::arriving_for`] named before.
     pub fn close(&mut self, conn: u32) {
-        if self.has_credits(conn) {
-            self.revoked.insert(conn);
-        }
         let Some(c) = self.conns.remove(&conn) else {
             return;
         };
+        if !c.peer_closed {
+            self.closing.insert(conn);
+        }
         for slot in c.posted {
             self.free(slot);
         }
@@ -410,6 +409,11 @@ impl RxEngine {
         self.pool_bytes -= consumed;
         self.consume(consumed);
         self.refill_slots();
+        // A credit that still waits to be sent would give away what is not ours to give any more.
+        self.control.retain(|(_, header)| {
+            let frame = Frame::decode(header.as_bytes());
+            !matches!(frame, Ok(Frame::Credit(credit)) if credit.conn == conn)
+        });
         self.say(Frame::Close { conn });
     }
 
@@ -502,6 +506,7 @@ impl RxEngine {
             });
         }
         conns.clear();
+        self.closing.clear();
         slots.clear();
         for p in &mut self.paths {
             p.arriving = None; // it would name a slot that is no more
@@ -552,11 +557,13 @@ impl RxEngine {
         if self.control_path.is_none_or(|p| self.is_suspect(p)) {
             self.control_path = Some(path);
         }
-        // Before anything else that is said on it.
-        for &conn in &self.revoked {
-            let close = Frame::Close { conn }.encode();
-            self.control.push_front((Some(path), close));
-        }
+        // Whose buffers were taken back must be known before anything is written over this channel:
+        // its sender waits for the answer to a ping, which comes behind. An earlier channel's
+        // answers are none.
+        self.control.retain(|(to, _)| *to != Some(path));
+        let closes = self.closing.iter().map(|&conn| Frame::Close { conn });
+        self.control
+            .extend(closes.map(|close| (Some(path), close.encode())));
         self.resync();
         previous
     }
@@ -730,10 +737,13 @@ impl RxEngine {
         self.say_grant();
         let Self {
             conns,
+            closing,
             slots,
             control,
             ..
         } = self;
+        let closes = closing.iter().map(|&conn| Frame::Close { conn }.encode());
+        control.extend(closes.map(|close| (None, close)));
         for (&conn, c) in conns.iter() {
             control.push_back((
                 None,
@@ -799,7 +809,9 @@ impl RxEngine {
                         conn,
                         accepted: true,
                     });
-                } else if self.conns.len() + self.actions.len() >= CONNS_MAX {
+                } else if self.closing.contains(&conn) {
+                    self.say(Frame::Close { conn });
+                } else if self.conns.len() + self.closing.len() + self.actions.len() >= CONNS_MAX {
                     return Err(Violation::Protocol("more connections than a link can have"));
                 } else {
                     self.actions.push_back(RxAction::Opened { conn, listener });
@@ -859,20 +871,14 @@ impl RxEngine {
                 "a chunk for a credit that was never given",
             ));
         }
-        let offset = u64::from(chunk.index) * u64::from(chunk.chunk_bytes);
-        if offset + u64::from(chunk.payload) > slot.buffer.len {
-            return Err(Violation::Protocol("a chunk beyond the end of its buffer"));
+        let cut = slot.cut_with(&chunk)?;
+        if self
+            .paths
+            .iter()
+            .any(|p| p.brings(chunk.slot, chunk.generation))
+        {
+            return Err(Violation::Protocol("a message that comes twice"));
         }
-        if !slot.received.admits(chunk.index) {
-            return Err(Violation::Protocol(
-                "a chunk beyond the window of its message",
-            ));
-        }
-        let Some(cut) = Cut::with(slot.cut, &chunk) else {
-            return Err(Violation::Protocol(
-                "a chunk that does not fit those before it",
-            ));
-        };
         let arriving_elsewhere = self.paths.iter().any(|p| {
             matches!(p.arriving, Some(Arriving::Chunk { slot, generation, chunk: other })
                 if slot == chunk.slot && generation == chunk.generation && other.index == chunk.index)
@@ -883,7 +889,7 @@ impl RxEngine {
             return Ok(Sink::Discard(u64::from(chunk.payload)));
         }
         let target = MemRange {
-            addr: slot.buffer.addr + offset,
+            addr: slot.buffer.addr + chunk.offset(),
             len: u64::from(chunk.payload),
         };
         self.slots[usize::from(chunk.slot)].cut = Some(cut);
@@ -1035,21 +1041,25 @@ impl RxEngine {
         if slot.state != SlotState::Granted || (slot.generation & 3) as u8 != imm.generation {
             return Ok(()); // a use of the slot that is over
         }
-        if !slot.received.admits(imm.index) {
-            return Err(Violation::Protocol(
-                "a chunk beyond the window of its message",
-            ));
+        if bytes > chunk_bytes || (bytes < chunk_bytes && !imm.last) {
+            return Err(Violation::Protocol("a chunk of another length than all"));
         }
-        let end = u64::from(imm.index) * u64::from(chunk_bytes) + u64::from(bytes);
-        if end > slot.buffer.len {
-            return Err(Violation::Protocol("a chunk beyond the end of its buffer"));
-        }
+        let chunk = Chunk {
+            slot: imm.slot,
+            generation: slot.generation,
+            index: imm.index,
+            chunk_bytes,
+            payload: bytes,
+            last: imm.last,
+        };
+        let cut = slot.cut_with(&chunk)?;
         if slot.received.contains(imm.index) {
             self.duplicates += 1;
             return Ok(());
         }
+        self.slots[usize::from(imm.slot)].cut = Some(cut);
         self.received += u64::from(bytes);
-        self.count_chunk(imm.slot, imm.index, imm.last.then_some(end));
+        self.count_chunk(imm.slot, imm.index, imm.last.then_some(chunk.end()));
         Ok(())
     }
 
@@ -1154,7 +1164,7 @@ impl RxEngine {
                 "a close while a message of the connection is arriving",
             ));
         }
-        self.revoked.remove(&conn);
+        self.closing.remove(&conn);
         if let Some(c) = self.conns.get_mut(&conn) {
             c.peer_closed = true;
             let posted: Vec<u16> = c.posted.iter().copied().collect();
@@ -1327,14 +1337,19 @@ impl RxEngine {
         self.done.push_back(RecvDone { token, result });
     }
 
+    /// Nobody wants it.
+    fn discard_pooled(&mut self, at: usize) {
+        if let Some((_, pooled)) = self.pool.remove(at) {
+            self.pool_bytes -= eager_cost(pooled.eager);
+            self.consume(eager_cost(pooled.eager));
+        }
+    }
+
     /// A receive may have been posted while its message was still arriving.
     fn match_pooled(&mut self, at: usize) {
         let (conn, eager) = (self.pool[at].1.conn, self.pool[at].1.eager);
         let Some(c) = self.conns.get_mut(&conn) else {
-            if let Some((_, pooled)) = self.pool.remove(at) {
-                self.pool_bytes -= eager_cost(pooled.eager);
-                self.consume(eager_cost(pooled.eager));
-            }
+            self.discard_pooled(at);
             return;
         };
         let slots = &self.slots;
@@ -1342,6 +1357,15 @@ impl RxEngine {
             let s = &slots[usize::from(slot)];
             s.tag == eager.tag && s.ordinal == eager.ordinal
         });
+        let is_arriving = |&at: &usize| {
+            let (slot, s) = (c.posted[at], &slots[usize::from(c.posted[at])]);
+            s.cut.is_some() || self.paths.iter().any(|p| p.brings(slot, s.generation))
+        };
+        if found.as_ref().is_some_and(is_arriving) {
+            // The peer sends it once more, and that may be on its way into the buffer.
+            self.discard_pooled(at);
+            return;
+        }
         if let Some(slot) = found.and_then(|i| c.posted.remove(i)) {
             let s = self.slots[usize::from(slot)];
             self.free(slot);
@@ -1447,6 +1471,21 @@ impl RxEngine {
 }
 
 impl Slot {
+    /// What is known of how its message is cut, with this chunk too.
+    fn cut_with(&self, chunk: &Chunk) -> Result<Cut, Violation> {
+        if chunk.end() > self.buffer.len {
+            return Err(Violation::Protocol("a chunk beyond the end of its buffer"));
+        }
+        if !self.received.admits(chunk.index) {
+            return Err(Violation::Protocol(
+                "a chunk beyond the window of its message",
+            ));
+        }
+        Cut::with(self.cut, chunk).ok_or(Violation::Protocol(
+            "a chunk that does not fit those before it",
+        ))
+    }
+
     fn credit(&self, slot: u16) -> Credit {
         Credit {
             conn: self.conn,

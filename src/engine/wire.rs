@@ -66,6 +66,20 @@ pub struct Chunk {
     pub last: bool,
 }
 
+impl Chunk {
+    /// Where it begins in its message.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        u64::from(self.index) * u64::from(self.chunk_bytes)
+    }
+
+    /// Where it ends.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.offset() + u64::from(self.payload)
+    }
+}
+
 /// A small message, sent whole and without a credit; its payload follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Eager {

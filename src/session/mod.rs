@@ -485,10 +485,11 @@ impl Session {
                     .iter()
                     .map(|&p| u64::from(all[p].speed_mbps));
                 let rate = Rate::from_mbps(speeds.sum());
-                let engine = rdma_engine_config(config, rdma_paths(config), rdma.chunk_bytes);
+                let chunk = Bytes(rdma.chunk_bytes.into());
+                let ports = rdma.ports.ports.len().max(rdma.places.into()) as u64;
                 (
-                    engine,
-                    DelayConfig::for_rdma(rate, Bytes(rdma.chunk_bytes.into())),
+                    rdma_engine_config(config, rdma_paths(config), rdma.chunk_bytes),
+                    DelayConfig::for_rdma(rate, chunk, ports),
                 )
             }
             None => (

@@ -1,11 +1,11 @@
-//! Frames out of a stream of bytes: what every ordered channel does on arrival, in one place,
-//! so that channels cannot differ in it.
+//! Frames out of a stream of bytes, or out of messages: what every channel does on arrival, in one
+//! place, so that channels cannot differ in it.
 
 #![allow(unsafe_code, reason = "payload is placed in user memory")]
 
 use super::{ChannelError, Receiver};
 use crate::engine::wire::{self, HEADER_BYTES_MAX, PREFIX_BYTES};
-use crate::engine::{MemRange, Sink};
+use crate::engine::{MemRange, Sink, Violation};
 
 /// A payload whose rest is longer than this is a bulk transfer's.
 const BULK_BYTES: u64 = 16 << 10;
@@ -15,6 +15,45 @@ enum Arriving {
     Header,
     Place(MemRange),
     Discard(u64),
+}
+
+/// Takes in a message that is one frame, with its payload where it has one: what channels that keep
+/// messages apart do on arrival. Nothing is left over for the next one, and nothing is placed of a
+/// payload that is not as long as its header says.
+///
+/// # Errors
+/// It is not our protocol.
+pub fn message(
+    bytes: &[u8],
+    arrived_ns: u64,
+    receiver: &mut dyn Receiver,
+) -> Result<(), ChannelError> {
+    let broken = |what| Err(Violation::Protocol(what).into());
+    let Some(&prefix) = bytes.first_chunk::<PREFIX_BYTES>() else {
+        return broken("a message that is too short for a frame");
+    };
+    let Some((header, payload)) = bytes.split_at_checked(wire::header_len(prefix)?) else {
+        return broken("a message that is shorter than its header");
+    };
+    let Some(sink) = receiver.frame(header, arrived_ns)? else {
+        return match payload {
+            [] => Ok(()),
+            _ => broken("a message that goes on after its frame"),
+        };
+    };
+    let (Sink::Place(MemRange { len, .. }) | Sink::Discard(len)) = sink;
+    if payload.len() as u64 != len {
+        return broken("a payload of another length than its header says");
+    }
+    if let Sink::Place(range) = sink {
+        // SAFETY: the engine placed `range` inside a posted buffer, which its owner keeps valid and
+        // untouched until the receive ends; it is as long as `payload`, which is the channel's.
+        unsafe {
+            std::ptr::copy_nonoverlapping(payload.as_ptr(), range.addr as *mut u8, payload.len());
+        }
+    }
+    receiver.payload_done();
+    Ok(())
 }
 
 /// Takes a stream apart into headers and payloads.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::{PathState, SendDone, SendError, TxEngine};
 use crate::engine::bitmap::SlidingBitmap;
 use crate::engine::wire::{self, Credit, Frame, Keys};
-use crate::engine::{Completions, MemRange, Ordinals};
+use crate::engine::{MemRange, Ordinals};
 use crate::units::Nanos;
 
 /// Least and largest chunk that is chosen from a measured rate.
@@ -243,19 +243,16 @@ impl TxEngine {
             return;
         }
         c.state = ConnState::PeerClosed;
-        let local = self.config.completions == Completions::Local;
         c.waiting.clear();
         c.ready.clear();
         self.turns.retain(|&turn| turn != conn);
         for key in 0..self.messages.len() {
             let m = &mut self.messages[key];
             // What has been sent whole may have arrived before the close: its
-            // acknowledgements are still under way, on other paths. But where a chunk would be
-            // written straight into the receiver's memory, none is sent again.
-            let again = |&(message, _): &(u32, u32)| message as usize == key;
-            let sent_whole = m.credit.is_some()
-                && m.next == m.chunks
-                && !(local && self.replays.iter().any(again));
+            // acknowledgements are still under way, on other paths.
+            let key_u32 = u32::try_from(key).unwrap_or(u32::MAX);
+            let is_missing = self.replays.iter().any(|&(other, _)| other == key_u32);
+            let sent_whole = m.credit.is_some() && m.next == m.chunks && !is_missing;
             if m.conn != conn || sent_whole {
                 continue;
             }
@@ -263,10 +260,9 @@ impl TxEngine {
                 let result = Err(SendError::PeerClosed);
                 self.done.push_back(SendDone { token, result });
                 let idle = m.in_flight == 0;
-                let key = u32::try_from(key).unwrap_or(u32::MAX);
-                self.abandon(key);
+                self.abandon(key_u32);
                 if idle {
-                    self.free_messages.push(key);
+                    self.free_messages.push(key_u32);
                     self.connection_drains(conn);
                 }
             }

@@ -299,6 +299,8 @@ pub struct TxEngine {
     /// The peer has said good-bye: what it closes is not dialled again.
     peer_leaves: bool,
     grants: Option<Grants>,
+    /// A path has been up: there may be credits from before those that come up now.
+    had_path: bool,
     failed: Option<String>,
 }
 
@@ -386,6 +388,7 @@ impl TxEngine {
                 abandoned: 0,
                 told: (0, 0),
             }),
+            had_path: false,
             failed: None,
         }
     }
@@ -538,6 +541,8 @@ impl TxEngine {
             c.live = live;
         }
         if peer_closed && live == 0 {
+            // Said for the peer, which need not repeat itself.
+            self.say(Frame::Close { conn });
             self.conns.remove(&conn);
         } else {
             self.close_if_drained(conn);
@@ -695,7 +700,7 @@ impl TxEngine {
             } => {
                 let p = &mut self.paths[usize::from(path)];
                 let probed_at = p.probed_at;
-                if !std::mem::replace(&mut p.answered, true) {
+                if std::mem::take(&mut p.unheard) {
                     self.refresh_views();
                 }
                 self.newest_arrival = self.newest_arrival.max(probed_at);
@@ -768,7 +773,8 @@ impl TxEngine {
             }
             let wanted = self.search_ended_at.is_none() || p.died_silent || !self.config.search;
             if p.state == PathState::Vacant && wanted {
-                by(p.dial_at.max(now + Nanos::from_millis(1)));
+                let soonest = now + Nanos::from_millis(1);
+                by(p.dial_at.max(p.damping.until()).max(soonest));
             }
         }
         due

@@ -56,6 +56,64 @@ impl Rehashes {
             gap: REHASH_GAP,
         }
     }
+
+    /// Takes one, if there is one.
+    fn take(&mut self, now: Timestamp) -> bool {
+        if self.left == 0 && now.since(self.earned_at) >= self.gap {
+            self.left = 1;
+        }
+        let Some(left) = self.left.checked_sub(1) else {
+            return false;
+        };
+        self.left = left;
+        if left == 0 {
+            self.gap = (self.gap * 2).min(REHASH_GAP_MAX);
+            self.earned_at = now;
+        }
+        true
+    }
+}
+
+/// A path that has been up for so long is well: when it breaks, it is dialled at once.
+const STEADY: Nanos = Nanos(2_000_000_000);
+/// One that breaks sooner, and again, waits: twice as long each time, as long as others are well.
+const DAMPED_MIN: Nanos = Nanos(100_000_000);
+const DAMPED_MAX: Nanos = Nanos(5_000_000_000);
+
+/// Keeps a path away that comes up and breaks again and again, as routers do with routes that flap:
+/// what is lost there is repaired by the others, and costs a message its silence each time.
+#[derive(Debug, Default)]
+pub(super) struct Damping {
+    up_at: Timestamp,
+    relapses: u32,
+    until: Timestamp,
+}
+
+impl Damping {
+    fn came_up(&mut self, now: Timestamp) {
+        self.up_at = now;
+    }
+
+    fn broke(&mut self, now: Timestamp) {
+        if now.since(self.up_at) >= STEADY {
+            self.relapses = 0;
+            return;
+        }
+        self.relapses += 1;
+        if let Some(again) = self.relapses.checked_sub(2) {
+            let wait = Nanos(DAMPED_MIN.0 << again.min(10)).min(DAMPED_MAX);
+            self.until = now + wait;
+        }
+    }
+
+    /// Until when it should stay away.
+    pub(super) fn until(&self) -> Timestamp {
+        self.until
+    }
+
+    pub(super) fn is_steady(&self, now: Timestamp) -> bool {
+        self.relapses == 0 || now.since(self.up_at) >= STEADY
+    }
 }
 
 /// A path that carries no chunks for a while.
@@ -197,16 +255,16 @@ pub(super) struct TxPath {
     pub(super) rests: u8,
     /// Nothing has shown yet that its channel leads anywhere.
     pub(super) unproven: bool,
-    /// The receiver has answered a ping on its channel, where chunks are written straight into the
-    /// receiver's memory. Before that answer it says which connections it has closed meanwhile: no
-    /// chunk of those may be written any more.
-    pub(super) answered: bool,
+    /// What the receiver has said since the channel is up has not come. Of the credits from before,
+    /// it may have taken some back.
+    pub(super) unheard: bool,
     pub(super) candidate: Candidate,
     /// The channel whose fence has not been answered: the queue holds what it carried.
     pub(super) open_fence: Option<u16>,
     pub(super) fence_sent_at: Timestamp,
     pub(super) dial_at: Timestamp,
     pub(super) dial_failures: u32,
+    pub(super) damping: Damping,
     /// When it next has to prove that its way is its own, and how long after the last time.
     pub(super) verify_at: Timestamp,
     pub(super) verify_gap: Nanos,
@@ -239,12 +297,13 @@ impl TxPath {
             rest: None,
             rests: 0,
             unproven: false,
-            answered: false,
+            unheard: false,
             candidate: Candidate::new(paths),
             open_fence: None,
             fence_sent_at: Timestamp::ZERO,
             dial_at: now,
             dial_failures: 0,
+            damping: Damping::default(),
             verify_at: Timestamp::ZERO,
             verify_gap: VERIFY_FIRST,
             verifying: None,
@@ -294,6 +353,7 @@ impl TxEngine {
         }
         self.last_life = now;
         let local = self.config.completions == Completions::Local;
+        let is_first = !std::mem::replace(&mut self.had_path, true);
         let p = &mut self.paths[index];
         p.state = PathState::Standby;
         p.sent = 0;
@@ -308,12 +368,14 @@ impl TxEngine {
         p.rest = None;
         p.rests = 0;
         p.unproven = local;
-        p.answered = !local;
+        // Where the receiver discards what it does not want, it need not be waited for.
+        p.unheard = local && !is_first;
         p.candidate.reset(&self.moments);
         p.verify_at = now + VERIFY_FIRST;
         p.verify_gap = VERIFY_FIRST;
         p.verifying = None;
         p.dial_failures = 0;
+        p.damping.came_up(now);
         self.probe(index, now);
         let none_active = !self.paths.iter().any(TxPath::is_active);
         if none_active || !self.config.search {
@@ -545,6 +607,9 @@ impl TxEngine {
         p.fence_sent_at = Timestamp::ZERO;
         p.dial_at = now;
         p.dial_failures = 0;
+        if reason != FenceReason::Slow {
+            p.damping.broke(now);
+        }
         if was_active || outstanding > 0 {
             // Once every connection is closed, the end of the peer is no fault of a path.
             let matters = |c: &TxConn| matches!(c.state, ConnState::Opening | ConnState::Open);
@@ -590,7 +655,6 @@ impl TxEngine {
             return;
         }
         self.acknowledge(index, arrived, now);
-        let local = self.config.completions == Completions::Local;
         let mut frames = 0;
         self.paths[index].queued_bytes = 0;
         while let Some(item) = self.paths[index].queue.pop_front() {
@@ -603,12 +667,11 @@ impl TxEngine {
                 } => {
                     let m = &mut self.messages[message as usize];
                     m.in_flight -= 1;
-                    // Its memory is the receiver's own again.
-                    let is_closed = |c: &TxConn| c.state == ConnState::PeerClosed;
-                    if local
-                        && self.conns.get(&m.conn).is_some_and(is_closed)
+                    let state = self.conns.get(&m.conn).map(|c| c.state);
+                    if state == Some(ConnState::PeerClosed)
                         && let Some(token) = m.token.take()
                     {
+                        // Its buffer is not ours to write any more.
                         let result = Err(SendError::PeerClosed);
                         self.done.push_back(SendDone { token, result });
                     }
@@ -790,18 +853,10 @@ impl TxEngine {
         if !self.config.rehash || p.rests < REHASH_AFTER || !p.queue.is_empty() {
             return;
         }
-        let rehashes = &mut self.rehashes;
-        if now.since(rehashes.earned_at) >= rehashes.gap {
-            rehashes.earned_at = now;
-            rehashes.left = rehashes.left.max(1);
-        }
-        if rehashes.left > 0 && self.dial_tokens > 0 && self.paths.iter().all(TxPath::is_active) {
-            rehashes.left -= 1;
-            if rehashes.left == 0 {
-                rehashes.gap = (rehashes.gap * 2).min(REHASH_GAP_MAX);
-                rehashes.earned_at = now;
-            }
-            let epoch = self.paths[index].epoch;
+        let epoch = p.epoch;
+        let has_faster = self.paths.iter().any(|p| p.rest.is_none());
+        let all_active = self.paths.iter().all(TxPath::is_active);
+        if self.dial_tokens > 0 && has_faster && all_active && self.rehashes.take(now) {
             self.paths[index].died_silent = false;
             self.fence(index, epoch, FenceReason::Slow, now);
         }
@@ -855,8 +910,8 @@ impl TxEngine {
         for (p, view) in self.paths.iter().zip(&mut self.views) {
             view.usable = p.state == PathState::Active
                 && p.verdict == Verdict::Fine
-                && p.answered
-                && p.queued_bytes <= LAG_MAX;
+                && p.queued_bytes <= LAG_MAX
+                && !p.unheard;
         }
         if self.config.completions == Completions::Local {
             self.rest_slow_paths();

@@ -110,13 +110,16 @@ impl TxEngine {
         let any_dialing = self.paths.iter().any(|p| p.state == PathState::Dialing);
         let returning = self.paths.iter().filter(|p| p.died_silent).count();
         let few_returning = 2 * returning <= self.paths.len();
+        let steady = |p: &TxPath| p.is_active() && p.damping.is_steady(now);
+        let any_steady = self.paths.iter().any(steady);
         let was_up = self
             .paths
             .iter()
             .any(|p| p.epoch != 0 && p.state != PathState::Dialing);
         for index in 0..self.paths.len() {
             let p = &self.paths[index];
-            if p.state != PathState::Vacant || now < p.dial_at {
+            let damped = any_steady && now < p.damping.until();
+            if p.state != PathState::Vacant || now < p.dial_at || damped {
                 continue;
             }
             if !any_up && (any_dialing || index > 0) && !was_up {

@@ -33,10 +33,10 @@ use super::sys::{
 };
 use super::{EAGER_BYTES_MAX, RECEIVES_DATA};
 use crate::clock::Timestamp;
-use crate::engine::wire::{HEADER_BYTES_MAX, Header, Immediate};
-use crate::engine::{MemRange, Write};
+use crate::engine::wire::{Chunk, Eager, Frame, HEADER_BYTES_MAX, Header, Immediate};
+use crate::engine::{MemRange, Sink, Violation, Write};
 use crate::path::health::TransportStats;
-use crate::transport::framing::Deframer;
+use crate::transport::framing;
 use crate::transport::{Channel, ChannelError, Receiver, Sent};
 use crate::units::Nanos;
 
@@ -290,8 +290,9 @@ pub struct VerbsChannel<P: Pair = QueuePair> {
     /// Receives that have not been completed.
     receives: u32,
     completed: u64,
-    deframer: Deframer,
     taken: Vec<Completion>,
+    /// Empty between two uses: kept for its memory.
+    requests: Vec<Request>,
     looked_at: Timestamp,
     /// A receiver's end keeps quiet until the first message has come: the other end may not be
     /// ready, and would answer only when it is asked again.
@@ -299,6 +300,8 @@ pub struct VerbsChannel<P: Pair = QueuePair> {
     /// Silenced, and why if it was not asked for.
     over: bool,
     failure: Option<String>,
+    /// The completion queue has failed, and tells nothing more.
+    lost: bool,
     lifeline: Option<TcpStream>,
     /// When it was seen closed.
     abandoned_at: Option<Timestamp>,
@@ -350,12 +353,13 @@ impl<P: Pair> VerbsChannel<P> {
             free_slots: (0..u16::try_from(SENDS).unwrap_or(0)).rev().collect(),
             receives: 0,
             completed: 0,
-            deframer: Deframer::default(),
             taken: Vec::with_capacity(REQUESTS_MAX),
+            requests: Vec::with_capacity(REQUESTS_MAX),
             looked_at: Timestamp::now(),
             may_send: role == Role::Sender,
             over: false,
             failure: None,
+            lost: false,
             lifeline: None,
             abandoned_at: None,
         };
@@ -408,7 +412,11 @@ impl<P: Pair> VerbsChannel<P> {
             .map_err(|error| error.to_string())?;
         for completion in taken {
             match completion.done {
-                Done::Failed(status) => return Err(status_text(status)),
+                // Kept as well: what has ended is counted when the channel ends.
+                Done::Failed(status) => {
+                    self.failure.get_or_insert_with(|| status_text(status));
+                    self.taken.push(completion);
+                }
                 Done::Sent => {
                     self.completed += 1;
                     let slot = self.posted.pop_front().and_then(|posted| posted.slot);
@@ -417,7 +425,10 @@ impl<P: Pair> VerbsChannel<P> {
                 Done::Received(_) | Done::Written(..) => self.taken.push(completion),
             }
         }
-        Ok(self.completed > 0)
+        match &self.failure {
+            Some(reason) => Err(reason.clone()),
+            None => Ok(self.completed > 0),
+        }
     }
 
     /// Queues a chunk.
@@ -592,7 +603,7 @@ impl<P: Pair> VerbsChannel<P> {
                 let message = unsafe {
                     std::slice::from_raw_parts(self.slab.at(slot * self.receive_bytes), bytes)
                 };
-                self.deframer.parse(message, 0, receiver)?;
+                framing::message(message, 0, receiver)?;
             }
         }
         self.may_send = true;
@@ -605,12 +616,13 @@ impl<P: Pair> VerbsChannel<P> {
 
     /// Takes in a batch; says how much that was.
     fn look(&mut self, receiver: &mut dyn Receiver) -> Result<usize, ChannelError> {
-        let now = Timestamp::now();
+        let now = receiver.now();
         let unseen = now.since(self.looked_at);
         self.looked_at = now;
         let mut taken = std::mem::take(&mut self.taken);
         if let Err(error) = self.pair.poll(&mut taken) {
             self.failure.get_or_insert_with(|| error.to_string());
+            self.lost = true;
         }
         let count = taken.len();
         let mut outcome = Ok(());
@@ -629,15 +641,17 @@ impl<P: Pair> VerbsChannel<P> {
         }
         let _ = self.pair.silence();
         let deadline = Timestamp::now() + DRAIN_MAX;
-        while self.receives > 0 || !self.posted.is_empty() {
-            if self.look(receiver)? == 0 {
-                if Timestamp::now() >= deadline {
-                    break;
-                }
-                std::thread::yield_now();
+        let mut outcome = Ok(());
+        while !self.lost && (self.receives > 0 || !self.posted.is_empty()) {
+            match self.look(receiver) {
+                Ok(0) if Timestamp::now() >= deadline => break,
+                Ok(0) => std::thread::yield_now(),
+                Ok(_) => {}
+                // What follows may be right, and whoever asked wants nothing to follow later.
+                Err(error) => outcome = outcome.and(Err(error)),
             }
         }
-        Ok(())
+        outcome
     }
 
     fn failed(&mut self, receiver: &mut dyn Receiver) -> Result<(), ChannelError> {
@@ -674,17 +688,18 @@ impl<P: Pair> Drop for VerbsChannel<P> {
 struct Nobody;
 
 impl Receiver for Nobody {
-    fn frame(
-        &mut self,
-        _header: &[u8],
-        _arrived_ns: u64,
-    ) -> Result<Option<crate::engine::Sink>, crate::engine::Violation> {
-        Ok(None)
+    fn frame(&mut self, header: &[u8], _arrived_ns: u64) -> Result<Option<Sink>, Violation> {
+        Ok(match Frame::decode(header)? {
+            Frame::Eager(Eager { payload, .. }) | Frame::Chunk(Chunk { payload, .. }) => {
+                Some(Sink::Discard(payload.into()))
+            }
+            _ => None,
+        })
     }
 
     fn payload_done(&mut self) {}
 
-    fn written(&mut self, _immediate: u32, _bytes: u32) -> Result<(), crate::engine::Violation> {
+    fn written(&mut self, _immediate: u32, _bytes: u32) -> Result<(), Violation> {
         Ok(())
     }
 }
@@ -698,31 +713,31 @@ impl<P: Pair> Channel for VerbsChannel<P> {
         if self.over {
             return Err(ChannelError::Closed);
         }
-        if !self.may_send {
+        if !self.may_send || self.waiting.is_empty() {
             return Ok(());
         }
         let given_at = Timestamp::now();
         let inline = self.pair.inline();
-        loop {
-            let mut requests = [Request::default(); REQUESTS_MAX];
-            let mut count = 0;
-            while count < REQUESTS_MAX
+        let mut requests = std::mem::take(&mut self.requests);
+        let outcome = loop {
+            requests.clear();
+            while requests.len() < REQUESTS_MAX
                 && let Some((request, posted)) = self.next(given_at)
             {
-                requests[count] = request;
+                requests.push(request);
                 self.posted.push_back(posted);
-                count += 1;
             }
+            let count = requests.len();
             if count == 0 {
-                return Ok(());
+                break Ok(());
             }
             // SAFETY: chunks belong to sends that have not ended, whose owners keep them valid
             // (closing a connection ends such channels first); slots stay until they are completed.
-            if let Err(error) = unsafe { self.pair.post(&requests[..count]) } {
+            if let Err(error) = unsafe { self.pair.post(&requests) } {
                 // None of them will be completed.
                 self.posted.truncate(self.posted.len() - count);
                 self.failure.get_or_insert_with(|| error.to_string());
-                return Err(ChannelError::Adapter(error.to_string()));
+                break Err(ChannelError::Adapter(error.to_string()));
             }
             // What went along with its request has left its slot.
             let from = self.posted.len() - count;
@@ -731,7 +746,9 @@ impl<P: Pair> Channel for VerbsChannel<P> {
                     self.free_slots.extend(posted.slot.take());
                 }
             }
-        }
+        };
+        self.requests = requests;
+        outcome
     }
 
     fn has_unsent(&self) -> bool {

@@ -8,7 +8,7 @@
 use std::ffi::CStr;
 use std::fmt;
 use std::io;
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -212,7 +212,7 @@ impl Device {
     /// What has happened to the device that nobody asked for, if anything has. Never waits.
     #[must_use]
     pub fn event(&self) -> Option<DeviceEvent> {
-        let mut event = mem::MaybeUninit::<ibv_async_event>::zeroed();
+        let mut event = MaybeUninit::<ibv_async_event>::zeroed();
         // SAFETY: the context is open; the event is written if there is one.
         if unsafe { ibv_get_async_event(self.0.context.as_ptr(), event.as_mut_ptr()) } != 0 {
             return None;
@@ -453,28 +453,34 @@ impl CompletionQueue {
     /// # Errors
     /// The queue has overrun, or the device is gone.
     pub fn poll(&self, mut take: impl FnMut(Completion)) -> Result<usize, SysError> {
-        // SAFETY: plain numbers, of which zeros are valid.
-        let mut batch: [ibv_wc; BATCH as usize] = unsafe { mem::zeroed() };
+        // Most looks find nothing: then no byte of this is touched.
+        let mut batch = [const { MaybeUninit::<ibv_wc>::uninit() }; BATCH as usize];
         // SAFETY: the queue is ours, the array has so many entries.
-        let count = unsafe { ibv_poll_cq(self.cq.as_ptr(), BATCH, batch.as_mut_ptr()) };
+        let count = unsafe { ibv_poll_cq(self.cq.as_ptr(), BATCH, batch.as_mut_ptr().cast()) };
         let count = usize::try_from(count).map_err(|_| last("ibv_poll_cq"))?;
         for wc in &batch[..count] {
-            let done = match wc.opcode {
-                // Nothing else of it counts then.
-                _ if wc.status != ibv_wc_status::IBV_WC_SUCCESS => Done::Failed(wc.status),
-                ibv_wc_opcode::IBV_WC_RECV_RDMA_WITH_IMM => {
-                    // SAFETY: the operation says which of the two it is.
-                    let data = unsafe { wc.imm_data_invalidated_rkey_union.imm_data };
-                    Done::Written(wc.byte_len, u32::from_be(data))
+            let wc = wc.as_ptr();
+            // SAFETY: the call has written as many as it says, but not every field of each: of a failed
+            // one only those that are read first, else what belongs to the operation.
+            let completion = unsafe {
+                let done = match (*wc).status {
+                    ibv_wc_status::IBV_WC_SUCCESS => match (*wc).opcode {
+                        ibv_wc_opcode::IBV_WC_RECV_RDMA_WITH_IMM => {
+                            let data = (*wc).imm_data_invalidated_rkey_union.imm_data;
+                            Done::Written((*wc).byte_len, u32::from_be(data))
+                        }
+                        ibv_wc_opcode::IBV_WC_RECV => Done::Received((*wc).byte_len),
+                        _ => Done::Sent,
+                    },
+                    status => Done::Failed(status),
+                };
+                Completion {
+                    id: (*wc).wr_id,
+                    queue_pair: (*wc).qp_num,
+                    done,
                 }
-                ibv_wc_opcode::IBV_WC_RECV => Done::Received(wc.byte_len),
-                _ => Done::Sent,
             };
-            take(Completion {
-                id: wc.wr_id,
-                queue_pair: wc.qp_num,
-                done,
-            });
+            take(completion);
         }
         Ok(count)
     }
@@ -785,13 +791,13 @@ impl QueuePair {
     /// completions have been taken out.
     pub unsafe fn post(&self, requests: &[Request]) -> Result<(), SysError> {
         assert!(requests.len() <= REQUESTS_MAX, "handed over in parts");
-        // SAFETY: plain numbers and pointers, of which zeros are valid.
-        let mut chain: [ibv_send_wr; REQUESTS_MAX] = unsafe { mem::zeroed() };
+        let mut chain = [const { MaybeUninit::<ibv_send_wr>::uninit() }; REQUESTS_MAX];
         let mut lists = [Piece::default().list(); REQUESTS_MAX];
         let mut next = ptr::null_mut();
         for (at, request) in requests.iter().enumerate().rev() {
             lists[at] = request.local.list();
-            let wr = &mut chain[at];
+            // SAFETY: plain numbers and pointers, of which zeros are valid.
+            let wr = chain[at].write(unsafe { mem::zeroed() });
             wr.wr_id = request.id;
             wr.sg_list = &raw mut lists[at];
             wr.num_sge = i32::from(request.local.bytes > 0);
