@@ -8,6 +8,11 @@
 //! every flow has one window at which the two are equal, the same for all that see the same queue:
 //! a queue that rests at the target to within a chunk, as queues of acknowledged chunks do, would
 //! else leave shares as they were.
+//!
+//! What adapters count is a slow signal and not about this link alone, so it moves the target and not
+//! the window: while the network asks a port for less, half the queue is aimed at. Marks come before
+//! the queue is as long as the target; obeying them any more than that would let other links' traffic
+//! starve this one.
 
 use super::median::Median;
 use super::{Controller, Sample};
@@ -118,6 +123,7 @@ pub struct Delay {
     /// Doubling per round trip, until the target is met for the first time.
     starting: bool,
     shrunk_at: Timestamp,
+    notified: bool,
 }
 
 impl Delay {
@@ -133,6 +139,7 @@ impl Delay {
             queues_ns: Median::default(),
             starting: config.probe_start,
             shrunk_at: Timestamp::ZERO,
+            notified: false,
         }
     }
 }
@@ -146,6 +153,9 @@ impl Controller for Delay {
         let mut target = self.config.target_queue.0;
         if self.config.target_follows {
             target = target.max(sample.rtt_min.0);
+        }
+        if self.notified {
+            target /= 2;
         }
         // What left before the window was last cut speaks of the queue that it was cut for.
         if sample.now.since(self.shrunk_at) < sample.rtt {
@@ -197,6 +207,10 @@ impl Controller for Delay {
         self.queues_ns = Median::default();
     }
 
+    fn on_notified(&mut self, notified: bool) {
+        self.notified = notified;
+    }
+
     fn window(&self) -> Bytes {
         Bytes(self.window)
     }
@@ -218,5 +232,31 @@ mod tests {
         let over = queues.iter().filter(|&&queue| queue > far).count();
         assert!(over <= 1, "{queues:?}");
         assert!(!delay.starting);
+    }
+
+    #[test]
+    fn half_the_queue_is_held_while_the_network_asks_for_less() {
+        let config = DelayConfig::default();
+        let mut delay = Delay::new(config);
+        let mut now = Timestamp::from_nanos(1);
+        let mut settled = |notified| {
+            delay.on_notified(notified);
+            let mut trip =
+                || round_trip(&mut delay, 1_250_000_000, Nanos::from_micros(100), &mut now);
+            for _ in 0..2000 {
+                trip();
+            }
+            (0..64).map(|_| trip().0).sum::<u64>() / 64
+        };
+        let (before, during, after) = (settled(false), settled(true), settled(false));
+        let half = before / 2;
+        assert!(
+            during.abs_diff(half) < half / 8,
+            "{before} {during} {after}"
+        );
+        assert!(
+            after.abs_diff(before) < half / 8,
+            "{before} {during} {after}"
+        );
     }
 }

@@ -50,6 +50,10 @@ pub trait Controller {
     fn on_sample(&mut self, sample: &Sample);
     /// A path was fenced: what it carried is gone from the network.
     fn on_path_lost(&mut self, now: Timestamp);
+    /// The slow signal: whether the network has asked one of the link's ports for less of late
+    /// (congestion notifications, pauses), as its adapter counts it, for all links of the host
+    /// together. Comes every 10 ms. Most ignore it.
+    fn on_notified(&mut self, _notified: bool) {}
     /// Bytes that may be in flight on the link.
     fn window(&self) -> Bytes;
 }
@@ -100,6 +104,16 @@ impl Controller for AnyController {
         }
     }
 
+    fn on_notified(&mut self, notified: bool) {
+        match self {
+            Self::Delay(c) => c.on_notified(notified),
+            Self::Fixed(c) => c.on_notified(notified),
+            Self::Nscc(c) => c.on_notified(notified),
+            Self::Power(c) => c.on_notified(notified),
+            Self::Timely(c) => c.on_notified(notified),
+        }
+    }
+
     fn window(&self) -> Bytes {
         match self {
             Self::Delay(c) => c.window(),
@@ -132,6 +146,7 @@ mod model {
         PathLost {
             wait_us: u32,
         },
+        Notified(bool),
     }
 
     fn operations() -> impl Strategy<Value = Vec<Operation>> {
@@ -154,7 +169,14 @@ mod model {
                 }
             });
         let lost = (0u32..100_000).prop_map(|wait_us| Operation::PathLost { wait_us });
-        prop::collection::vec(prop_oneof![9 => sample, 1 => lost], 1..400)
+        prop::collection::vec(
+            prop_oneof![
+                9 => sample,
+                1 => lost,
+                1 => any::<bool>().prop_map(Operation::Notified),
+            ],
+            1..400,
+        )
     }
 
     fn run(mut controller: AnyController, bounds: (Bytes, Bytes), operations: &[Operation]) {
@@ -183,6 +205,7 @@ mod model {
                     now += Nanos::from_micros(u64::from(wait_us));
                     controller.on_path_lost(now);
                 }
+                Operation::Notified(notified) => controller.on_notified(notified),
             }
             let window = controller.window();
             assert!(

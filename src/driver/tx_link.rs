@@ -24,6 +24,8 @@ use crate::error::{Error, ErrorKind};
 use crate::sync::spsc::Consumer;
 use crate::sync::{Flag, TryLock, TryLockGuard};
 use crate::transport::verbs::LinkPorts;
+use crate::transport::verbs::counters::PortCounters;
+use crate::transport::verbs::watch::Watch;
 use crate::transport::{AnyChannel, Channel, ChannelError, Receiver, Sent};
 use crate::units::Rate;
 
@@ -42,8 +44,6 @@ pub enum TxMail {
         eager_bytes: u32,
         /// Local and remote address.
         addrs: (SocketAddr, SocketAddr),
-        /// Which of the link's own ports it leaves by.
-        port: usize,
         /// The channel.
         channel: Box<AnyChannel>,
     },
@@ -65,6 +65,8 @@ pub enum TxMail {
 pub struct DialRequest {
     /// What the engine asked for.
     pub action: TxAction,
+    /// Which of the link's ports it is to leave by.
+    pub port: u8,
     /// Local address and port of the channel that died, if its port is to be used again.
     pub local: Option<SocketAddr>,
     /// Where that channel led.
@@ -92,6 +94,8 @@ pub struct TxLink {
     me: std::sync::Weak<TxLink>,
     /// Pairs of local and remote addresses that paths may use, the likeliest first.
     pub routes: Vec<(IpAddr, SocketAddr)>,
+    /// Its path slots.
+    pub paths: u8,
     /// What the link is known by to the peer.
     pub id: [u8; 16],
     /// The peer's token.
@@ -107,8 +111,6 @@ struct PathIo {
     channel: Option<AnyChannel>,
     epoch: u16,
     addrs: Option<(SocketAddr, SocketAddr)>,
-    /// Which of the link's own ports it leaves by.
-    port: usize,
 }
 
 /// What only the holder of the lock touches.
@@ -124,6 +126,9 @@ pub struct TxInner {
     /// Of its own ports, when each will have sent what it was given, where the transport gives
     /// frames to an adapter.
     departures: Vec<Departures>,
+    /// Of its own ports, what they had counted at the last reading, and which that was.
+    counted: Vec<PortCounters>,
+    readings: u64,
     scratch: Box<[u8]>,
     timer_at: Timestamp,
     backlog_at: Timestamp,
@@ -204,6 +209,8 @@ pub struct TxRdma {
     pub places: u8,
     /// Its chunk size.
     pub chunk_bytes: u32,
+    /// What its ports count.
+    pub watch: Option<Arc<Watch>>,
 }
 
 impl TxRdma {
@@ -227,15 +234,15 @@ impl TxLink {
     pub fn new(engine: TxEngine, params: TxParams, host: Arc<dyn TxHost>) -> io::Result<Arc<Self>> {
         let arrivals = Arrivals::new()?;
         let poll_fd = arrivals.poller.fd();
-        let paths = engine
+        let paths: Vec<_> = engine
             .path_infos()
             .map(|_| PathIo {
                 channel: None,
                 epoch: 0,
                 addrs: None,
-                port: 0,
             })
             .collect();
+        let count = index_u8(paths.len());
         let inner = TxInner {
             engine,
             paths,
@@ -246,6 +253,10 @@ impl TxLink {
                 .rdma
                 .as_ref()
                 .map_or_else(Vec::new, TxRdma::departures),
+            counted: params.rdma.as_ref().map_or_else(Vec::new, |rdma| {
+                vec![PortCounters::default(); rdma.ports.ports.len()]
+            }),
+            readings: 0,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             timer_at: Timestamp::ZERO,
             backlog_at: Timestamp::ZERO,
@@ -261,6 +272,7 @@ impl TxLink {
             host,
             me: me.clone(),
             routes: params.routes,
+            paths: count,
             id: params.id,
             key: params.key,
             name: params.name,
@@ -434,6 +446,7 @@ impl TxInner {
         if now >= self.timer_at {
             self.timer_at = now + TIMER_GAP;
             self.timers(now);
+            self.take_signals(link, now);
         }
         if now.since(self.backlog_at) >= BACKLOG_GAP {
             self.backlog_at = now;
@@ -495,7 +508,6 @@ impl TxInner {
                 previous,
                 eager_bytes,
                 addrs,
-                port,
                 channel,
             } => {
                 let io = &mut self.paths[usize::from(path)];
@@ -512,7 +524,6 @@ impl TxInner {
                     channel: Some(*channel),
                     epoch,
                     addrs: Some(addrs),
-                    port,
                 };
                 self.last_refusal = None;
                 self.engine.limit_eager(eager_bytes);
@@ -619,6 +630,26 @@ impl TxInner {
         self.engine.handle_timeout(now);
     }
 
+    /// Tells the engine what the ports have counted, if they have been read anew.
+    fn take_signals(&mut self, link: &TxLink, now: Timestamp) {
+        let Some((rdma, watch)) = link
+            .rdma
+            .as_ref()
+            .and_then(|rdma| Some((rdma, rdma.watch.as_ref()?)))
+        else {
+            return;
+        };
+        let readings = watch.readings();
+        if readings == std::mem::replace(&mut self.readings, readings) {
+            return;
+        }
+        for (place, before) in self.counted.iter_mut().enumerate() {
+            if let Some(signals) = watch.signals(rdma.ports.ports[place], before) {
+                self.engine.handle_port(index_u8(place), &signals, now);
+            }
+        }
+    }
+
     fn transmit(&mut self, now: Timestamp) -> bool {
         let mut touched = 0u64;
         while let Some(transmit) = self.engine.poll_transmit(now) {
@@ -647,7 +678,10 @@ impl TxInner {
                     ..
                 } => {
                     channel.queue_data(header, write, source, conn);
-                    if let Some(departures) = self.departures.get_mut(io.port) {
+                    if let Some(departures) = self
+                        .departures
+                        .get_mut(usize::from(self.engine.port_of(path)))
+                    {
                         let at = departures.next(now, source.len);
                         self.engine.handle_departure(path, at);
                     }
@@ -690,6 +724,7 @@ impl TxInner {
                             &me,
                             DialRequest {
                                 action,
+                                port: self.engine.port_of(path),
                                 local: last.map(|(local, _)| local),
                                 remote: last.map(|(_, remote)| remote),
                             },
@@ -728,7 +763,9 @@ impl TxInner {
                 | TxEvent::Replayed { path, .. }
                 | TxEvent::Joined { path, .. }
                 | TxEvent::Collided { path, .. } => self.paths[usize::from(*path)].addrs,
-                TxEvent::SearchEnded { .. } | TxEvent::Failed { .. } => None,
+                TxEvent::Lossy { .. } | TxEvent::SearchEnded { .. } | TxEvent::Failed { .. } => {
+                    None
+                }
             };
             let addrs =
                 path.map_or_else(String::new, |(local, remote)| format!("{local}->{remote}"));

@@ -19,8 +19,8 @@ pub mod wire;
 
 pub use rx::{RecvDone, RecvError, RxAction, RxEngine, RxTransmit, Sink, Violation};
 pub use tx::{
-    FenceReason, PathInfo, PathState, Probes, SendDone, SendError, Submitted, Transmit, TxAction,
-    TxEngine, TxEvent, Write,
+    FenceReason, PathInfo, PathState, PortSignals, Probes, SendDone, SendError, Submitted,
+    Transmit, TxAction, TxEngine, TxEvent, Write,
 };
 
 use crate::path::health::HealthConfig;
@@ -49,6 +49,8 @@ pub enum Completions {
 pub struct EngineConfig {
     /// Path slots of the link, 1 to 64.
     pub paths_max: u8,
+    /// Ports of the host that the paths leave by, in turn.
+    pub ports: u8,
     /// Look for paths that lead different ways; otherwise every path is used as it comes up.
     pub search: bool,
     /// Give a path up that stays slower than its siblings, and take another source port in its
@@ -75,6 +77,7 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             paths_max: 8,
+            ports: 1,
             search: true,
             rehash: false,
             eager_bytes: 8192,

@@ -451,6 +451,7 @@ impl Session {
                 .chunk_bytes
                 .unwrap_or_else(|| rdma_chunk_bytes(port))
                 .max(*handshake::RDMA_CHUNKS.start()),
+            watch: adapters.watch(),
             ports: LinkPorts {
                 adapters: Arc::clone(adapters),
                 ports,
@@ -487,8 +488,21 @@ impl Session {
                 let rate = Rate::from_mbps(speeds.sum());
                 let chunk = Bytes(rdma.chunk_bytes.into());
                 let ports = rdma.ports.ports.len().max(rdma.places.into()) as u64;
+                let own_ports = u8::try_from(rdma.ports.ports.len()).unwrap_or(1);
+                let mut own = rdma.ports.ports.iter().map(|&p| &all[p]);
+                let spread = own.all(|port| port.spreads.is_some());
+                let paths = match config.paths {
+                    PathCount::Fixed(paths) => paths,
+                    PathCount::Auto if spread => own_ports,
+                    PathCount::Auto => RDMA_PATHS,
+                };
                 (
-                    rdma_engine_config(config, rdma_paths(config), rdma.chunk_bytes),
+                    EngineConfig {
+                        ports: own_ports,
+                        // Where adapters spread packets themselves, no path is better than another.
+                        rehash: config.search && !spread,
+                        ..rdma_engine_config(config, paths, rdma.chunk_bytes)
+                    },
                     DelayConfig::for_rdma(rate, chunk, ports),
                 )
             }
@@ -612,13 +626,6 @@ fn engine_config(config: &Config, remote: IpAddr) -> EngineConfig {
 /// Paths of a link over RDMA, unless the settings say otherwise.
 const RDMA_PATHS: u8 = 8;
 
-fn rdma_paths(config: &Config) -> u8 {
-    match config.paths {
-        PathCount::Fixed(paths) => paths,
-        PathCount::Auto => RDMA_PATHS,
-    }
-}
-
 /// The chunk of a link at this port: about a tenth of what is in the network, so that there is
 /// something to choose a path for, but as large as an adapter in software needs it to be.
 fn rdma_chunk_bytes(port: &Port) -> u32 {
@@ -638,7 +645,6 @@ fn rdma_engine_config(config: &Config, paths: u8, chunk_bytes: u32) -> EngineCon
     EngineConfig {
         paths_max: paths,
         search: false,
-        rehash: true,
         eager_bytes: config.eager_bytes.min(RDMA_EAGER_BYTES_MAX),
         chunk_bytes: Some(chunk_bytes),
         completions: Completions::Local,

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::handshake::{Hello, RdmaHello, Welcome};
 use super::service::{Command, Shared};
 use crate::auth;
-use crate::driver::tx_link::TxRdma;
+use crate::driver::tx_link::{DialRequest, TxRdma};
 use crate::engine::wire::Frame;
 use crate::transport::AnyChannel;
 use crate::transport::verbs::adapters::Unconnected;
@@ -32,7 +32,7 @@ pub(super) struct RdmaDial {
     /// Our end, unless something is done to it aside.
     end: Option<Unconnected>,
     /// Which of the link's own ports it is at.
-    pub(super) place: usize,
+    place: usize,
     /// Which of the peer's.
     remote_place: u8,
     source_port: u16,
@@ -42,14 +42,14 @@ pub(super) struct RdmaDial {
 }
 
 impl RdmaDial {
-    /// A dial of this path. It takes the way that `last` took if there is one, else any.
-    pub(super) fn new(rdma: &TxRdma, path: u8, last: Option<SocketAddr>) -> Self {
+    /// A dial of this path. It takes the way that the last one took if there is one, else any.
+    pub(super) fn new(rdma: &TxRdma, path: u8, request: &DialRequest) -> Self {
         let unknown = SocketAddr::from(([0; 4], ROCE_PORT));
         Self {
             end: None,
-            place: usize::from(path) % rdma.ports.ports.len(),
+            place: request.port.into(),
             remote_place: path % rdma.places,
-            source_port: last.map_or_else(random_port, |last| last.port()),
+            source_port: request.local.map_or_else(random_port, |last| last.port()),
             local: unknown,
             remote: unknown,
             welcome: None,

@@ -263,6 +263,17 @@ impl TxHost for Shared {
                 ),
                 "collision",
             ),
+            TxEvent::Lossy { port, found } => (
+                LogLevel::Warn,
+                format!(
+                    "{} loses packets ({} of the last {}): the other ports carry its traffic, {} ms",
+                    port_name(link, *port),
+                    found.lost,
+                    found.sent,
+                    found.away.as_millis()
+                ),
+                "lossy",
+            ),
             TxEvent::SearchEnded { active } => (
                 LogLevel::Trace,
                 format!("no further way found: {active} paths in use"),
@@ -792,7 +803,7 @@ impl Service {
             self.outgoing.insert(key, dial);
             return self.connect_dial(key);
         };
-        let rdma = RdmaDial::new(link, path, request.local);
+        let rdma = RdmaDial::new(link, path, &request);
         let begun = rdma.prepare(&self.shared, link, key);
         dial.rdma = Some(rdma);
         self.outgoing.insert(key, dial);
@@ -913,7 +924,7 @@ impl Service {
                     nonce,
                     link: dial.link.id,
                     path: dial.path,
-                    paths: paths_of(&self.shared.config, &dial.link),
+                    paths: dial.link.paths,
                     epoch: dial.epoch,
                     fence: dial.fence,
                     port: listening_port(&self.shared.addrs, socket),
@@ -976,7 +987,6 @@ impl Service {
             return;
         };
         self.poller.remove(socket.as_raw_fd());
-        let port = rdma.place;
         let Some((channel, welcome, addrs)) = rdma.finish(socket) else {
             return;
         };
@@ -986,7 +996,6 @@ impl Service {
             previous: dial.previous(welcome.fenced_count),
             eager_bytes: welcome.eager_bytes,
             addrs,
-            port,
             channel: Box::new(channel),
         });
     }
@@ -1040,7 +1049,6 @@ impl Service {
                 previous,
                 eager_bytes: welcome.eager_bytes,
                 addrs: (local, remote),
-                port: 0,
                 channel: Box::new(AnyChannel::over_tcp(channel, path, self.faults())),
             }),
             Err(error) => {
@@ -1380,11 +1388,13 @@ pub fn paths_for(config: &Config, remote: IpAddr) -> u8 {
     }
 }
 
-fn paths_of(config: &Config, link: &TxLink) -> u8 {
-    if link.rdma.is_some() {
-        return super::rdma_paths(config);
-    }
-    paths_for(config, link.routes[0].1.ip())
+/// One of the link's own RDMA ports, for people.
+fn port_name(link: &TxLink, place: u8) -> String {
+    let name = link.rdma.as_ref().and_then(|rdma| {
+        let port = rdma.ports.ports.get(usize::from(place))?;
+        Some(rdma.ports.adapters.ports().get(*port)?.name())
+    });
+    name.unwrap_or_else(|| format!("port {place}"))
 }
 
 /// The port on which we listen at the address that this socket uses.

@@ -324,6 +324,37 @@ fn a_black_hole_is_gone_around_in_a_fraction_of_a_second() {
     );
 }
 
+/// Packets that a rail's near end has sent.
+fn sent(rail: u8) -> u64 {
+    let file = format!("/sys/class/net/ra{rail}/statistics/tx_packets");
+    std::fs::read_to_string(file)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap()
+}
+
+#[test]
+#[ignore = "needs the devices of lab/roce.sh: make test-roce"]
+fn a_port_that_loses_packets_is_left() {
+    let pair = Pair::over(&[0, 1], &[]);
+    netem(1, "loss 1%");
+    let begun = Instant::now();
+    transfer(&pair, 256 << 10, 8, |_| {
+        pair.told("rxea1:1 loses packets") || begun.elapsed() > DEADLINE
+    });
+    assert!(pair.told("rxea1:1 loses packets"), "{:?}", pair.lines);
+    println!("after {:?}", begun.elapsed());
+    let before = [sent(0), sent(1)];
+    let left_at = Instant::now();
+    transfer(&pair, 256 << 10, 8, |_| {
+        left_at.elapsed() > Duration::from_millis(700)
+    });
+    let packets = [sent(0) - before[0], sent(1) - before[1]];
+    netem(1, "");
+    assert!(packets[0] > 20 * packets[1], "{packets:?}");
+}
+
 #[test]
 #[ignore = "needs the devices of lab/roce.sh: make test-roce"]
 fn lost_and_reordered_packets_damage_nothing() {

@@ -14,8 +14,8 @@ use thalweg::clock::Timestamp;
 use thalweg::control::{AnyController, Delay, DelayConfig, Fixed};
 use thalweg::engine::wire::{Frame, Keys, PathCount};
 use thalweg::engine::{
-    Completions, EngineConfig, FenceReason, MemRange, RecvError, RxAction, RxEngine, SendError,
-    Sink, Submitted, Transmit, TxAction, TxEngine, TxEvent, Violation,
+    Completions, EngineConfig, FenceReason, MemRange, PortSignals, RecvError, RxAction, RxEngine,
+    SendError, Sink, Submitted, Transmit, TxAction, TxEngine, TxEvent, Violation,
 };
 use thalweg::path::select::{Adaptive, AnySelector};
 use thalweg::transport::verbs::RECEIVES_DATA;
@@ -28,6 +28,8 @@ use super::fabric::{Fabric, MockPair, RETRIES_EXCEEDED, Random};
 type Path = VerbsChannel<MockPair>;
 
 const PATHS: usize = 4;
+/// Ports of the sender, for all paths in turn.
+const PORTS: u8 = 2;
 const EAGER_BYTES: u32 = 2000;
 const RECEIVER: Role = Role::Receiver {
     eager_bytes: EAGER_BYTES,
@@ -108,6 +110,12 @@ enum Operation {
     PauseReceiver {
         us: u32,
     },
+    /// What the adapter of a port has counted.
+    Count {
+        port: u8,
+        lost: u8,
+        congested: bool,
+    },
     /// The last connection is closed at one end, and another takes its place.
     Close {
         at_receiver: bool,
@@ -141,6 +149,9 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
         1 => Just(Operation::LoseWelcome),
         2 => (1u32..40_000).prop_map(|us| Operation::PauseSender { us }),
         2 => (1u32..40_000).prop_map(|us| Operation::PauseReceiver { us }),
+        3 => (0..PORTS, 0u8..3, any::<bool>()).prop_map(|(port, lost, congested)| {
+            Operation::Count { port, lost, congested }
+        }),
         1 => any::<bool>().prop_map(|at_receiver| Operation::Close { at_receiver }),
     ];
     prop::collection::vec(operation, 1..100)
@@ -370,6 +381,7 @@ impl World {
             paths_max: PATHS as u8,
             search: false,
             rehash: true,
+            ports: PORTS,
             eager_bytes: EAGER_BYTES,
             chunk_bytes: Some(setting.chunk_bytes),
             completions: Completions::Local,
@@ -474,6 +486,19 @@ impl World {
             }
             Operation::PauseReceiver { us } => {
                 self.receiver_sleeps_until = self.now + Nanos::from_micros(us.into());
+            }
+            Operation::Count {
+                port,
+                lost,
+                congested,
+            } => {
+                let signals = PortSignals {
+                    sent: 100,
+                    packet_bytes: 0,
+                    lost: lost.into(),
+                    congested_for: Nanos::from_millis(u64::from(congested)),
+                };
+                self.tx.handle_port(port, &signals, self.now);
             }
             Operation::Close { at_receiver } => self.close(at_receiver),
         }
@@ -1285,6 +1310,51 @@ fn a_clean_run_has_no_fence_and_nothing_twice() {
         }
         world.end();
     }
+}
+
+#[test]
+fn a_port_that_loses_packets_is_left_while_another_is_well() {
+    let mut world = World::new(PLAIN);
+    bulk(&mut world, 40, 300_000);
+    world.advance(20_000);
+    let given = |world: &World| {
+        let mut bytes = [0; PORTS as usize];
+        for (path, info) in world.tx.path_infos().enumerate() {
+            bytes[path % bytes.len()] += info.bytes;
+        }
+        bytes
+    };
+    let count = |world: &mut World, port, packet_bytes| {
+        for _ in 0..4 {
+            let signals = PortSignals {
+                sent: 100,
+                packet_bytes,
+                lost: 1,
+                congested_for: Nanos::ZERO,
+            };
+            world.tx.handle_port(port, &signals, world.now);
+        }
+    };
+    let share_of_second = |world: &mut World| {
+        let before = given(world);
+        bulk(world, 40, 300_000);
+        world.advance(100_000);
+        let after = given(world);
+        let [first, second] = [after[0] - before[0], after[1] - before[1]];
+        100 * second / (first + second)
+    };
+    // Most of what it sends is somebody else's.
+    count(&mut world, 1, 1 << 20);
+    assert!(share_of_second(&mut world) > 40);
+    count(&mut world, 1, 0);
+    assert_eq!(share_of_second(&mut world), 0);
+    // Both do: nothing is gained by leaving one.
+    count(&mut world, 0, 0);
+    assert!(share_of_second(&mut world) > 40);
+    world.advance(1_000_000);
+    assert!(share_of_second(&mut world) > 40);
+    world.finish();
+    world.end();
 }
 
 #[test]

@@ -9,6 +9,7 @@
 mod eager;
 mod message;
 mod paths;
+mod ports;
 mod transmit;
 mod upkeep;
 
@@ -19,6 +20,8 @@ use thiserror::Error;
 use self::eager::EagerEntry;
 use self::message::{ConnState, Message, TxConn};
 use self::paths::{Rehashes, TxPath};
+pub use self::ports::PortSignals;
+use self::ports::TxPort;
 use self::upkeep::DIAL_BURST;
 use super::bitmap::SlidingBitmap;
 use super::wire::{self, Chunk, Frame, Header, Keys};
@@ -27,6 +30,7 @@ use crate::clock::Timestamp;
 use crate::control::median::Median;
 use crate::control::{AnyController, Controller};
 use crate::path::health::{Marks, Verdict};
+use crate::path::loss::Lossy;
 use crate::path::search::{Base, Moments};
 use crate::path::select::{AnySelector, Selector, View};
 use crate::units::{Bytes, Nanos};
@@ -171,6 +175,13 @@ pub enum TxEvent {
         /// What its probes showed.
         probes: Probes,
     },
+    /// A port loses packets and is left.
+    Lossy {
+        /// Which of the link's own.
+        port: u8,
+        /// What its adapter has counted.
+        found: Lossy,
+    },
     /// The search for further ways has ended.
     SearchEnded {
         /// Paths in use.
@@ -257,6 +268,7 @@ pub struct TxEngine {
     turns: VecDeque<u32>,
     replays: VecDeque<(u32, u32)>,
     paths: Vec<TxPath>,
+    ports: Vec<TxPort>,
     views: Vec<View>,
     in_flight: u64,
     acked_since_sample: u64,
@@ -346,7 +358,13 @@ impl TxEngine {
             turns: VecDeque::new(),
             replays: VecDeque::new(),
             paths: (0..config.paths_max)
-                .map(|_| TxPath::new(now, config.paths_max.into()))
+                .map(|path| TxPath {
+                    port: path % config.ports.max(1),
+                    ..TxPath::new(now, config.paths_max.into())
+                })
+                .collect(),
+            ports: (0..config.ports.max(1))
+                .map(|_| TxPort::default())
                 .collect(),
             views: vec![view; usize::from(config.paths_max)],
             in_flight: 0,

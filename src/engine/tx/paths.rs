@@ -229,6 +229,8 @@ impl PathDelay {
 
 #[derive(Debug)]
 pub(super) struct TxPath {
+    /// Which of the link's ports it leaves by.
+    pub(super) port: u8,
     pub(super) state: PathState,
     pub(super) epoch: u16,
     pub(super) sent: u32,
@@ -278,6 +280,7 @@ pub(super) struct TxPath {
 impl TxPath {
     pub(super) fn new(now: Timestamp, paths: usize) -> Self {
         Self {
+            port: 0,
             state: PathState::Vacant,
             epoch: 0,
             sent: 0,
@@ -918,7 +921,8 @@ impl TxEngine {
         }
     }
 
-    /// Leaves out the paths that rest and those that have shown nothing yet, unless all do.
+    /// Leaves out the paths of ports that lose packets, unless there are no others; of the rest, those
+    /// that rest and those that have shown nothing yet, unless all do.
     fn rest_slow_paths(&mut self) {
         let now = self.now;
         let left = self.grants.map(|g| Bytes(g.started.saturating_sub(g.sent)));
@@ -929,13 +933,20 @@ impl TxEngine {
             });
             rest || p.unproven
         };
-        let others = self
-            .paths
-            .iter()
-            .zip(&self.views)
-            .any(|(p, view)| view.usable && !rests(p));
-        for (p, view) in self.paths.iter().zip(&mut self.views) {
-            view.usable &= !others || !rests(p);
+        // A bit for each path.
+        let (mut usable, mut lossy, mut resting) = (0u64, 0u64, 0u64);
+        for (index, (p, view)) in self.paths.iter().zip(&self.views).enumerate() {
+            usable |= u64::from(view.usable) << index;
+            lossy |= u64::from(self.ports[usize::from(p.port)].is_left(now)) << index;
+            resting |= u64::from(rests(p)) << index;
+        }
+        for out in [lossy, resting] {
+            if usable & !out != 0 {
+                usable &= !out;
+            }
+        }
+        for (index, view) in self.views.iter_mut().enumerate() {
+            view.usable = usable >> index & 1 == 1;
         }
     }
 

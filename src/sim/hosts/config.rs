@@ -90,6 +90,7 @@ impl HostConfig {
         let delay = DelayConfig::for_fabric(bdp, round_trip, Bytes(chunk));
         Self {
             engine: EngineConfig {
+                ports: 1,
                 paths_max: 16,
                 search: false,
                 rehash: false,

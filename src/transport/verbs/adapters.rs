@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use super::channel::{Grave, Role, Slab, VerbsChannel};
 use super::device::{self, Choice, Port};
 use super::sys::{Device, Memory, QueuePair, Route, SysError, flow_label};
+use super::watch::Watch;
 use super::{EAGER_BYTES_MAX, End, Marking, MemoryKeys};
 use crate::auth;
 use crate::engine::MemRange;
@@ -29,6 +30,8 @@ pub struct Adapters {
     devices: Vec<Arc<OpenDevice>>,
     marking: Marking,
     grave: Grave<QueuePair>,
+    /// What the ports count, while a link wants to know.
+    watch: Mutex<Weak<Watch>>,
 }
 
 #[derive(Debug)]
@@ -121,6 +124,7 @@ impl Adapters {
             devices,
             marking,
             grave,
+            watch: Mutex::default(),
         };
         (Some(this), line)
     }
@@ -142,6 +146,23 @@ impl Adapters {
             .filter(|&other| self.ports[other].numa_node == node)
             .take(most.min(KEYS_MAX))
             .collect()
+    }
+
+    /// What the ports count: read as long as somebody holds it. None if there is no thread to do that.
+    #[must_use]
+    pub fn watch(&self) -> Option<Arc<Watch>> {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watch) = watch.upgrade() {
+            return Some(watch);
+        }
+        let mtu = |(port, device): (&Port, &Arc<OpenDevice>)| {
+            let state = device.device.port(port.number);
+            state.map_or(0, |state| u32::from(state.mtu))
+        };
+        let packet_bytes = self.ports.iter().zip(&self.devices).map(mtu).collect();
+        let begun = Watch::begin(self.ports.clone(), packet_bytes).ok()?;
+        *watch = Arc::downgrade(&begun);
+        Some(begun)
     }
 
     /// Registers memory with the devices of these ports.

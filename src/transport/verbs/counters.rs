@@ -18,18 +18,24 @@ use std::path::Path;
 
 use super::ethtool::Statistics;
 use crate::clock::Timestamp;
+use crate::engine::PortSignals;
 use crate::units::Nanos;
 
 /// How often an interface is asked about pauses. One of mlx5 asks its firmware for a whole list of
 /// registers then, under the lock of all interfaces of the host; one of bnxt has new figures only
 /// once a second (`BNXT_DEF_STATS_COAL_TICKS`).
 const PAUSE_EVERY: Nanos = Nanos::from_secs(1);
+/// A notification slows a queue pair down, and the pair is faster again only step by step: so long
+/// after it, twice the time between two readings, the network is still taken for congested.
+const CONGESTED_FOR: Nanos = Nanos::from_millis(20);
 
 /// What a port has counted since the adapter started, or what it has counted in between
 /// ([`PortCounters::since`]), for all processes of the host together. None: the device has no such
 /// counter, or is gone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PortCounters {
+    /// Packets that left, those of queue pairs alone where the driver tells them apart.
+    pub sent: Option<u64>,
     /// Congestion notifications (CNP) that came; only those that slowed a queue pair down, where
     /// the others are counted apart. Packets; of a bond of mlx5 those of all its ports.
     pub cnp_handled: Option<u64>,
@@ -78,6 +84,16 @@ struct Figure {
 /// `rdma_stats_hdrs` there. The optional counters of mlx5 (`cc_rx_ce_pkts` and others) are never in
 /// sysfs.
 const FIGURES: &[Figure] = &[
+    Figure {
+        of: |c| &mut c.sent,
+        names: &[
+            &["sent_pkts"],                // rxe
+            &["tx_roce_only_pkts"],        // bnxt
+            &["ip4OutPkts", "ip6OutPkts"], // irdma
+            &["tx_rdma_ucast_pkts"],       // ionic
+            &["port_xmit_packets"],        // the others: what the standard calls it
+        ],
+    },
     Figure {
         of: |c| &mut c.cnp_handled,
         names: &[
@@ -262,6 +278,25 @@ impl Counters {
 }
 
 impl PortCounters {
+    /// What a link that sends by this port has to know of it, of figures that were counted since the
+    /// last reading; None if the device does not count what it sends.
+    #[must_use]
+    pub fn signals(&self, packet_bytes: u32) -> Option<PortSignals> {
+        let count = |figure: Option<u64>| figure.unwrap_or(0);
+        Some(PortSignals {
+            sent: self.sent?,
+            packet_bytes,
+            lost: count(self.sequence_naks) + count(self.timeouts),
+            congested_for: if count(self.pauses_received) > 0 {
+                PAUSE_EVERY
+            } else if count(self.cnp_handled) > 0 {
+                CONGESTED_FOR
+            } else {
+                Nanos::ZERO
+            },
+        })
+    }
+
     /// What has been counted since `before`. A counter that is lower than it was has been reset, or
     /// has begun again at zero, as those of mlx5 do after 32 bits: what it counted is not known
     /// then, and zero stands for it.
@@ -288,9 +323,9 @@ impl PortCounters {
 /// of sequence while nobody asks for them again ([`PortCounters::out_of_sequence`] here,
 /// [`PortCounters::sequence_naks`] at the other end), and that all source ports are equally fast.
 #[must_use]
-pub fn multipath(sysfs: &Path, device: &str) -> Option<&'static str> {
+pub fn multipath(device: &Path) -> Option<&'static str> {
     // The name of a device can be changed, that of its driver cannot.
-    let driver = fs::read_link(sysfs.join(device).join("device/driver")).ok()?;
+    let driver = fs::read_link(device.join("device/driver")).ok()?;
     (driver.file_name()? == "efa").then_some("EFA: SRD spreads packets over many paths")
 }
 
@@ -613,15 +648,52 @@ mod tests {
             "completer_retry_err",
             "rcvd_rnr_err",
             "send_rnr_err",
+            "sent_pkts",
         ];
         let figures = PortCounters {
             out_of_sequence: Some(1),
             sequence_naks: Some(2),
             retransmitted: Some(3),
             rnr_naks: Some(4),
+            sent: Some(6),
             ..PortCounters::default()
         };
         assert_eq!(port(&tree, PORT, &names).read(), figures);
+    }
+
+    #[test]
+    fn links_hear_of_losses_and_of_congestion() {
+        let counted = PortCounters {
+            sent: Some(1000),
+            sequence_naks: Some(3),
+            timeouts: Some(1),
+            ..PortCounters::default()
+        };
+        let told = PortSignals {
+            sent: 1000,
+            packet_bytes: 4096,
+            lost: 4,
+            congested_for: Nanos::ZERO,
+        };
+        assert_eq!(counted.signals(4096), Some(told));
+        let notified = PortCounters {
+            cnp_handled: Some(1),
+            ..counted
+        };
+        let held = |counted: PortCounters| counted.signals(4096).unwrap().congested_for;
+        assert_eq!(held(notified), CONGESTED_FOR);
+        // Pauses are news only once a second.
+        let paused = PortCounters {
+            pauses_received: Some(1),
+            ..notified
+        };
+        assert_eq!(held(paused), PAUSE_EVERY);
+        // Losses of an unknown number of packets say nothing.
+        let blind = PortCounters {
+            sent: None,
+            ..counted
+        };
+        assert_eq!(blind.signals(4096), None);
     }
 
     #[test]
@@ -674,6 +746,7 @@ mod tests {
     /// All figures at one value, so that none is forgotten in the tables.
     fn all(value: Option<u64>) -> PortCounters {
         PortCounters {
+            sent: value,
             cnp_handled: value,
             cnp_ignored: value,
             cnp_sent: value,
@@ -788,7 +861,7 @@ mod tests {
             tree.link(&format!("{device}/device/driver"), &driver);
         }
         tree.file("rxe0/ports/1/state", "4: ACTIVE\n");
-        let verdict = |device: &str| multipath(tree.path(), device);
+        let verdict = |device: &str| multipath(&tree.path().join(device));
         assert!(verdict("rdmap0s6").is_some_and(|why| why.contains("SRD")));
         for device in ["mlx5_0", "efa_x", "rxe0", "none"] {
             assert_eq!(verdict(device), None, "{device}");

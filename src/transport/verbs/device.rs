@@ -13,6 +13,7 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 use std::str::FromStr;
 
+use super::counters;
 use crate::config::{Family, HcaFilter};
 
 /// Where Linux shows RDMA devices.
@@ -61,6 +62,8 @@ pub struct Port {
     pub pci_path: Option<String>,
     /// Node of memory and processors that is nearest, where that is known.
     pub numa_node: Option<u32>,
+    /// Why its packets take many paths through the network whatever we do, where they do.
+    pub spreads: Option<&'static str>,
 }
 
 /// Why a port is not used.
@@ -158,6 +161,7 @@ fn port(folder: &Path, device: &str, number: u8, choice: &Choice<'_>) -> Result<
             .and_then(|path| path.to_str().map(str::to_owned)),
         // -1 where there is only one node.
         numa_node: word(&folder.join("device/numa_node")).and_then(|node| node.parse().ok()),
+        spreads: counters::multipath(folder),
     })
 }
 
@@ -258,6 +262,9 @@ impl fmt::Display for Port {
         if let Some(node) = self.numa_node {
             write!(f, ", NUMA node {node}")?;
         }
+        if let Some(why) = self.spreads {
+            write!(f, ", {why}")?;
+        }
         f.write_str(")")
     }
 }
@@ -357,6 +364,18 @@ mod tests {
             found.to_string(),
             "RDMA ports: mlx5_0:1 (RoCE, 400 Gb/s, GID 3 = 10.87.0.1 of eth7, NUMA node 1)"
         );
+    }
+
+    #[test]
+    fn an_adapter_that_spreads_packets_says_so() {
+        let tree = Tree::new("spreads");
+        tree.port("mlx5_0", 1, "400 Gb/sec (4X NDR)", V4);
+        tree.port("rdmap0s6", 1, "400 Gb/sec (4X NDR)", V4);
+        tree.link("rdmap0s6/device/driver", "../../../bus/pci/drivers/efa");
+        let found = tree.find("", Family::Any, None);
+        let spread: Vec<_> = found.ports.iter().map(|p| p.spreads.is_some()).collect();
+        assert_eq!(spread, [false, true]);
+        assert!(found.to_string().contains("SRD spreads packets"), "{found}");
     }
 
     #[test]

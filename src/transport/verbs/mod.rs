@@ -16,6 +16,7 @@ mod ethtool;
 pub mod sys;
 #[cfg(test)]
 mod tree;
+pub mod watch;
 
 use std::net::Ipv6Addr;
 use std::sync::Arc;

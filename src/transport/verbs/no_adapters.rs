@@ -1,8 +1,10 @@
 //! The adapters of a library that was built without the feature `verbs`: there are none.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use super::device::{Choice, Port};
+use super::watch::Watch;
 use super::{End, Marking, MemoryKeys};
 use crate::engine::wire::Header;
 use crate::transport::AnyChannel;
@@ -35,6 +37,12 @@ impl Adapters {
     /// Never called.
     #[must_use]
     pub fn companions(&self, _port: usize, _most: usize) -> Vec<usize> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[must_use]
+    pub fn watch(&self) -> Option<Arc<Watch>> {
         match self.0 {}
     }
 
