@@ -17,18 +17,18 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use thalweg::clock::Timestamp;
 use thalweg::control::{AnyController, Delay, DelayConfig};
+use thalweg::driver::{rx_link, tx_link};
 use thalweg::engine::wire::{Frame, Keys};
 use thalweg::engine::{
-    Completions, EngineConfig, MemRange, RxAction, RxEngine, Sink, Transmit, TxAction, TxEngine,
-    Violation,
+    Completions, EngineConfig, MemRange, RxAction, RxEngine, Transmit, TxAction, TxEngine,
 };
 use thalweg::path::select::{Adaptive, AnySelector};
+use thalweg::transport::Channel;
 use thalweg::transport::verbs::RECEIVES_DATA;
 use thalweg::transport::verbs::channel::{Pair, Role, Slab, VerbsChannel};
 use thalweg::transport::verbs::sys::{
     Completion, Done, Operation, Piece, REQUESTS_MAX, Request, SysError,
 };
-use thalweg::transport::{Channel, Receiver, Sent};
 use thalweg::units::{Bytes, Rate};
 
 const CHUNK: u32 = 64 << 10;
@@ -118,61 +118,6 @@ impl Pair for InstantPair {
 
     fn inline(&self) -> u32 {
         128
-    }
-}
-
-/// What the sending driver makes of arrivals.
-struct SenderInbound<'a> {
-    engine: &'a mut TxEngine,
-    epoch: u16,
-    now: Timestamp,
-    data: u32,
-    completed_at: Option<Timestamp>,
-}
-
-impl Receiver for SenderInbound<'_> {
-    fn frame(&mut self, header: &[u8], _arrived_ns: u64) -> Result<Option<Sink>, Violation> {
-        let frame = Frame::decode(header)?;
-        self.engine
-            .handle_frame(0, frame, header, self.now)
-            .map(|()| None)
-    }
-
-    fn payload_done(&mut self) {}
-
-    fn sent(&mut self, sent: Sent) {
-        if sent.is_data {
-            self.data += 1;
-            self.completed_at = sent.completed_at;
-        } else {
-            self.engine
-                .handle_control_arrived(0, self.epoch, sent.given_at, self.now);
-        }
-    }
-
-    fn now(&self) -> Timestamp {
-        self.now
-    }
-}
-
-/// What the receiving driver does.
-struct ReceiverInbound<'a>(&'a mut RxEngine, Timestamp);
-
-impl Receiver for ReceiverInbound<'_> {
-    fn frame(&mut self, header: &[u8], arrived_ns: u64) -> Result<Option<Sink>, Violation> {
-        self.0.handle_frame(0, Frame::decode(header)?, arrived_ns)
-    }
-
-    fn payload_done(&mut self) {
-        self.0.handle_payload_done(0);
-    }
-
-    fn written(&mut self, immediate: u32, bytes: u32) -> Result<(), Violation> {
-        self.0.handle_immediate(0, immediate, bytes)
-    }
-
-    fn now(&self) -> Timestamp {
-        self.1
     }
 }
 
@@ -268,21 +213,11 @@ impl Link {
     /// As `TxInner::step`.
     fn drive_sender(&mut self) {
         let now = Timestamp::now();
-        let mut inbound = SenderInbound {
-            engine: &mut self.tx,
-            epoch: self.epoch,
-            now,
-            data: 0,
-            completed_at: None,
-        };
+        let mut inbound = tx_link::Inbound::new(&mut self.tx, 0, self.epoch, now);
         self.sender
             .receive(&mut [], &mut inbound)
             .expect("nothing fails");
-        let (data, completed_at) = (inbound.data, inbound.completed_at);
-        if data > 0 {
-            self.tx
-                .handle_completions(0, self.epoch, data, completed_at, now);
-        }
+        inbound.tell();
         let mut touched = false;
         while let Some(transmit) = self.tx.poll_transmit(now) {
             touched = true;
@@ -322,7 +257,7 @@ impl Link {
 
     /// As `RxInner::step`.
     fn drive_receiver(&mut self) {
-        let mut inbound = ReceiverInbound(&mut self.rx, Timestamp::now());
+        let mut inbound = rx_link::Inbound::new(&mut self.rx, 0, Timestamp::now());
         self.receiver
             .receive(&mut [], &mut inbound)
             .expect("nothing fails");

@@ -19,10 +19,12 @@
     reason = "sizes and path numbers of a test are small"
 )]
 
+#[path = "common/property.rs"]
+mod property;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
-use proptest::test_runner::{FileFailurePersistence, RngSeed};
 use thalweg::clock::Timestamp;
 use thalweg::control::{AnyController, Delay, DelayConfig, Fixed};
 use thalweg::engine::wire::{Chunk, Frame, Immediate, Keys, PathCount};
@@ -770,29 +772,8 @@ fn run(shape: Shape, controller: AnyController, selector: AnySelector, operation
     world.finish();
 }
 
-/// The same cases every time, after those that once failed; `PROPTEST_RNG_SEED` and
-/// `PROPTEST_CASES` explore further.
-fn seeded() -> ProptestConfig {
-    let explore = ProptestConfig::default();
-    ProptestConfig {
-        cases: if std::env::var_os("PROPTEST_CASES").is_some() {
-            explore.cases
-        } else {
-            200
-        },
-        rng_seed: match explore.rng_seed {
-            RngSeed::Random => RngSeed::Fixed(2_307),
-            fixed @ RngSeed::Fixed(_) => fixed,
-        },
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
-            "tests/engine.seeds",
-        ))),
-        ..explore
-    }
-}
-
 proptest! {
-    #![proptest_config(seeded())]
+    #![proptest_config(property::seeded("tests/engine.seeds", 2_307))]
 
     #[test]
     fn nothing_is_lost_over_a_stream(operations in operations()) {

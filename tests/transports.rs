@@ -16,16 +16,17 @@ use std::time::{Duration, Instant};
 use thalweg::clock::Timestamp;
 use thalweg::config::Config;
 use thalweg::control::{AnyController, Delay, DelayConfig};
+use thalweg::driver::{rx_link, tx_link};
 use thalweg::engine::wire::{Frame, Keys};
 use thalweg::engine::{
-    EngineConfig, FenceReason, MemRange, RecvError, RxAction, RxEngine, SendError, Sink, Submitted,
-    Transmit, TxAction, TxEngine, TxEvent, Violation,
+    EngineConfig, FenceReason, MemRange, RecvError, RxAction, RxEngine, SendError, Submitted,
+    Transmit, TxAction, TxEngine, TxEvent,
 };
 use thalweg::path::select::{Adaptive, AnySelector};
 use thalweg::session::{MemoryKeys, RecvBuffer, Session};
 use thalweg::transport::faulty::{Faults, Faulty};
 use thalweg::transport::tcp::TcpChannel;
-use thalweg::transport::{Channel, Receiver, loopback};
+use thalweg::transport::{Channel, loopback};
 use thalweg::units::{Nanos, Rate};
 
 const PATHS: u8 = 3;
@@ -98,31 +99,6 @@ struct Slot {
     tx: Option<End>,
     rx: Option<End>,
     epoch: u16,
-}
-
-struct TxInbound<'a>(&'a mut TxEngine, u8, Timestamp);
-
-impl Receiver for TxInbound<'_> {
-    fn frame(&mut self, header: &[u8], _: u64) -> Result<Option<Sink>, Violation> {
-        let frame = Frame::decode(header)?;
-        self.0
-            .handle_frame(self.1, frame, header, self.2)
-            .map(|()| None)
-    }
-
-    fn payload_done(&mut self) {}
-}
-
-struct RxInbound<'a>(&'a mut RxEngine, u8);
-
-impl Receiver for RxInbound<'_> {
-    fn frame(&mut self, header: &[u8], _: u64) -> Result<Option<Sink>, Violation> {
-        self.0.handle_frame(self.1, Frame::decode(header)?, 1)
-    }
-
-    fn payload_done(&mut self) {
-        self.0.handle_payload_done(self.1);
-    }
 }
 
 struct Posted {
@@ -373,14 +349,15 @@ impl Pump {
         for path in 0..PATHS {
             let index = usize::from(path);
             if let Some(channel) = &mut self.slots[index].rx {
-                let mut inbound = RxInbound(&mut self.rx, path);
+                let mut inbound = rx_link::Inbound::new(&mut self.rx, path, now);
                 match channel.receive(&mut self.scratch, &mut inbound) {
                     Ok(bytes) => self.arrived[index] += bytes,
                     Err(_) => self.rx_lost(path),
                 }
             }
+            let epoch = self.slots[index].epoch;
             if let Some(channel) = &mut self.slots[index].tx {
-                let mut inbound = TxInbound(&mut self.tx, path, now);
+                let mut inbound = tx_link::Inbound::new(&mut self.tx, path, epoch, now);
                 if channel.receive(&mut self.scratch, &mut inbound).is_err() {
                     self.tx_lost(path, now);
                 }

@@ -117,10 +117,20 @@ pub struct RxInner {
     gone: bool,
 }
 
-struct Inbound<'a> {
+/// Takes what arrives over a path into the engine of its receiver.
+#[derive(Debug)]
+pub struct Inbound<'a> {
     engine: &'a mut RxEngine,
     path: u8,
     now: Timestamp,
+}
+
+impl<'a> Inbound<'a> {
+    /// Of this path.
+    #[must_use]
+    pub fn new(engine: &'a mut RxEngine, path: u8, now: Timestamp) -> Self {
+        Self { engine, path, now }
+    }
 }
 
 impl Receiver for Inbound<'_> {
@@ -486,11 +496,7 @@ impl RxInner {
         let Some(channel) = &mut paths[path].channel else {
             return 0;
         };
-        let mut inbound = Inbound {
-            engine,
-            path: index_u8(path),
-            now,
-        };
+        let mut inbound = Inbound::new(engine, index_u8(path), now);
         match channel.receive(scratch, &mut inbound) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -509,11 +515,7 @@ impl RxInner {
             ..
         } = self;
         if let Some(channel) = &mut paths[path].channel {
-            let mut inbound = Inbound {
-                engine,
-                path: index_u8(path),
-                now: Timestamp::now(),
-            };
+            let mut inbound = Inbound::new(engine, index_u8(path), Timestamp::now());
             channel.silence(scratch, &mut inbound);
         }
         self.drop_channel(path);

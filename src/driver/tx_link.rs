@@ -135,7 +135,9 @@ pub struct TxInner {
     last_refusal: Option<String>,
 }
 
-struct Inbound<'a> {
+/// Takes what arrives over a path into the engine of its sender.
+#[derive(Debug)]
+pub struct Inbound<'a> {
     engine: &'a mut TxEngine,
     path: u8,
     epoch: u16,
@@ -145,9 +147,22 @@ struct Inbound<'a> {
     completed_at: Option<Timestamp>,
 }
 
-impl Inbound<'_> {
-    /// Tells the engine of what has reached the peer's host.
-    fn tell(&mut self) {
+impl<'a> Inbound<'a> {
+    /// Of this channel of a path.
+    #[must_use]
+    pub fn new(engine: &'a mut TxEngine, path: u8, epoch: u16, now: Timestamp) -> Self {
+        Self {
+            engine,
+            path,
+            epoch,
+            now,
+            data: 0,
+            completed_at: None,
+        }
+    }
+
+    /// Tells the engine of what has reached the peer's host: after every look.
+    pub fn tell(&mut self) {
         let count = std::mem::take(&mut self.data);
         if count > 0 {
             let Self { path, epoch, .. } = *self;
@@ -585,14 +600,7 @@ impl TxInner {
         let Some(channel) = &mut paths[path].channel else {
             return 0;
         };
-        let mut inbound = Inbound {
-            engine,
-            path: index_u8(path),
-            now,
-            data: 0,
-            epoch,
-            completed_at: None,
-        };
+        let mut inbound = Inbound::new(engine, index_u8(path), epoch, now);
         let received = channel.receive(scratch, &mut inbound);
         inbound.tell();
         match received {

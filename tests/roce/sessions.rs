@@ -339,12 +339,13 @@ fn sent(rail: u8) -> u64 {
 fn a_port_that_loses_packets_is_left() {
     let pair = Pair::over(&[0, 1], &[]);
     netem(1, "loss 1%");
+    // Tried again after a second, it is left for two: long enough to look.
+    let told = || pair.told("rxea1:1 loses packets") && pair.told("traffic, 2000 ms");
     let begun = Instant::now();
     transfer(&pair, 256 << 10, 8, |_| {
-        pair.told("rxea1:1 loses packets") || begun.elapsed() > DEADLINE
+        told() || begun.elapsed() > DEADLINE
     });
-    assert!(pair.told("rxea1:1 loses packets"), "{:?}", pair.lines);
-    println!("after {:?}", begun.elapsed());
+    assert!(told(), "{:?}", pair.lines);
     let before = [sent(0), sent(1)];
     let left_at = Instant::now();
     transfer(&pair, 256 << 10, 8, |_| {
@@ -352,7 +353,7 @@ fn a_port_that_loses_packets_is_left() {
     });
     let packets = [sent(0) - before[0], sent(1) - before[1]];
     netem(1, "");
-    assert!(packets[0] > 20 * packets[1], "{packets:?}");
+    assert!(packets[0] > 10 * packets[1], "{packets:?}");
 }
 
 #[test]

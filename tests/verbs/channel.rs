@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use thalweg::clock::Timestamp;
+use thalweg::driver::rx_link::Inbound;
 use thalweg::engine::wire::{Chunk, Eager, Frame, Header, Immediate, Keys, PathCount};
 use thalweg::engine::{Completions, EngineConfig, MemRange, RxEngine, Sink, Violation, Write};
 use thalweg::transport::verbs::channel::{Pair, Role, VerbsChannel};
@@ -991,22 +992,6 @@ struct Victim {
     small: Buffer,
 }
 
-struct Inbound<'a>(&'a mut RxEngine);
-
-impl Receiver for Inbound<'_> {
-    fn frame(&mut self, header: &[u8], arrived_ns: u64) -> Result<Option<Sink>, Violation> {
-        self.0.handle_frame(0, Frame::decode(header)?, arrived_ns)
-    }
-
-    fn payload_done(&mut self) {
-        self.0.handle_payload_done(0);
-    }
-
-    fn written(&mut self, immediate: u32, bytes: u32) -> Result<(), Violation> {
-        self.0.handle_immediate(0, immediate, bytes)
-    }
-}
-
 const LARGE: usize = 3 * CHUNK + 100;
 
 impl Victim {
@@ -1086,13 +1071,16 @@ impl Victim {
     }
 
     fn look(&mut self) -> Result<(), ChannelError> {
-        let mut inbound = Inbound(&mut self.engine);
+        let mut inbound = Inbound::new(&mut self.engine, 0, Timestamp::now());
         self.path.receive(&mut [], &mut inbound).map(|_| ())
     }
 
     /// The path that it came over is closed; over the other one all goes on.
     fn goes_on(mut self, what: &str) {
-        self.path.silence(&mut [], &mut Inbound(&mut self.engine));
+        self.path.silence(
+            &mut [],
+            &mut Inbound::new(&mut self.engine, 0, Timestamp::now()),
+        );
         assert_eq!(self.path.pair().completions(), 0, "{what}");
         drop(self.path);
         self.engine.handle_path_down(0, 1);
@@ -1293,9 +1281,10 @@ fn batches_are_handed_over_in_parts() {
 fn a_fence_is_answered_over_another_path() {
     let mut victim = Victim::new();
     victim.write(CHUNK, 0).unwrap();
-    victim
-        .path
-        .silence(&mut [], &mut Inbound(&mut victim.engine));
+    victim.path.silence(
+        &mut [],
+        &mut Inbound::new(&mut victim.engine, 0, Timestamp::now()),
+    );
     victim.engine.handle_silenced(0, 1);
     let mut answers = Vec::new();
     while let Some(transmit) = victim.engine.poll_transmit() {

@@ -9,7 +9,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use proptest::prelude::*;
-use proptest::test_runner::{FileFailurePersistence, RngSeed};
 use thalweg::clock::Timestamp;
 use thalweg::control::{AnyController, Delay, DelayConfig, Fixed};
 use thalweg::engine::wire::{Frame, Keys, PathCount};
@@ -24,6 +23,7 @@ use thalweg::transport::{Channel, ChannelError, Receiver, Sent};
 use thalweg::units::{Bytes, Nanos, Rate};
 
 use super::fabric::{Fabric, MockPair, RETRIES_EXCEEDED, Random};
+use super::property;
 
 type Path = VerbsChannel<MockPair>;
 
@@ -1251,29 +1251,8 @@ fn run(setting: Setting, operations: &[Operation]) {
     world.end();
 }
 
-/// The same cases every time, after those that once failed; `PROPTEST_RNG_SEED` and
-/// `PROPTEST_CASES` explore further.
-fn seeded() -> ProptestConfig {
-    let explore = ProptestConfig::default();
-    ProptestConfig {
-        cases: if std::env::var_os("PROPTEST_CASES").is_some() {
-            explore.cases
-        } else {
-            200
-        },
-        rng_seed: match explore.rng_seed {
-            RngSeed::Random => RngSeed::Fixed(4_791),
-            fixed @ RngSeed::Fixed(_) => fixed,
-        },
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
-            "tests/verbs/engines.seeds",
-        ))),
-        ..explore
-    }
-}
-
 proptest! {
-    #![proptest_config(seeded())]
+    #![proptest_config(property::seeded("tests/verbs/engines.seeds", 4_791))]
 
     #[test]
     fn nothing_is_lost_or_written_late(setting in settings(), operations in operations()) {

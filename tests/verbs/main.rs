@@ -16,3 +16,5 @@
 mod channel;
 mod engines;
 mod fabric;
+#[path = "../common/property.rs"]
+mod property;
