@@ -1,7 +1,8 @@
 # make demo    the main job, shown: an all-reduce over four paths, one of them cut and healed
 # make test    everything that can be tested here (CI calls this)
 # make check   the everyday subset, under five minutes
-# make test-roce   the same engine over real RoCE queue pairs, in a guest kernel (needs root; 2 minutes)
+# make test-roce   sessions, the plugin's tables and the simulator's parity over real RoCE queue pairs, in a guest kernel
+#                  (needs root; 5 minutes)
 # make bench   measured beside NCCL's own Socket transport, in one run
 # make bench-roce   the same beside NCCL's IB transport, over soft-RoCE in the guest
 # make gpu-check   beside it once more, under PyTorch's NCCL on a GPU that two ranks share (without one: SKIPPED, status 2)
@@ -40,6 +41,7 @@ lab-tools: setup
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked -p thalweg --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 
 unit:
@@ -63,13 +65,16 @@ lab-tests: lab-tools
 	@if [ "$$(id -u)" = 0 ]; then python3 lab/test_fabric.py; else echo "SKIPPED: lab/test_fabric.py needs root"; fi
 	python3 lab/test_gpu_check.py
 
-# Real queue pairs: soft-RoCE in a guest under QEMU.
+# Real queue pairs: soft-RoCE in a guest under QEMU. ROCE_TESTS names tests, for those alone.
 ROCE_TESTS ?=
 test-roce: setup
 	@if [ "$$(id -u)" != 0 ]; then echo "SKIPPED: test-roce needs root"; exit 0; fi; \
-	test=$$($(CARGO) test --release --locked --test roce --no-run --message-format=json | \
-	  sed -n 's/.*"executable":"\([^"]*\/roce-[^"]*\)".*/\1/p') && \
-	lab/roce.sh run --minutes 10 -- "$$test" --include-ignored --test-threads=1 $(ROCE_TESTS) || \
+	tests() { $(CARGO) test --release --locked --no-run --message-format=json "$$@" | \
+	  sed -n 's/.*"executable":"\([^"]*\/deps\/[^"]*\)".*/\1/p'; }; \
+	set -o pipefail; \
+	core=$$(tests --test roce --test parity) && \
+	plugin=$$(tests -p thalweg-nccl-plugin --test suite --test lifecycle) && \
+	lab/roce.sh run --minutes 15 -- lab/roce-tests.sh $$core $$plugin -- $(ROCE_TESTS) || \
 	  { status=$$?; [ $$status = 75 ] && echo "SKIPPED: test-roce: the guest did not boot" || exit $$status; }
 
 # And the real NCCL over them, through the plugin.

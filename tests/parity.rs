@@ -1,27 +1,35 @@
 //! The simulator and a transport run the same engines; told the same, they must answer the same.
 //!
 //! A run of the simulator keeps what the engines of a link were told and what they answered, call
-//! by call. A second pair of engines then runs over the loopback transport, at the times and in the
-//! order of that tape, as adapters would drive them:
+//! by call. A second pair of engines then runs over a transport, at the times and in the order of
+//! that tape, as adapters would drive them:
 //!
-//! * what one end says is a frame, written to a channel as bytes, payload and all;
-//! * what the other end is told is what has come out of that channel, header by header: the tape
-//!   only says when it is the turn of the next frame of a path. A chunk is placed by the address
-//!   that a write carries, and told by the immediate that its header makes;
-//! * completions are told for data frames that have arrived, and for no others;
+//! * what one end says goes into a channel: as bytes, payload and all, over loopback; over queue
+//!   pairs as a message, or as a write into the other end's memory;
+//! * what the other end is told is what has come out of that channel: the tape only says when it is
+//!   the turn of the next frame of a path. Over loopback a chunk is placed by the address that a
+//!   write carries, and told by the immediate that its header makes;
+//! * completions are told for data frames that have arrived, and for no others; over queue pairs for
+//!   those that the adapter has completed;
 //! * what an adapter knows by itself (statistics, departures) is taken from the tape.
 //!
 //! Both event logs are equal to the last line, and so is every byte of every message.
+//!
+//! With `THALWEG_TRANSPORT=verbs` the transport is queue pairs between the devices of `lab/roce.sh`
+//! (`make test-roce`), else loopback.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(unsafe_code, reason = "memory is registered with adapters")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::iter::zip;
+use std::time::{Duration, Instant};
 
+use thalweg::config::{Family, HcaFilter};
 use thalweg::engine::wire::{Frame, Header, Immediate, Keys};
 use thalweg::engine::{
     MemRange, RxAction, RxEngine, RxTransmit, Sink, Transmit, TxAction, TxEngine, TxEvent,
-    Violation,
+    Violation, Write,
 };
 use thalweg::sim::fabric::{Fabric, Overflow, QueueConfig, Routing, SwitchConfig};
 use thalweg::sim::hosts::{ControlClass, EngineHosts, HostConfig};
@@ -33,7 +41,10 @@ use thalweg::sim::topology::{LinkSpec, Topology};
 use thalweg::sim::workload::{DoneWhen, Flow, Workload};
 use thalweg::sim::world::{Change, Ended, Endpoints, Fault, run};
 use thalweg::transport::loopback::{self, LoopbackChannel};
-use thalweg::transport::{Channel, Receiver};
+use thalweg::transport::verbs::adapters::{Adapters, Registration};
+use thalweg::transport::verbs::device::Choice;
+use thalweg::transport::verbs::{Marking, MemoryKeys};
+use thalweg::transport::{AnyChannel, Channel, Receiver, Sent};
 use thalweg::units::{Nanos, Rate};
 
 const PATHS: u8 = 4;
@@ -93,50 +104,91 @@ fn simulate(faults: &[Fault]) -> (HostConfig, [Vec<Entry>; 2]) {
     (config, [0, 1].map(|from| hosts.tape(from, 2)))
 }
 
+/// Something that has come out of a channel.
+enum Came {
+    Frame(Vec<u8>),
+    /// The immediate of a chunk, and its bytes.
+    Chunk(u32, u32),
+}
+
 /// What has arrived on one channel and has not been told yet, as in an adapter's queue.
 #[derive(Default)]
 struct Arrived {
-    /// Headers, and the bytes of payload that came with each.
-    frames: VecDeque<(Vec<u8>, u64)>,
-    /// Where the payloads of the next chunks go.
+    came: VecDeque<Came>,
+    /// Over loopback, where the payloads of the next chunks go.
     targets: VecDeque<MemRange>,
+    /// Data frames whose payload is in its place.
     data: u32,
+    /// Data frames that the adapter has completed.
+    completed: u32,
 }
 
 impl Receiver for Arrived {
     fn frame(&mut self, header: &[u8], _: u64) -> Result<Option<Sink>, Violation> {
-        let target = match Frame::decode(header)? {
-            Frame::Chunk(_) => Some(self.targets.pop_front().unwrap()),
-            _ => None,
+        let Frame::Chunk(chunk) = Frame::decode(header)? else {
+            self.came.push_back(Came::Frame(header.to_vec()));
+            return Ok(None);
         };
-        let bytes = target.map_or(0, |target| target.len);
-        self.frames.push_back((header.to_vec(), bytes));
-        Ok(target.map(Sink::Place))
+        let immediate = Immediate::of(&chunk).pack().unwrap();
+        let target = self.targets.pop_front().unwrap();
+        let bytes = u32::try_from(target.len).unwrap();
+        self.came.push_back(Came::Chunk(immediate, bytes));
+        Ok(Some(Sink::Place(target)))
     }
 
     fn payload_done(&mut self) {
         self.data += 1;
+    }
+
+    fn written(&mut self, immediate: u32, bytes: u32) -> Result<(), Violation> {
+        self.came.push_back(Came::Chunk(immediate, bytes));
+        self.data += 1;
+        Ok(())
+    }
+
+    fn sent(&mut self, sent: Sent) {
+        self.completed += u32::from(sent.is_data);
+    }
+}
+
+enum Either {
+    Loopback(LoopbackChannel),
+    Verbs(AnyChannel),
+}
+
+impl Either {
+    fn channel(&mut self) -> &mut dyn Channel {
+        match self {
+            Self::Loopback(channel) => channel,
+            Self::Verbs(channel) => channel,
+        }
+    }
+
+    /// Whether something is on its way that has not been acknowledged.
+    fn is_busy(&mut self) -> bool {
+        let channel = self.channel();
+        channel.has_unsent() || channel.stats().in_flight
     }
 }
 
 /// One end of a path's channel. What has arrived before it was closed can still be told.
 #[derive(Default)]
 struct End {
-    channel: Option<LoopbackChannel>,
+    channel: Option<Either>,
     arrived: Arrived,
 }
 
 impl End {
-    fn over(channel: LoopbackChannel) -> Self {
+    fn over(channel: Either) -> Self {
         Self {
             channel: Some(channel),
             arrived: Arrived::default(),
         }
     }
 
-    fn queue(&mut self, header: Header, payload: MemRange) {
+    fn queue(&mut self, header: Header) {
         if let Some(channel) = &mut self.channel {
-            channel.queue(header, payload, 0);
+            channel.channel().queue(header, MemRange::default(), 0);
         }
     }
 }
@@ -151,30 +203,142 @@ struct Path {
 }
 
 impl Path {
-    /// Moves what has been said from end to end.
-    fn carry(&mut self) {
+    /// Moves what has been said from end to end, until it has.
+    fn carry_until(&mut self, mut enough: impl FnMut(&mut Self) -> bool) {
         let mut scratch = [0; 4096];
-        for end in [&mut self.tx, &mut self.rx] {
-            // Where the other end is gone, what is still said is lost.
-            let _ = end.channel.as_mut().map(Channel::flush);
+        let begun = Instant::now();
+        loop {
+            for end in [&mut self.tx, &mut self.rx] {
+                // Where the other end is gone, what is still said is lost.
+                let _ = end.channel.as_mut().map(|either| either.channel().flush());
+            }
+            for end in [&mut self.tx, &mut self.rx] {
+                let Some(either) = &mut end.channel else {
+                    continue;
+                };
+                while either
+                    .channel()
+                    .receive(&mut scratch, &mut end.arrived)
+                    .is_ok_and(|bytes| bytes > 0)
+                {}
+            }
+            if enough(self) {
+                return;
+            }
+            assert!(begun.elapsed() < DEADLINE, "it does not arrive");
+            std::thread::yield_now();
         }
-        for end in [&mut self.tx, &mut self.rx] {
-            let Some(channel) = &mut end.channel else {
-                continue;
-            };
-            while channel
-                .receive(&mut scratch, &mut end.arrived)
-                .is_ok_and(|bytes| bytes > 0)
-            {}
+    }
+
+    /// Ends one side, once both have taken in what the other has said.
+    fn close(&mut self, is_sender: bool) {
+        if let (Some(_), Some(_)) = (&self.tx.channel, &self.rx.channel) {
+            self.carry_until(|path| {
+                let mut ends = [&mut path.tx, &mut path.rx];
+                ends.iter_mut()
+                    .all(|end| end.channel.as_mut().is_none_or(|either| !either.is_busy()))
+            });
+        }
+        if is_sender {
+            self.tx.channel = None;
+        } else {
+            self.rx.channel = None;
         }
     }
 }
 
-/// The two engines of a link over loopback channels.
+/// Nothing takes longer, and in the guest everything takes long.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The RDMA ports of both ends, a rail's at the same place.
+struct Rails {
+    near: Adapters,
+    far: Adapters,
+}
+
+impl Rails {
+    /// If they are asked for.
+    fn open() -> Option<Self> {
+        if std::env::var("THALWEG_TRANSPORT").as_deref() != Ok("verbs") {
+            return None;
+        }
+        let open = |hca: &str| {
+            let hca = HcaFilter::parse(hca);
+            let choice = Choice {
+                hca: hca.as_ref(),
+                family: Family::Any,
+                gid_index: None,
+            };
+            let marking = Marking {
+                data: 0,
+                control: 0,
+                service_level: 0,
+            };
+            let (adapters, about) = Adapters::open(&choice, marking);
+            adapters.unwrap_or_else(|| panic!("{about}"))
+        };
+        let rails = Self {
+            near: open("rxea"),
+            far: open("rxeb"),
+        };
+        assert_eq!(rails.near.ports().len(), rails.far.ports().len());
+        Some(rails)
+    }
+
+    /// Bytes that have left the near end's interfaces.
+    fn sent_bytes(&self) -> u64 {
+        let sent = |interface: &str| {
+            let file = format!("/sys/class/net/{interface}/statistics/tx_bytes");
+            let text = std::fs::read_to_string(file).unwrap();
+            text.trim().parse::<u64>().unwrap()
+        };
+        let ports = self.near.ports().iter();
+        ports
+            .map(|port| sent(port.gid.interface.as_deref().unwrap()))
+            .sum()
+    }
+
+    /// Both ends of a new channel of a path, which has been seen to lead somewhere.
+    fn connect(&self, path: u8) -> (AnyChannel, AnyChannel) {
+        let rail = usize::from(path) % self.near.ports().len();
+        let mut near = self.near.sender(rail, (rail, rail)).unwrap();
+        let mut far = self.far.receiver(rail, 0).unwrap();
+        near.connect(&far.end(), 50_000 + u16::from(path)).unwrap();
+        far.connect(&near.end(), 50_000).unwrap();
+        let ping = Frame::Ping { id: 0, sent_ns: 0 };
+        near.ask(ping.encode()).unwrap();
+        let begun = Instant::now();
+        while !near.is_answered().unwrap() {
+            assert!(begun.elapsed() < DEADLINE, "nothing gets through");
+            std::thread::yield_now();
+        }
+        let (near, mut far) = (near.into_channel(), far.into_channel());
+        let mut arrived = Arrived::default();
+        far.receive(&mut [], &mut arrived).unwrap();
+        let Some(Came::Frame(header)) = arrived.came.pop_front() else {
+            panic!("no ping")
+        };
+        assert_eq!(Frame::decode(&header).unwrap(), ping);
+        assert!(arrived.came.is_empty());
+        (near, far)
+    }
+}
+
+/// Registers memory with every port of one end.
+fn register(adapters: &Adapters, memory: &mut [u8]) -> Registration {
+    let all: Vec<_> = (0..adapters.ports().len()).collect();
+    // SAFETY: `Replay` drops its channels first, then registrations, then memory.
+    unsafe { adapters.register(&all, memory.as_mut_ptr(), memory.len()) }.unwrap()
+}
+
+/// The two engines of a link over a transport.
 struct Replay {
     tx: TxEngine,
     rx: RxEngine,
     paths: Vec<Path>,
+    rails: Option<Rails>,
+    /// Sources and buffers, by their number.
+    registered: [Vec<(u64, Registration)>; 2],
     sources: BTreeMap<u64, Vec<u8>>,
     buffers: BTreeMap<u64, Vec<u8>>,
 }
@@ -208,55 +372,91 @@ impl Replay {
             ),
             rx: RxEngine::new(config.engine, start),
             paths: (0..PATHS).map(|_| Path::default()).collect(),
+            rails: Rails::open(),
+            registered: Default::default(),
             sources: BTreeMap::new(),
             buffers: BTreeMap::new(),
         }
     }
 
-    /// The next frame that came to the receiver (or the sender) on a path.
-    fn next_frame(&mut self, path: u8, at_receiver: bool) -> (Vec<u8>, u64) {
-        let path = &mut self.paths[usize::from(path)];
-        path.carry();
-        let end = if at_receiver {
-            &mut path.rx
-        } else {
-            &mut path.tx
+    /// What came next to the receiver (or the sender) on a path.
+    fn next(&mut self, path: u8, at_receiver: bool) -> Came {
+        let mut next = None;
+        self.paths[usize::from(path)].carry_until(|path| {
+            let end = if at_receiver {
+                &mut path.rx
+            } else {
+                &mut path.tx
+            };
+            next = end.arrived.came.pop_front();
+            next.is_some() || matches!(end.channel, Some(Either::Loopback(_)) | None)
+        });
+        next.expect("nothing has arrived")
+    }
+
+    fn next_frame(&mut self, path: u8, at_receiver: bool) -> Vec<u8> {
+        match self.next(path, at_receiver) {
+            Came::Frame(header) => header,
+            Came::Chunk(..) => panic!("a chunk is next"),
+        }
+    }
+
+    /// What a chunk's write says of memory, in the words of the memory that there is.
+    fn translated(&mut self, write: Write, source: MemRange) -> (Write, MemRange) {
+        let range = MemRange {
+            addr: write.addr,
+            len: source.len,
         };
-        end.arrived.frames.pop_front().expect("nothing has arrived")
+        let keys = |registered: &[(u64, Registration)], addr: u64| {
+            let number = addr / BUFFER_STEP;
+            let found = registered.iter().find(|(other, _)| *other == number);
+            found.map_or_else(MemoryKeys::default, |(_, memory)| memory.keys())
+        };
+        let write = Write {
+            addr: real(&mut self.buffers, range).addr,
+            local: keys(&self.registered[0], source.addr).local,
+            remote: keys(&self.registered[1], write.addr).remote,
+            ..write
+        };
+        (write, real(&mut self.sources, source))
     }
 
     /// Writes what the sender says to its channel.
     fn send(&mut self, transmit: Transmit, sent_ns: u64) {
-        let (path, header, payload) = match transmit {
-            Transmit::Control { path, header } => (path, header, MemRange::default()),
-            Transmit::Probe { path, id } => {
-                let ping = Frame::Ping { id, sent_ns };
-                (path, ping.encode(), MemRange::default())
-            }
+        let (path, header) = match transmit {
+            Transmit::Control { path, header } => (path, header),
+            Transmit::Probe { path, id } => (path, Frame::Ping { id, sent_ns }.encode()),
             Transmit::Data {
                 path,
                 header,
                 write,
                 source,
-                ..
+                conn,
             } => {
                 let write = write.expect("nothing is sent without a credit");
-                let target = MemRange {
-                    addr: write.addr,
-                    ..source
-                };
-                let target = real(&mut self.buffers, target);
-                let far = &mut self.paths[usize::from(path)].rx;
-                far.arrived.targets.push_back(target);
-                (path, header, real(&mut self.sources, source))
+                let (write, source) = self.translated(write, source);
+                let Path { tx, rx, .. } = &mut self.paths[usize::from(path)];
+                match &mut tx.channel {
+                    Some(Either::Loopback(channel)) => {
+                        rx.arrived.targets.push_back(MemRange {
+                            addr: write.addr,
+                            ..source
+                        });
+                        channel.queue(header, source, conn);
+                    }
+                    Some(Either::Verbs(channel)) => {
+                        channel.queue_data(header, Some(write), source, conn);
+                    }
+                    None => {}
+                }
+                return;
             }
         };
-        self.paths[usize::from(path)].tx.queue(header, payload);
+        self.paths[usize::from(path)].tx.queue(header);
     }
 
     fn answer(&mut self, said: RxTransmit) {
-        let end = &mut self.paths[usize::from(said.path)].rx;
-        end.queue(said.header, MemRange::default());
+        self.paths[usize::from(said.path)].rx.queue(said.header);
     }
 
     /// The turn of the next call; what came of it here.
@@ -272,7 +472,12 @@ impl Replay {
                 source,
             } => {
                 let buffer = source.addr / BUFFER_STEP;
-                self.sources.insert(buffer, pattern(buffer, source.len));
+                let mut bytes = pattern(buffer, source.len);
+                if let Some(rails) = &self.rails {
+                    let memory = register(&rails.near, &mut bytes);
+                    self.registered[0].push((buffer, memory));
+                }
+                self.sources.insert(buffer, bytes);
                 self.tx.submit(conn, token, tag, source, Keys::default());
             }
             &mut Entry::TxPathUp {
@@ -284,7 +489,7 @@ impl Replay {
             &mut Entry::TxStats { path, stats, now } => self.tx.handle_stats(path, stats, now),
             Entry::TxTimeout { now } => self.tx.handle_timeout(*now),
             Entry::TxFrame { path, header, now } => {
-                let (bytes, _) = self.next_frame(*path, false);
+                let bytes = self.next_frame(*path, false);
                 let frame = Frame::decode(&bytes).unwrap();
                 assert_eq!(bytes, header.as_bytes(), "{frame:?}");
                 self.tx.handle_frame(*path, frame, &bytes, *now).unwrap();
@@ -305,14 +510,19 @@ impl Replay {
                 completed_at,
                 now,
             } => {
+                let is_verbs = self.rails.is_some();
                 let p = &mut self.paths[usize::from(path)];
                 if p.epoch == epoch {
-                    p.carry();
                     p.completed += count;
-                    assert!(
-                        p.completed <= p.rx.arrived.data,
-                        "what never arrived completes"
-                    );
+                    p.carry_until(|p| {
+                        !is_verbs || p.tx.channel.is_none() || p.completed <= p.tx.arrived.completed
+                    });
+                    let most = if is_verbs {
+                        p.tx.arrived.completed
+                    } else {
+                        p.rx.arrived.data
+                    };
+                    assert!(p.completed <= most, "what never arrived completes");
                 }
                 self.tx
                     .handle_completions(path, epoch, count, Some(completed_at), now);
@@ -328,9 +538,7 @@ impl Replay {
             Entry::TxAction { answer } => {
                 *answer = self.tx.poll_action().unwrap();
                 if let TxAction::Close { path, .. } = *answer {
-                    let path = &mut self.paths[usize::from(path)];
-                    path.carry();
-                    path.tx.channel = None;
+                    self.paths[usize::from(path)].close(true);
                 }
             }
             Entry::TxDone { answer } => *answer = self.tx.poll_completion().unwrap(),
@@ -343,8 +551,13 @@ impl Replay {
                 buffer,
                 rkeys,
             } => {
-                let zeroed = vec![0; usize::try_from(buffer.len).unwrap()];
-                self.buffers.insert(buffer.addr / BUFFER_STEP, zeroed);
+                let mut zeroed = vec![0; usize::try_from(buffer.len).unwrap()];
+                let number = buffer.addr / BUFFER_STEP;
+                if let Some(rails) = &self.rails {
+                    let memory = register(&rails.far, &mut zeroed);
+                    self.registered[1].push((number, memory));
+                }
+                self.buffers.insert(number, zeroed);
                 self.rx.post(conn, token, tag, buffer, rkeys);
             }
             Entry::RxPathUp {
@@ -353,7 +566,13 @@ impl Replay {
                 fence,
                 answer,
             } => {
-                let (near, far) = loopback::pair(1 << 20);
+                let (near, far) = if let Some(rails) = &self.rails {
+                    let (near, far) = rails.connect(*path);
+                    (Either::Verbs(near), Either::Verbs(far))
+                } else {
+                    let (near, far) = loopback::pair(1 << 20);
+                    (Either::Loopback(near), Either::Loopback(far))
+                };
                 self.paths[usize::from(*path)] = Path {
                     tx: End::over(near),
                     rx: End::over(far),
@@ -365,7 +584,7 @@ impl Replay {
             Entry::RxSilenced { path, epoch } => {
                 let p = &mut self.paths[usize::from(*path)];
                 if p.epoch == *epoch {
-                    p.rx.channel = None;
+                    p.close(false);
                 }
                 self.rx.handle_silenced(*path, *epoch);
             }
@@ -375,24 +594,16 @@ impl Replay {
                 frame,
                 received_ns,
             } => {
-                let (bytes, _) = self.next_frame(*path, true);
+                let bytes = self.next_frame(*path, true);
                 *frame = Frame::decode(&bytes).unwrap();
                 self.rx.handle_frame(*path, *frame, *received_ns).unwrap();
             }
             Entry::RxPayloadDone { path } => self.rx.handle_payload_done(*path),
             Entry::RxImmediate { path, imm, bytes } => {
-                let (header, arrived) = self.next_frame(*path, true);
-                let Frame::Chunk(chunk) = Frame::decode(&header).unwrap() else {
+                let Came::Chunk(immediate, arrived) = self.next(*path, true) else {
                     panic!("{told:?}: a frame without a chunk is next");
                 };
-                let immediate = Immediate {
-                    slot: chunk.slot,
-                    generation: u8::try_from(chunk.generation & 3).unwrap(),
-                    index: chunk.index,
-                    last: chunk.last,
-                };
-                *imm = immediate.pack().unwrap();
-                *bytes = u32::try_from(arrived).unwrap();
+                (*imm, *bytes) = (immediate, arrived);
                 self.rx.handle_immediate(*path, *imm, *bytes).unwrap();
             }
             Entry::RxGrant { granted } => self.rx.grant(*granted),
@@ -418,9 +629,10 @@ impl Replay {
     }
 }
 
-/// Runs a link's tape over the loopback transport.
+/// Runs a link's tape over the transport that is asked for.
 fn replay(config: &HostConfig, tape: &[Entry]) {
     let mut replay = Replay::new(config);
+    let before = replay.rails.as_ref().map(Rails::sent_bytes);
     let mut log: Vec<String> = Vec::new();
     for entry in tape {
         let (theirs, ours) = (format!("{entry:?}"), format!("{:?}", replay.turn(entry)));
@@ -428,9 +640,13 @@ fn replay(config: &HostConfig, tape: &[Entry]) {
             let before = log[log.len().saturating_sub(12)..]
                 .join("\n")
                 .replace(" 0,", "");
-            panic!("after\n{before}\nthe simulator has\n{theirs}\nthe loopback\n{ours}");
+            panic!("after\n{before}\nthe simulator has\n{theirs}\nthe transport\n{ours}");
         }
         log.push(ours);
+    }
+    if let (Some(before), Some(rails)) = (before, &replay.rails) {
+        let sent = rails.sent_bytes() - before;
+        assert!(sent > 2 * MESSAGE_BYTES, "{sent} bytes went over the wire");
     }
     // Nothing is left over that the tape does not have.
     assert_eq!(replay.tx.poll_action(), None);

@@ -112,8 +112,7 @@ pub(crate) const V9: v9::Net = v9::Net {
     close_listen: Some(close_listen),
     get_device_mr: None,
     irecv_consumed: None,
-    // Paths over several ports are the core's business, not NCCL's.
-    make_v_device: None,
+    make_v_device: Some(make_v_device_v9),
 };
 
 pub(crate) const V10: v10::Net = v10::Net {
@@ -136,7 +135,7 @@ pub(crate) const V10: v10::Net = v10::Net {
     close_listen: Some(close_listen),
     get_device_mr: None,
     irecv_consumed: None,
-    make_v_device: None,
+    make_v_device: Some(make_v_device_v9),
 };
 
 pub(crate) const V11: v11::Net = v11::Net {
@@ -159,7 +158,7 @@ pub(crate) const V11: v11::Net = v11::Net {
     close_listen: Some(close_listen),
     get_device_mr: None,
     irecv_consumed: None,
-    make_v_device: None,
+    make_v_device: Some(make_v_device_v9),
     finalize: Some(finalize),
     // It speaks of a communicator's next operation; nothing in the core depends on that.
     set_net_attr: None,
@@ -185,7 +184,7 @@ pub(crate) const V12: v12::Net = v12::Net {
     close_listen: Some(close_listen),
     get_device_mr: None,
     irecv_consumed: None,
-    make_v_device: None,
+    make_v_device: Some(make_v_device_v12),
     finalize: Some(finalize),
     set_net_attr: None,
 };
@@ -257,6 +256,49 @@ unsafe extern "C" fn get_properties<P: From<Device>>(
         // SAFETY: NCCL's pointer to a structure of this table's version.
         unsafe { put(properties, process::device(device)?.into(), "props") }
     })
+}
+
+unsafe extern "C" fn make_v_device_v9(
+    device: *mut c_int,
+    props: *mut v9::VDeviceProps,
+) -> ResultCode {
+    guard("makeVDevice", || {
+        // SAFETY: what NCCL passes to `makeVDevice`: a structure of this table's version.
+        let props = unsafe { props.as_ref() }.ok_or_else(|| Failure::argument("props is null"))?;
+        // SAFETY: as above.
+        unsafe { make_v_device(device, props.ndevs, &props.devs) }
+    })
+}
+
+unsafe extern "C" fn make_v_device_v12(
+    device: *mut c_int,
+    props: *mut v12::VDeviceProps,
+) -> ResultCode {
+    guard("makeVDevice", || {
+        // SAFETY: what NCCL passes to `makeVDevice`: a structure of this table's version.
+        let props = unsafe { props.as_ref() }.ok_or_else(|| Failure::argument("props is null"))?;
+        // SAFETY: as above.
+        unsafe { make_v_device(device, props.ndevs, &props.devs) }
+    })
+}
+
+/// # Safety
+/// `device` is null or may be written.
+unsafe fn make_v_device(device: *mut c_int, count: c_int, devs: &[c_int]) -> Result<(), Failure> {
+    let members = usize::try_from(count)
+        .ok()
+        .and_then(|count| devs.get(..count))
+        .filter(|members| !members.is_empty())
+        .ok_or_else(|| {
+            let most = devs.len();
+            Failure::argument(format!("{count} devices in one; it takes 1 to {most}"))
+        })?;
+    // Looked at first: a device that nobody hears of would stay.
+    if device.is_null() {
+        return Err(Failure::argument("d is null"));
+    }
+    // SAFETY: the caller's promise.
+    unsafe { put(device, process::make_virtual_device(members)?, "d") }
 }
 
 /// NCCL's structures point to `char` without `const`, but are only read.
@@ -338,9 +380,9 @@ impl From<Device> for v9::Properties {
             max_recvs: MAX_RECVS_C,
             net_device_type: abi::NET_DEVICE_HOST,
             net_device_version: abi::NET_DEVICE_INVALID_VERSION,
-            v_props: v9::VDeviceProps {
-                ndevs: 1,
-                devs: [device.index, 0, 0, 0],
+            v_props: {
+                let (ndevs, devs) = device.members();
+                v9::VDeviceProps { ndevs, devs }
             },
             max_p2p_bytes: MESSAGE_BYTES_MAX,
             max_coll_bytes: MESSAGE_BYTES_MAX,
@@ -364,9 +406,9 @@ impl From<Device> for v11::Properties {
             max_recvs: MAX_RECVS_C,
             net_device_type: abi::NET_DEVICE_HOST,
             net_device_version: abi::NET_DEVICE_INVALID_VERSION,
-            v_props: v11::VDeviceProps {
-                ndevs: 1,
-                devs: [device.index, 0, 0, 0],
+            v_props: {
+                let (ndevs, devs) = device.members();
+                v11::VDeviceProps { ndevs, devs }
             },
             max_p2p_bytes: MESSAGE_BYTES_MAX,
             max_coll_bytes: MESSAGE_BYTES_MAX,
@@ -391,9 +433,9 @@ impl From<Device> for v12::Properties {
             max_recvs: MAX_RECVS_C,
             net_device_type: abi::NET_DEVICE_HOST,
             net_device_version: abi::NET_DEVICE_INVALID_VERSION,
-            v_props: v12::VDeviceProps {
-                ndevs: 1,
-                devs: [device.index, 0, 0, 0, 0, 0, 0, 0],
+            v_props: {
+                let (ndevs, devs) = device.members();
+                v12::VDeviceProps { ndevs, devs }
             },
             max_p2p_bytes: MESSAGE_BYTES_MAX,
             max_coll_bytes: MESSAGE_BYTES_MAX,

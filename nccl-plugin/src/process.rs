@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use thalweg::session::{DeviceInfo, LogLevel, Session};
+use thalweg::session::{DEVICE_MEMBERS_MAX, DeviceInfo, LogLevel, Session};
 
 static PROCESS: Mutex<Process> = Mutex::new(Process {
     pid: 0,
@@ -20,6 +20,8 @@ static PROCESS: Mutex<Process> = Mutex::new(Process {
     contexts: BTreeSet::new(),
     last_context: 0,
     held_for_ever: false,
+    virtual_devices: Vec::new(),
+    is_fresh: false,
 });
 
 /// Strings that were handed to NCCL. It keeps their addresses, so none is ever freed; there are
@@ -36,17 +38,24 @@ struct Process {
     last_context: usize,
     /// An `init` without a context has no `finalize` to match it.
     held_for_ever: bool,
+    /// Of what devices NCCL has made one, in this order. Where it keeps the library (it does with
+    /// `NCCL_NET_PLUGIN_REF_COUNT`) it goes on to use such a device after the last `finalize`, and does
+    /// not make it again; where it lets go of the library, it begins by counting the devices.
+    virtual_devices: Vec<Vec<usize>>,
+    /// The session has just been opened, and does not have those devices.
+    is_fresh: bool,
 }
 
 /// A device's properties in a form that all versions are made from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Device {
-    pub(crate) index: c_int,
     pub(crate) name: &'static CStr,
     pub(crate) pci_path: Option<&'static CStr>,
     pub(crate) guid: u64,
     pub(crate) speed_mbps: c_int,
     pub(crate) port: c_int,
+    members: [c_int; DEVICE_MEMBERS_MAX],
+    member_count: usize,
 }
 
 /// `init` of a communicator: opens the session if it is the first, and returns a new context.
@@ -81,10 +90,7 @@ pub(crate) fn finalize(context: *mut c_void) {
 
 /// The session, for calls that name no context.
 pub(crate) fn session() -> Result<Session, Failure> {
-    lock()
-        .session
-        .clone()
-        .ok_or_else(|| Failure::usage("called before init"))
+    lock().session()
 }
 
 /// The session on behalf of a context; none at all is accepted, for not every caller keeps it.
@@ -99,7 +105,24 @@ pub(crate) fn session_of(context: *mut c_void) -> Result<Session, Failure> {
 
 /// How many devices there are; none is no error, NCCL then goes on to its next transport.
 pub(crate) fn device_count() -> Result<c_int, Failure> {
-    Ok(to_c_int(session()?.devices().len()))
+    let mut process = lock();
+    if process.is_fresh {
+        process.virtual_devices.clear();
+    }
+    Ok(to_c_int(process.session()?.devices().len()))
+}
+
+/// Makes one device of several; the new one's number.
+pub(crate) fn make_virtual_device(members: &[c_int]) -> Result<c_int, Failure> {
+    let members: Vec<usize> = members
+        .iter()
+        .map(|&member| usize::try_from(member))
+        .collect::<Result<_, _>>()
+        .map_err(|_| Failure::argument(format!("there are no such devices: {members:?}")))?;
+    let mut process = lock();
+    let index = process.session()?.make_virtual_device(&members)?;
+    process.virtual_devices.push(members);
+    Ok(to_c_int(index))
 }
 
 /// The properties of a device.
@@ -115,19 +138,33 @@ pub(crate) fn device(index: c_int) -> Result<Device, Failure> {
                 devices.len()
             ))
         })?;
-    Ok(Device::new(index, device))
+    Ok(Device::new(device))
 }
 
 impl Device {
-    fn new(index: c_int, info: &DeviceInfo) -> Self {
+    fn new(info: &DeviceInfo) -> Self {
+        let mut members = [0; DEVICE_MEMBERS_MAX];
+        for (place, &member) in members.iter_mut().zip(&info.members) {
+            *place = to_c_int(member);
+        }
         Self {
-            index,
             name: static_string(&info.name),
             pci_path: info.pci_path.as_deref().map(static_string),
             guid: info.guid,
             speed_mbps: to_c_int(info.speed_mbps),
             port: to_c_int(info.port),
+            members,
+            member_count: info.members.len(),
         }
+    }
+
+    /// The devices that it consists of, as `vProps` has them: their number, and an array of which a
+    /// version's own `makeVDevice` takes no more than fit.
+    pub(crate) fn members<const N: usize>(&self) -> (c_int, [c_int; N]) {
+        let mut members = [0; N];
+        let count = self.member_count.min(N);
+        members[..count].copy_from_slice(&self.members[..count]);
+        (to_c_int(count), members)
     }
 }
 
@@ -138,8 +175,27 @@ impl Process {
             let session = Session::open(log::sink())?;
             log::write(LogLevel::Info, &session.summary());
             self.session = Some(session);
+            self.is_fresh = true;
         }
         Ok(())
+    }
+
+    /// The session, with the virtual devices that an earlier one had.
+    fn session(&mut self) -> Result<Session, Failure> {
+        let session = self
+            .session
+            .clone()
+            .ok_or_else(|| Failure::usage("called before init"))?;
+        if std::mem::take(&mut self.is_fresh) {
+            // Behind one that cannot be made again, numbers would mean other devices.
+            let made = self
+                .virtual_devices
+                .iter()
+                .take_while(|members| session.make_virtual_device(members).is_ok())
+                .count();
+            self.virtual_devices.truncate(made);
+        }
+        Ok(session)
     }
 }
 

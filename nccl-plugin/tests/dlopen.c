@@ -12,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { RANKS = 3, STEPS = 6, HANDLE_BYTES = 128, PTR_HOST = 1, PATIENCE_S = 400 };
+enum { RANKS = 3, STEPS = 6, HANDLE_BYTES = 128, PTR_HOST = 1, INVALID_USAGE = 5, PATIENCE_S = 400 };
 
 typedef void (*logger_t)(int level, unsigned long flags, const char *file, int line,
                          const char *format, ...);
@@ -198,7 +198,12 @@ static void *start(const net_t *net) {
     CALL(net->get_properties(0, &properties));
     EXPECT(properties.name[0] != 0 && properties.ptr_support == PTR_HOST);
     EXPECT(properties.max_recvs == 8 && properties.rail_id == -1 && properties.plane_id == -1);
-    EXPECT(net->iflush == NULL && net->make_vdevice == NULL && net->reg_mr_dma_buf == NULL);
+    EXPECT(properties.vdevice.ndevs == 1 && properties.vdevice.devs[0] == 0);
+    EXPECT(net->iflush == NULL && net->reg_mr_dma_buf == NULL);
+    /* Over TCP there is one device only. */
+    int made = -7;
+    vdevice_t two = {2, {0, 1}};
+    EXPECT(net->make_vdevice(&made, &two) == INVALID_USAGE && made == -7);
     return context;
 }
 

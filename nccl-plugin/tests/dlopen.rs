@@ -26,7 +26,7 @@ fn a_c_program_loads_drives_unloads_and_reloads_it() {
     }
     let said = run(Command::new(program("dlopen"))
         .arg(library())
-        .env("THALWEG_IFNAME", "=lo"));
+        .envs([("THALWEG_IFNAME", "=lo"), ("THALWEG_TRANSPORT", "tcp")]));
     assert_eq!(said, "ok\n");
 }
 
@@ -46,6 +46,6 @@ fn the_same_under_valgrind() {
         ])
         .arg(program("dlopen-valgrind"))
         .arg(library())
-        .env("THALWEG_IFNAME", "=lo"));
+        .envs([("THALWEG_IFNAME", "=lo"), ("THALWEG_TRANSPORT", "tcp")]));
     assert_eq!(said, "ok\n");
 }

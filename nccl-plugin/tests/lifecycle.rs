@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Net, Pair, Table, logged, use_loopback};
+use common::{Net, Pair, Table, far, logged, over_rdma, use_loopback};
 use nccl_net_thalweg::abi::ResultCode;
 use std::ptr::{null_mut, without_provenance_mut};
 
@@ -93,6 +93,9 @@ fn a_session_lives_from_the_first_init_to_the_last_finalize() {
     });
 
     a_child_starts_anew(Net::init(table).expect("init"));
+    if over_rdma() {
+        a_virtual_device_is_there_for_as_long_as_nccl_knows_it(table);
+    }
 
     // Versions up to 10 have no finalize: from now on the session stays.
     let old = Net::init(Table::of_version(10)).expect("init");
@@ -111,9 +114,36 @@ fn transfer(net: Net) {
     pair.close();
 }
 
+/// Where NCCL keeps the library between two communicators it goes on to use what it has made; where it
+/// lets go of it, it counts what there is.
+fn a_virtual_device_is_there_for_as_long_as_nccl_knows_it(table: Table) {
+    let first = Net::init(table).expect("init");
+    let count = first.devices().expect("devices");
+    let made = first.make_v_device(2, &[0, 1]).expect("makeVDevice");
+    assert_eq!(made, Ok(count));
+    assert_eq!(first.devices(), Ok(count + 1));
+    let name = |net: Net| net.properties(count).map(|props| props.name);
+    let known = name(first);
+    first.finalize().expect("finalize");
+
+    let kept = Net::init(table).expect("init");
+    assert_eq!(name(kept), known);
+    let pair = Pair::between(kept, count, far());
+    let mut buffer = [0; 3];
+    assert_eq!(pair.transfer(&mut [1, 2, 3], &mut buffer), 3);
+    pair.close();
+    assert_eq!(kept.devices(), Ok(count + 1));
+    kept.finalize().expect("finalize");
+
+    let anew = Net::init(table).expect("init");
+    assert_eq!(anew.devices(), Ok(count));
+    assert_eq!(name(anew), Err(ResultCode::INVALID_ARGUMENT));
+    anew.finalize().expect("finalize");
+}
+
 /// A child finds its parent's state, whose threads it doesn't have: it must not touch them.
 fn a_child_starts_anew(net: Net) {
-    let (listen, handle) = net.listen(0).expect("listen");
+    let (listen, handle) = net.listen(far()).expect("listen");
     // SAFETY: the child calls the plugin, which is what is tested, and leaves without a return.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "fork");

@@ -118,21 +118,48 @@ pub fn describe(interfaces: &[Interface]) -> Option<DeviceInfo> {
             .fold(0, u32::saturating_add),
         port: 1,
         name,
+        members: vec![0],
     })
 }
 
 /// The devices that NCCL sees where there is RDMA: each port for itself, since it matters which is near
-/// a GPU.
+/// a GPU. A device's only port goes by the device's name, as NCCL calls it: `NCCL_NET_FORCE_MERGE` names
+/// ports so, and takes what is behind a colon for something else.
 #[must_use]
 pub fn describe_ports(ports: &[Port]) -> Vec<DeviceInfo> {
-    let device = |port: &Port| DeviceInfo {
-        name: port.name(),
+    let of_device = |port: &Port| ports.iter().filter(|p| p.device == port.device).count();
+    let device = |(index, port): (usize, &Port)| DeviceInfo {
+        name: match of_device(port) {
+            1 => port.device.clone(),
+            _ => port.name(),
+        },
         pci_path: port.pci_path.clone(),
         guid: port.guid,
         speed_mbps: port.speed_mbps,
         port: port.number.into(),
+        members: vec![index],
     };
-    ports.iter().map(device).collect()
+    ports.iter().enumerate().map(device).collect()
+}
+
+/// Several devices as one. Where it is, and which adapter, is told by the first: NCCL looks for the
+/// place of the others by itself.
+#[must_use]
+pub fn join(devices: &[DeviceInfo], members: &[usize]) -> Option<DeviceInfo> {
+    let all: Vec<&DeviceInfo> = members
+        .iter()
+        .map(|&member| devices.get(member))
+        .collect::<Option<_>>()?;
+    let names: Vec<&str> = all.iter().map(|device| device.name.as_str()).collect();
+    Some(DeviceInfo {
+        name: names.join("+"),
+        speed_mbps: all
+            .iter()
+            .map(|device| device.speed_mbps)
+            .fold(0, u32::saturating_add),
+        members: members.to_vec(),
+        ..(*all.first()?).clone()
+    })
 }
 
 fn speed_mbps(name: &str) -> u32 {
@@ -146,4 +173,61 @@ fn speed_mbps(name: &str) -> u32 {
 fn pci_path(name: &str) -> Option<String> {
     let device = fs::canonicalize(Path::new("/sys/class/net").join(name).join("device")).ok()?;
     device.to_str().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use super::*;
+    use crate::transport::verbs::device::{Gid, LinkLayer};
+
+    fn port(device: &str, number: u8, speed_mbps: u32) -> Port {
+        Port {
+            device: device.to_owned(),
+            number,
+            link_layer: LinkLayer::Ethernet,
+            gid: Gid {
+                index: 3,
+                addr: Ipv6Addr::LOCALHOST,
+                interface: None,
+            },
+            speed_mbps,
+            guid: u64::from(number),
+            pci_path: Some(format!("/sys/devices/{device}")),
+            numa_node: None,
+            spreads: None,
+        }
+    }
+
+    #[test]
+    fn ports_go_by_names_that_nccl_can_tell_apart() {
+        let ports = [
+            port("mlx5_0", 1, 100_000),
+            port("mlx5_1", 1, 100_000),
+            port("mlx5_1", 2, 100_000),
+        ];
+        let devices = describe_ports(&ports);
+        let names: Vec<_> = devices.iter().map(|d| d.name.as_str()).collect();
+        assert_eq!(names, ["mlx5_0", "mlx5_1:1", "mlx5_1:2"]);
+        let members: Vec<_> = devices.iter().map(|d| d.members.clone()).collect();
+        assert_eq!(members, [[0], [1], [2]]);
+    }
+
+    #[test]
+    fn several_devices_are_one_with_the_speed_of_all() {
+        let ports = [
+            port("mlx5_0", 1, 400_000),
+            port("mlx5_1", 1, 400_000),
+            port("mlx5_2", 1, 200_000),
+        ];
+        let devices = describe_ports(&ports);
+        let joined = join(&devices, &[2, 0]).unwrap();
+        assert_eq!(joined.name, "mlx5_2+mlx5_0");
+        assert_eq!(joined.speed_mbps, 600_000);
+        assert_eq!(joined.members, [2, 0]);
+        assert_eq!(joined.pci_path.as_deref(), Some("/sys/devices/mlx5_2"));
+        assert!(join(&devices, &[0, 3]).is_none());
+        assert!(join(&devices, &[]).is_none());
+    }
 }

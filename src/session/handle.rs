@@ -19,6 +19,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::HANDLE_BYTES;
 use super::handshake::{VERSION_MAJOR, VERSION_MINOR};
 use crate::auth::Token;
+use crate::engine::wire::KEYS_MAX;
 use crate::error::{Error, ErrorKind};
 
 const MAGIC: &[u8; 4] = b"THWH";
@@ -120,7 +121,9 @@ impl Handle {
             addrs.push(SocketAddr::new(ip, port));
             rest = &rest[used..];
         }
-        if addrs.is_empty() || addrs.iter().any(|a| a.port() == 0) {
+        let ports = bytes[PORTS];
+        if addrs.is_empty() || addrs.iter().any(|a| a.port() == 0) || usize::from(ports) > KEYS_MAX
+        {
             return Err(damaged());
         }
         Ok(Self {
@@ -128,7 +131,7 @@ impl Handle {
             token: Token::from_bytes(array(16)),
             process: array(32),
             addrs,
-            rdma: (bytes[PORTS] != 0).then_some((bytes[DEVICE], bytes[PORTS])),
+            rdma: (ports != 0).then_some((bytes[DEVICE], ports)),
         })
     }
 }
@@ -163,7 +166,7 @@ mod tests {
         }
 
         #[test]
-        fn handles_come_back(rdma in prop::option::of((any::<u8>(), 1u8..)), v4 in prop::collection::vec((any::<u32>(), 1u16..), 1..4), v6 in prop::collection::vec((any::<u128>(), 1u16..), 0..2)) {
+        fn handles_come_back(rdma in prop::option::of((any::<u8>(), 1u8..=8)), v4 in prop::collection::vec((any::<u32>(), 1u16..), 1..4), v6 in prop::collection::vec((any::<u128>(), 1u16..), 0..2)) {
             let mut addrs: Vec<SocketAddr> =
                 v4.iter().map(|&(ip, port)| (Ipv4Addr::from(ip), port).into()).collect();
             addrs.extend(v6.iter().map(|&(ip, port)| SocketAddr::from((Ipv6Addr::from(ip), port))));
@@ -178,16 +181,29 @@ mod tests {
         }
     }
 
-    #[test]
-    fn another_version_is_named() {
-        let handle = Handle {
+    fn handle() -> Handle {
+        Handle {
             listener: 1,
             token: Token::from_bytes([1; 16]),
             process: [0; 16],
             addrs: vec![([127, 0, 0, 1], 5).into()],
             rdma: None,
+        }
+    }
+
+    #[test]
+    fn more_ports_than_a_buffer_has_keys_for_are_none_of_ours() {
+        let with = |ports| {
+            let rdma = Some((4, ports));
+            Handle::decode(&Handle { rdma, ..handle() }.encode())
         };
-        let mut bytes = handle.encode();
+        assert_eq!(with(8).unwrap().rdma, Some((4, 8)));
+        assert_eq!(with(9).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let mut bytes = handle().encode();
         bytes[4] = 9;
         let error = Handle::decode(&bytes).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidUsage);

@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use self::handle::Handle;
-use self::service::{Pending, Service, Shared};
+use self::service::{Pending, Service, Shared, locked};
 use crate::auth::{self, Key, Token};
 use crate::clock::Timestamp;
 use crate::config::{
@@ -44,7 +44,7 @@ use crate::control::{
 use crate::driver::conn::{Conn, LinkRef, Slot};
 use crate::driver::tx_link::{TxHost, TxParams, TxRdma};
 use crate::driver::{Step, TxLink};
-use crate::engine::wire::Keys;
+use crate::engine::wire::{KEYS_MAX, Keys};
 use crate::engine::{Completions, EngineConfig, MemRange, TxEngine};
 use crate::error::{Error, ErrorKind};
 use crate::path::select::{
@@ -64,6 +64,8 @@ pub const HANDLE_BYTES: usize = 128;
 pub const MAX_RECVS: usize = 8;
 /// Outstanding receive requests of a connection; a sender may have [`MAX_RECVS`] times as many.
 pub const MAX_REQUESTS: usize = 32;
+/// Ports that one device may consist of.
+pub const DEVICE_MEMBERS_MAX: usize = KEYS_MAX;
 
 /// How loud a log line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +94,8 @@ pub struct DeviceInfo {
     pub speed_mbps: u32,
     /// Port number, 1 for a network interface.
     pub port: u32,
+    /// The devices that it consists of: itself, unless [`Session::make_virtual_device`] has made it.
+    pub members: Vec<usize>,
 }
 
 /// An open session: the control thread, the ports it listens on, and the links of this process.
@@ -282,10 +286,61 @@ impl Session {
         })))
     }
 
-    /// The devices that can be used. Constant for the life of the session.
+    /// The devices that can be used: those of the host, which stay the same for the life of the session,
+    /// and behind them those that have been made of several.
     #[must_use]
-    pub fn devices(&self) -> &[DeviceInfo] {
-        &self.0.devices
+    pub fn devices(&self) -> Vec<DeviceInfo> {
+        let joined = locked(&self.0.shared.virtual_devices);
+        self.0.devices.iter().chain(&*joined).cloned().collect()
+    }
+
+    /// Makes one device of several RDMA ports, 1 to [`DEVICE_MEMBERS_MAX`]: links at it go over these ports
+    /// and no others, in this order, whatever `THALWEG_PORTS` says. Returns the new device.
+    ///
+    /// # Errors
+    /// `InvalidUsage` over TCP, where one device is all interfaces already, or where there are too many
+    /// devices; `InvalidArgument` for a wrong number of members, the same one twice, or one that is no
+    /// port of the host.
+    pub fn make_virtual_device(&self, members: &[usize]) -> Result<usize, Error> {
+        let refused = |kind, what: &str| {
+            let line = format!("a virtual device of {members:?} cannot be made: {what}");
+            Err(Error::new(kind, line))
+        };
+        if self.0.rdma.is_none() {
+            return refused(
+                ErrorKind::InvalidUsage,
+                "over TCP one device is all interfaces already, and links spread over them",
+            );
+        }
+        let ports = self.0.devices.len();
+        let invalid = ErrorKind::InvalidArgument;
+        if !(1..=DEVICE_MEMBERS_MAX).contains(&members.len()) {
+            let what = format!("1 to {DEVICE_MEMBERS_MAX} devices make one");
+            return refused(invalid, &what);
+        }
+        for (at, member) in members.iter().enumerate() {
+            if members[..at].contains(member) {
+                return refused(invalid, &format!("{member} is there twice"));
+            }
+        }
+        let Some(device) = devices::join(&self.0.devices, members) else {
+            let what = format!("the ports of this host are 0 to {}", ports - 1);
+            return refused(invalid, &what);
+        };
+        let mut joined = locked(&self.0.shared.virtual_devices);
+        let index = ports + joined.len();
+        // A handle has a byte for it.
+        if u8::try_from(index).is_err() {
+            return refused(ErrorKind::InvalidUsage, "there are too many devices");
+        }
+        let line = format!(
+            "device {index} is {}: links at it use these ports",
+            device.name
+        );
+        joined.push(device);
+        drop(joined);
+        self.0.shared.log(LogLevel::Info, &line);
+        Ok(index)
     }
 
     /// One line for the log at start: devices, paths, algorithms, and why.
@@ -327,6 +382,13 @@ impl Session {
     /// `InvalidArgument` for an unknown device.
     pub fn listen(&self, device: usize) -> Result<(Listener, [u8; HANDLE_BYTES]), Error> {
         self.check_device(device)?;
+        let rdma = if self.0.rdma.is_some() {
+            let ports = self.ports_at(device)?.ports;
+            let small = |number: usize| u8::try_from(number).unwrap_or(u8::MAX);
+            Some((small(device), small(ports.len())))
+        } else {
+            None
+        };
         let number = self.0.next_listener.fetch_add(1, Ordering::Relaxed);
         let shared = Arc::clone(&self.0.shared);
         let mut listeners = shared
@@ -335,11 +397,6 @@ impl Session {
             .unwrap_or_else(PoisonError::into_inner);
         listeners.insert(number, Pending::default());
         drop(listeners);
-        let rdma = self.0.rdma.as_ref().map(|adapters| {
-            let ports = adapters.companions(device, shared.config.ports.into());
-            let small = |number: usize| u8::try_from(number).unwrap_or(u8::MAX);
-            (small(device), small(ports.len()))
-        });
         let handle = Handle {
             listener: number,
             token: self.0.token,
@@ -420,22 +477,26 @@ impl Session {
     }
 
     fn check_device(&self, device: usize) -> Result<(), Error> {
-        if device < self.0.devices.len() {
+        let count = self.0.devices.len() + locked(&self.0.shared.virtual_devices).len();
+        if device < count {
             return Ok(());
         }
         Err(Error::new(
             ErrorKind::InvalidArgument,
-            format!(
-                "device {device} does not exist: there are {}",
-                self.0.devices.len()
-            ),
+            format!("device {device} does not exist: there are {count}"),
         ))
+    }
+
+    /// The RDMA ports of links at a device.
+    fn ports_at(&self, device: usize) -> Result<LinkPorts, Error> {
+        let ports = self.0.shared.ports_at(device);
+        ports.map_err(|what| Error::new(ErrorKind::Internal, what))
     }
 
     /// The ports and the peer's for a link over RDMA, if both ends have any.
     fn rdma_for(&self, device: usize, handle: &Handle) -> Result<Option<TxRdma>, Error> {
         let config = &self.0.shared.config;
-        let (Some(adapters), Some((peer_device, places))) = (&self.0.rdma, handle.rdma) else {
+        let (Some(_), Some((peer_device, places))) = (&self.0.rdma, handle.rdma) else {
             if config.transport == TransportKind::Verbs {
                 return Err(Error::new(
                     ErrorKind::Remote,
@@ -444,18 +505,15 @@ impl Session {
             }
             return Ok(None);
         };
-        let ports = adapters.companions(device, config.ports.into());
-        let port = &adapters.ports()[device];
+        let ports = self.ports_at(device)?;
+        let port = &ports.adapters.ports()[ports.ports[0]];
         Ok(Some(TxRdma {
             chunk_bytes: config
                 .chunk_bytes
                 .unwrap_or_else(|| rdma_chunk_bytes(port))
                 .max(*handshake::RDMA_CHUNKS.start()),
-            watch: adapters.watch(),
-            ports: LinkPorts {
-                adapters: Arc::clone(adapters),
-                ports,
-            },
+            watch: ports.adapters.watch(),
+            ports,
             device: peer_device,
             places,
         }))
@@ -811,7 +869,8 @@ impl Registrar {
     /// # Errors
     /// `InvalidArgument`: it is not mapped, or cannot be pinned, and what to do.
     pub unsafe fn register(&self, data: *mut u8, len: usize) -> Result<Registration, Error> {
-        let Some(ports) = &self.0 else {
+        // Adapters refuse to register nothing, and nobody needs a key for it.
+        let Some(ports) = self.0.as_ref().filter(|_| len > 0) else {
             return Ok(Registration(None));
         };
         // SAFETY: the caller's promise.

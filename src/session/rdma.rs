@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::handshake::{Hello, RdmaHello, Welcome};
-use super::service::{Command, Shared};
+use super::service::{Command, Shared, locked};
 use crate::auth;
 use crate::driver::tx_link::{DialRequest, TxRdma};
 use crate::engine::wire::Frame;
 use crate::transport::AnyChannel;
-use crate::transport::verbs::adapters::Unconnected;
+use crate::transport::verbs::adapters::{Adapters, Unconnected};
 use crate::transport::verbs::{End, LinkPorts};
 
 /// Things done aside at once. A port that is gone holds each of its paths up for a second or more.
@@ -154,16 +154,27 @@ impl Shared {
         })
     }
 
+    /// The port of ours that a hello names.
+    pub(super) fn port_of(&self, rdma: &RdmaHello) -> Result<(Arc<Adapters>, usize), String> {
+        let LinkPorts { adapters, ports } = self.ports_at(rdma.device.into())?;
+        let &port = ports.get(usize::from(rdma.place)).ok_or_else(|| {
+            format!(
+                "the peer asks for RDMA port {} of device {}, which has {}",
+                rdma.place,
+                rdma.device,
+                ports.len()
+            )
+        })?;
+        Ok((adapters, port))
+    }
+
     /// Makes our end of a path that a peer has dialled and connects it, aside.
     pub(super) fn accept_aside(
         &self,
+        (adapters, port): (Arc<Adapters>, usize),
         rdma: RdmaHello,
         mut accepted: Accepted,
     ) -> Result<(), String> {
-        let LinkPorts { adapters, ports } = self.ports_at(rdma.device)?;
-        let &port = ports
-            .get(usize::from(rdma.place))
-            .ok_or("the peer asks for an RDMA port that no link here uses")?;
         let eager_bytes = self.config.eager_bytes;
         self.aside(move || {
             accepted.made = adapters.receiver(port, eager_bytes).and_then(|mut end| {
@@ -175,16 +186,25 @@ impl Shared {
         })
     }
 
-    /// The ports of links at this device of ours.
-    pub(super) fn ports_at(&self, device: u8) -> Result<LinkPorts, String> {
+    /// The ports of links at this device of ours: those that a virtual device names, else the device's
+    /// own and the next ones.
+    pub(super) fn ports_at(&self, device: usize) -> Result<LinkPorts, String> {
         let adapters = self.rdma.as_ref().ok_or("there is no RDMA here")?;
-        let device = usize::from(device);
-        if device >= adapters.ports().len() {
-            return Err("the peer asks for an RDMA device that is not there".into());
-        }
+        let count = adapters.ports().len();
+        let ports = match device.checked_sub(count) {
+            None => adapters.companions(device, self.config.ports.into()),
+            Some(beyond) => {
+                let joined = locked(&self.virtual_devices);
+                let all = count + joined.len();
+                let device = joined.get(beyond).ok_or_else(|| {
+                    format!("RDMA device {device} is asked for, but there are {all}")
+                })?;
+                device.members.clone()
+            }
+        };
         Ok(LinkPorts {
             adapters: Arc::clone(adapters),
-            ports: adapters.companions(device, self.config.ports.into()),
+            ports,
         })
     }
 }

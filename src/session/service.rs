@@ -18,7 +18,7 @@ use super::handshake::{
     self, CHALLENGE_BYTES, HELLO_BYTES, Hello, Refusal, WELCOME_BYTES, Welcome,
 };
 use super::rdma::{Accepted, RdmaDial};
-use super::{LogLevel, LogSink};
+use super::{DeviceInfo, LogLevel, LogSink};
 use crate::auth::{self, Key};
 use crate::clock::Timestamp;
 use crate::config::Config;
@@ -84,6 +84,8 @@ pub struct Shared {
     pub addrs: Vec<SocketAddr>,
     /// Our RDMA ports, if there are any.
     pub(super) rdma: Option<Arc<Adapters>>,
+    /// Devices made of several; their numbers follow those of the ports.
+    pub(super) virtual_devices: Mutex<Vec<DeviceInfo>>,
     /// Threads that do something aside.
     pub(super) aside: AtomicU32,
     /// Listeners by their number.
@@ -110,7 +112,7 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -156,6 +158,7 @@ impl Shared {
             key,
             addrs,
             rdma,
+            virtual_devices: Mutex::default(),
             aside: AtomicU32::new(0),
             listeners: Mutex::default(),
             tx_links: Mutex::default(),
@@ -1235,8 +1238,18 @@ impl Service {
                 .map_err(|error| error.to_string());
             return self.accepted(accepted(socket, made.map(|channel| (channel, None))));
         };
-        let waiting = accepted(socket, Err("it was given up".into()));
-        if let Err(error) = self.shared.accept_aside(rdma, waiting) {
+        let begun = match self.shared.port_of(&rdma) {
+            Ok(port) => {
+                let waiting = accepted(socket, Err("it was given up".into()));
+                self.shared.accept_aside(port, rdma, waiting)
+            }
+            Err(error) => {
+                let mut socket = socket;
+                let _ = socket.write_all(&handshake::refuse(Refusal::NoRdma));
+                Err(error)
+            }
+        };
+        if let Err(error) = begun {
             self.not_accepted(remote, &error);
         }
     }
@@ -1298,7 +1311,7 @@ impl Service {
         let rdma = match &hello.rdma {
             Some(rdma) => Some(
                 self.shared
-                    .ports_at(rdma.device)
+                    .ports_at(rdma.device.into())
                     .map_err(io::Error::other)?,
             ),
             None => None,

@@ -45,6 +45,11 @@ struct Pair {
 impl Pair {
     /// Over the rails whose numbers are named.
     fn over(rails: &[u8], more: &[(&str, &str)]) -> Self {
+        Self::between(rails, more, |_| 0)
+    }
+
+    /// Between the devices that are picked of each end's.
+    fn between(rails: &[u8], more: &[(&str, &str)], device: fn(&Session) -> usize) -> Self {
         let hca = |end: &str| {
             let names: Vec<_> = rails.iter().map(|rail| format!("rxe{end}{rail}")).collect();
             format!("={}", names.join(","))
@@ -52,7 +57,7 @@ impl Pair {
         let lines = Lines::default();
         let near = session(&hca("a"), more, &lines);
         let far = session(&hca("b"), more, &lines);
-        let (send, recv, listener) = connect(&near, &far);
+        let (send, recv, listener) = connect_at((&near, device(&near)), (&far, device(&far)));
         Self {
             send,
             recv,
@@ -74,12 +79,19 @@ impl Pair {
 }
 
 fn connect(near: &Session, far: &Session) -> (SendConnection, RecvConnection, Listener) {
-    let (listener, mut handle) = far.listen(0).unwrap();
+    connect_at((near, 0), (far, 0))
+}
+
+fn connect_at(
+    (near, from): (&Session, usize),
+    (far, to): (&Session, usize),
+) -> (SendConnection, RecvConnection, Listener) {
+    let (listener, mut handle) = far.listen(to).unwrap();
     let begun = Instant::now();
     let (mut send, mut recv) = (None, None);
     while send.is_none() || recv.is_none() {
         if send.is_none() {
-            send = near.connect(0, &mut handle).unwrap();
+            send = near.connect(from, &mut handle).unwrap();
         }
         if recv.is_none() {
             recv = listener.accept().unwrap();
@@ -278,13 +290,12 @@ fn dropped(rail: u8) -> u64 {
 
 /// Breaks one of two rails in the middle of a transfer and heals it: no error, every byte right, a
 /// short gap, and the rail is used again.
-fn survives(break_it: impl Fn() + Send, heal_it: impl Fn()) {
-    let pair = Pair::over(&[0, 1], &[]);
-    transfer(&pair, 1 << 20, 4, |arrived| arrived >= 20);
+fn survives(pair: &Pair, break_it: impl Fn() + Send, heal_it: impl Fn()) {
+    transfer(pair, 1 << 20, 4, |arrived| arrived >= 20);
     let mut break_it = Some(break_it);
     // Elsewhere: the transfer would pause while the command runs.
     let (_, gap) = std::thread::scope(|scope| {
-        transfer(&pair, 1 << 20, 4, |arrived| {
+        transfer(pair, 1 << 20, 4, |arrived| {
             if arrived == 10
                 && let Some(break_it) = break_it.take()
             {
@@ -298,7 +309,7 @@ fn survives(break_it: impl Fn() + Send, heal_it: impl Fn()) {
     assert!(gap < GAP_MAX, "{gap:?}: {:?}", pair.lines);
     heal_it();
     pair.forget();
-    transfer(&pair, 1 << 20, 4, |_| {
+    transfer(pair, 1 << 20, 4, |_| {
         pair.told("(10.87.1.1:") && pair.told("joined")
     });
 }
@@ -309,13 +320,75 @@ const GAP_MAX: Duration = Duration::from_millis(500);
 #[test]
 #[ignore = "needs the devices of lab/roce.sh: make test-roce"]
 fn a_link_that_goes_down_costs_nothing_but_its_bandwidth() {
-    survives(|| link(1, false), || link(1, true));
+    survives(
+        &Pair::over(&[0, 1], &[]),
+        || link(1, false),
+        || link(1, true),
+    );
+}
+
+/// As NCCL does where it is to see two ports as one: nothing but the device says that there are two.
+#[test]
+#[ignore = "needs the devices of lab/roce.sh: make test-roce"]
+fn a_device_made_of_two_ports_survives_the_loss_of_one() {
+    let one_port = [("THALWEG_PORTS", "1")];
+    let both = |session: &Session| session.make_virtual_device(&[0, 1]).unwrap();
+    let pair = Pair::between(&[0, 1], &one_port, both);
+    assert!(pair.told("device 2 is rxea0+rxea1: "), "{:?}", pair.lines);
+    survives(&pair, || link(1, false), || link(1, true));
+}
+
+/// A handle that names a device or a port which is not there: one error, with advice, and a line that
+/// says what was asked for where it was asked.
+#[test]
+#[ignore = "needs the devices of lab/roce.sh: make test-roce"]
+fn a_device_that_the_peer_does_not_have_is_one_error() {
+    const DEVICE: usize = 118;
+    const PORTS: usize = 119;
+    let brief = [("THALWEG_CONNECT_TIMEOUT_MS", "3000")];
+    let pair = Pair::over(&[0], &brief);
+    let wrong = [
+        (DEVICE, 7, "RDMA device 7 is asked for, but there are 1"),
+        (PORTS, 8, "of device 0, which has 1"),
+    ];
+    for (at, number, line) in wrong {
+        let (listener, mut handle) = pair.far.listen(0).unwrap();
+        handle[at] = number;
+        // A link of its own: the process has another name.
+        handle[32] ^= number;
+        let begun = Instant::now();
+        if at == PORTS {
+            // Its first path is right, so there is a connection; the others are refused.
+            let (mut send, mut recv) = (None, None);
+            while send.is_none() || !pair.told(line) {
+                if send.is_none() {
+                    send = pair.near.connect(0, &mut handle).unwrap();
+                }
+                recv = recv.or(listener.accept().unwrap());
+                assert!(begun.elapsed() < DEADLINE, "{:?}", pair.lines);
+                std::thread::yield_now();
+            }
+            continue;
+        }
+        let error = loop {
+            match pair.near.connect(0, &mut handle) {
+                Ok(None) => assert!(begun.elapsed() < DEADLINE, "{:?}", pair.lines),
+                Ok(Some(_)) => panic!("connected to a device that is not there"),
+                Err(error) => break error.to_string(),
+            }
+            std::thread::yield_now();
+        };
+        assert!(error.contains("its log says why"), "{error}");
+        assert!(pair.told(line), "{:?}", pair.lines);
+    }
+    transfer(&pair, 300_000, 4, |arrived| arrived >= 8);
 }
 
 #[test]
 #[ignore = "needs the devices of lab/roce.sh: make test-roce"]
 fn a_black_hole_is_gone_around_in_a_fraction_of_a_second() {
     survives(
+        &Pair::over(&[0, 1], &[]),
         || netem(1, "loss 100%"),
         || {
             assert!(dropped(1) > 0, "nothing went there");

@@ -16,8 +16,26 @@ use std::ptr::null_mut;
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
-/// No test waits longer than this for anything.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// No test waits longer than this for anything; longer in the guest of `lab/roce.sh`, which is slow.
+fn patience() -> Duration {
+    Duration::from_secs(if over_rdma() { 200 } else { 30 })
+}
+
+/// Whether the tests are to go over RDMA, between the devices of `lab/roce.sh` (`make test-roce`).
+pub fn over_rdma() -> bool {
+    std::env::var("THALWEG_TRANSPORT").as_deref() == Ok("verbs")
+}
+
+/// The device that the tests send from.
+pub fn near() -> c_int {
+    0
+}
+
+/// The device that they receive at. Over TCP there is only one; over RDMA this is the other end of a
+/// wire, and the devices behind both are the ends of another.
+pub fn far() -> c_int {
+    if over_rdma() { 2 } else { 0 }
+}
 
 /// A table of any version.
 #[derive(Debug, Clone, Copy)]
@@ -89,8 +107,8 @@ pub struct Properties {
     pub max_recvs: c_int,
     pub net_device_type: c_int,
     pub net_device_version: c_int,
-    /// How many devices it consists of, and the first of them.
-    pub vdevice: (c_int, c_int),
+    /// The devices that it consists of: their number, and places for 8.
+    pub vdevice: (c_int, [c_int; 8]),
     pub max_p2p_bytes: usize,
     pub max_coll_bytes: usize,
     pub max_multi_request_size: c_int,
@@ -113,7 +131,7 @@ macro_rules! common {
             max_recvs: $props.max_recvs,
             net_device_type: 0,
             net_device_version: 0,
-            vdevice: (1, $device),
+            vdevice: (1, first_of_8(&[$device])),
             max_p2p_bytes: 1 << 30,
             max_coll_bytes: 1 << 30,
             max_multi_request_size: 1,
@@ -138,12 +156,19 @@ macro_rules! common_v7 {
 macro_rules! common_v9 {
     ($props:expr, $device:expr) => {
         Properties {
-            vdevice: ($props.v_props.ndevs, $props.v_props.devs[0]),
+            vdevice: ($props.v_props.ndevs, first_of_8(&$props.v_props.devs)),
             max_p2p_bytes: $props.max_p2p_bytes,
             max_coll_bytes: $props.max_coll_bytes,
             ..common_v7!($props, $device)
         }
     };
+}
+
+/// An array of any version's length in that of the newest.
+pub fn first_of_8(devices: &[c_int]) -> [c_int; 8] {
+    let mut all = [0; 8];
+    all[..devices.len()].copy_from_slice(devices);
+    all
 }
 
 fn raw_properties<P>(
@@ -272,6 +297,35 @@ impl Net {
                 }
             }
         })
+    }
+
+    /// Makes one device of `count` of these; `None` where the version has no such function.
+    pub fn make_v_device(
+        &self,
+        count: c_int,
+        devices: &[c_int],
+    ) -> Option<Result<c_int, ResultCode>> {
+        let (mut made, devs) = (-7, first_of_8(devices));
+        let out = &raw mut made;
+        let [a, b, c, d, ..] = devs;
+        let mut small = v9::VDeviceProps {
+            ndevs: count,
+            devs: [a, b, c, d],
+        };
+        let mut large = v12::VDeviceProps { ndevs: count, devs };
+        // SAFETY: the structure is of the function's own version.
+        let code = unsafe {
+            match self.table {
+                Table::V6(_) | Table::V7(_) | Table::V8(_) => return None,
+                Table::V9(net) => net.make_v_device.expect("makeVDevice")(out, &raw mut small),
+                Table::V10(net) => net.make_v_device.expect("makeVDevice")(out, &raw mut small),
+                Table::V11(net) => net.make_v_device.expect("makeVDevice")(out, &raw mut small),
+                Table::V12(net) => net.make_v_device.expect("makeVDevice")(out, &raw mut large),
+            }
+        };
+        let checked = check(code);
+        assert!(checked.is_ok() || made == -7, "written on an error");
+        Some(checked.map(|()| made))
     }
 
     pub fn listen(&self, device: c_int) -> Result<(*mut c_void, Handle), ResultCode> {
@@ -535,18 +589,29 @@ impl Pair {
     }
 
     pub fn on(net: Net) -> Self {
-        let (listen, mut handle) = net.listen(0).expect("listen");
-        let pair = Self::through(net, listen, &mut handle);
+        Self::between(net, near(), far())
+    }
+
+    /// From one device to another.
+    pub fn between(net: Net, from: c_int, to: c_int) -> Self {
+        let (listen, mut handle) = net.listen(to).expect("listen");
+        let pair = Self::from_through(net, from, listen, &mut handle);
         // As NCCL does, before the first message.
         net.close_listen(listen);
         pair
     }
 
     pub fn through(net: Net, listen: *mut c_void, handle: &mut Handle) -> Self {
+        Self::from_through(net, near(), listen, handle)
+    }
+
+    fn from_through(net: Net, from: c_int, listen: *mut c_void, handle: &mut Handle) -> Self {
         let (mut send, mut recv): (*mut c_void, *mut c_void) = (null_mut(), null_mut());
         wait_for("a connection", || {
             if send.is_null() {
-                send = net.connect(0, handle).expect("connect");
+                send = net
+                    .connect(from, handle)
+                    .unwrap_or_else(|code| panic!("connect: {code:?}; log: {:#?}", logged("")));
             }
             if recv.is_null() {
                 recv = net.accept(listen).expect("accept");
@@ -618,7 +683,7 @@ pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let mut calls = 0_u32;
     while !done() {
         assert!(
-            start.elapsed() < PATIENCE,
+            start.elapsed() < patience(),
             "still waiting for {what}; log: {:#?}",
             logged("")
         );
@@ -639,7 +704,7 @@ pub fn pattern(len: usize, seed: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Lets the plugin use the loopback interface and nothing else.
+/// Lets the plugin use the loopback interface and nothing else: paths over RDMA begin there, too.
 pub fn use_loopback() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

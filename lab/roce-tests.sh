@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# roce-tests.sh PROGRAM... -- [ARGUMENTS...]: the tests that `make test-roce` runs in the guest of roce.sh. `roce` is made
+# for its devices; the others are what runs over TCP or loopback elsewhere, here over RDMA.
+set -uo pipefail
+
+programs=()
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+  programs+=("$1")
+  shift
+done
+shift
+failed=0
+for program in "${programs[@]}"; do
+  name=$(basename "$program")
+  arguments=("$@")
+  case $name in
+    roce-*) arguments+=(--include-ignored) ;;
+    # The oldest table, the first with 64-bit sizes and virtual devices, and the newest: the guest is slow.
+    suite-*) [ $# -gt 0 ] || arguments=(v6:: v9:: v12::) ;;
+  esac
+  echo "== ${name%-*} over RDMA"
+  start=$SECONDS
+  THALWEG_TRANSPORT=verbs "$program" --test-threads=1 "${arguments[@]}" || failed=1
+  echo "== $((SECONDS - start)) s"
+done
+exit $failed
