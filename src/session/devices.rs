@@ -10,6 +10,8 @@ use std::path::Path;
 
 use super::DeviceInfo;
 use crate::config::{Config, Family};
+use crate::transport::verbs::GpuAccess;
+use crate::transport::verbs::adapters::Adapters;
 use crate::transport::verbs::device::Port;
 
 /// A usable interface.
@@ -117,6 +119,7 @@ pub fn describe(interfaces: &[Interface]) -> Option<DeviceInfo> {
             .map(|i| speed_mbps(&i.name))
             .fold(0, u32::saturating_add),
         port: 1,
+        gpu: GpuAccess::default(),
         name,
     })
 }
@@ -124,15 +127,16 @@ pub fn describe(interfaces: &[Interface]) -> Option<DeviceInfo> {
 /// The devices that NCCL sees where there is RDMA: each port for itself, since it matters which is near
 /// a GPU.
 #[must_use]
-pub fn describe_ports(ports: &[Port]) -> Vec<DeviceInfo> {
-    let device = |port: &Port| DeviceInfo {
+pub fn describe_ports(adapters: &Adapters, ports_max: u8) -> Vec<DeviceInfo> {
+    let device = |(index, port): (usize, &Port)| DeviceInfo {
         name: port.name(),
         pci_path: port.pci_path.clone(),
         guid: port.guid,
         speed_mbps: port.speed_mbps,
         port: port.number.into(),
+        gpu: adapters.gpu_access(&adapters.companions(index, ports_max.into())),
     };
-    ports.iter().map(device).collect()
+    adapters.ports().iter().enumerate().map(device).collect()
 }
 
 fn speed_mbps(name: &str) -> u32 {

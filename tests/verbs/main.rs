@@ -16,3 +16,4 @@
 mod channel;
 mod engines;
 mod fabric;
+mod within_host;

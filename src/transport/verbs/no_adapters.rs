@@ -1,9 +1,12 @@
 //! The adapters of a library that was built without the feature `verbs`: there are none.
 
+#![allow(unsafe_code, reason = "as where there are some")]
+
 use std::convert::Infallible;
 
 use super::device::{Choice, Port};
-use super::{End, Marking, MemoryKeys};
+use super::{End, GpuAccess, Made, Marking, MemoryKeys, MemoryKind};
+use crate::config::RelaxedOrdering;
 use crate::engine::wire::Header;
 use crate::transport::AnyChannel;
 
@@ -22,7 +25,11 @@ pub struct Unconnected(Infallible);
 impl Adapters {
     /// None, and why.
     #[must_use]
-    pub fn open(_choice: &Choice<'_>, _marking: Marking) -> (Option<Self>, String) {
+    pub fn open(
+        _choice: &Choice<'_>,
+        _marking: Marking,
+        _relaxed: RelaxedOrdering,
+    ) -> (Option<Self>, String) {
         (None, "no RDMA in this build".into())
     }
 
@@ -50,7 +57,22 @@ impl Adapters {
         _ports: &[usize],
         _addr: *mut u8,
         _bytes: usize,
+        _kind: MemoryKind,
     ) -> Result<Registration, String> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[must_use]
+    pub fn gpu_access(&self, _ports: &[usize]) -> GpuAccess {
+        match self.0 {}
+    }
+
+    /// Never called.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn within_host(&self, _index: usize) -> Made {
         match self.0 {}
     }
 
