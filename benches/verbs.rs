@@ -79,6 +79,9 @@ impl Pair for InstantPair {
                     }
                     Done::Received(local.bytes)
                 }
+                Operation::Put { .. } | Operation::Get { .. } => {
+                    unreachable!("a path neither puts nor gets")
+                }
             };
             peer.completions.push_back(completion(id, done));
             own.completions

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::iter::zip;
 use std::time::{Duration, Instant};
 
-use thalweg::config::{Family, HcaFilter};
+use thalweg::config::{Family, HcaFilter, RelaxedOrdering};
 use thalweg::engine::wire::{Frame, Header, Immediate, Keys};
 use thalweg::engine::{
     MemRange, RxAction, RxEngine, RxTransmit, Sink, Transmit, TxAction, TxEngine, TxEvent,
@@ -43,7 +43,7 @@ use thalweg::sim::world::{Change, Ended, Endpoints, Fault, run};
 use thalweg::transport::loopback::{self, LoopbackChannel};
 use thalweg::transport::verbs::adapters::{Adapters, Registration};
 use thalweg::transport::verbs::device::Choice;
-use thalweg::transport::verbs::{Marking, MemoryKeys};
+use thalweg::transport::verbs::{Marking, MemoryKeys, MemoryKind};
 use thalweg::transport::{AnyChannel, Channel, Receiver, Sent};
 use thalweg::units::{Nanos, Rate};
 
@@ -274,7 +274,7 @@ impl Rails {
                 control: 0,
                 service_level: 0,
             };
-            let (adapters, about) = Adapters::open(&choice, marking);
+            let (adapters, about) = Adapters::open(&choice, marking, RelaxedOrdering::Auto);
             adapters.unwrap_or_else(|| panic!("{about}"))
         };
         let rails = Self {
@@ -328,7 +328,7 @@ impl Rails {
 fn register(adapters: &Adapters, memory: &mut [u8]) -> Registration {
     let all: Vec<_> = (0..adapters.ports().len()).collect();
     // SAFETY: `Replay` drops its channels first, then registrations, then memory.
-    unsafe { adapters.register(&all, memory.as_mut_ptr(), memory.len()) }.unwrap()
+    unsafe { adapters.register(&all, memory.as_mut_ptr(), memory.len(), MemoryKind::Host) }.unwrap()
 }
 
 /// The two engines of a link over a transport.

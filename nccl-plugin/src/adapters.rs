@@ -16,7 +16,7 @@ use crate::guard::{Failure, guard};
 use crate::process::{self, Device};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::{NonNull, null_mut};
-use thalweg::session::{HANDLE_BYTES, Listener, MAX_RECVS, Session};
+use thalweg::session::{DmaBuf, HANDLE_BYTES, Listener, MAX_RECVS, MemoryKind, Session};
 
 const _: () = assert!(HANDLE_BYTES == abi::HANDLE_BYTES);
 
@@ -37,11 +37,11 @@ pub(crate) const V6: v6::Net = v6::Net {
     connect: Some(connect_v6),
     accept: Some(accept_v6),
     reg_mr: Some(reg_mr_v6),
-    reg_mr_dma_buf: None,
+    reg_mr_dma_buf: Some(reg_mr_dma_buf),
     dereg_mr: Some(dereg_mr),
     isend: Some(isend_v6),
     irecv: Some(irecv_v6),
-    iflush: None,
+    iflush: Some(iflush),
     test: Some(test),
     close_send: Some(close_comm),
     close_recv: Some(close_comm),
@@ -57,11 +57,11 @@ pub(crate) const V7: v7::Net = v7::Net {
     connect: Some(connect_v7),
     accept: Some(accept_v7),
     reg_mr: Some(reg_mr_v6),
-    reg_mr_dma_buf: None,
+    reg_mr_dma_buf: Some(reg_mr_dma_buf),
     dereg_mr: Some(dereg_mr),
     isend: Some(isend_v6),
     irecv: Some(irecv_v6),
-    iflush: None,
+    iflush: Some(iflush),
     test: Some(test),
     close_send: Some(close_comm),
     close_recv: Some(close_comm),
@@ -79,11 +79,11 @@ pub(crate) const V8: v8::Net = v8::Net {
     connect: Some(connect_v7),
     accept: Some(accept_v7),
     reg_mr: Some(reg_mr_v8),
-    reg_mr_dma_buf: None,
+    reg_mr_dma_buf: Some(reg_mr_dma_buf),
     dereg_mr: Some(dereg_mr),
     isend: Some(isend_v6),
     irecv: Some(irecv_v6),
-    iflush: None,
+    iflush: Some(iflush),
     test: Some(test),
     close_send: Some(close_comm),
     close_recv: Some(close_comm),
@@ -101,11 +101,11 @@ pub(crate) const V9: v9::Net = v9::Net {
     connect: Some(connect_v7),
     accept: Some(accept_v7),
     reg_mr: Some(reg_mr_v8),
-    reg_mr_dma_buf: None,
+    reg_mr_dma_buf: Some(reg_mr_dma_buf),
     dereg_mr: Some(dereg_mr),
     isend: Some(isend_v9),
     irecv: Some(irecv_v9),
-    iflush: None,
+    iflush: Some(iflush),
     test: Some(test),
     close_send: Some(close_comm),
     close_recv: Some(close_comm),
@@ -124,11 +124,11 @@ pub(crate) const V10: v10::Net = v10::Net {
     connect: Some(connect_v10),
     accept: Some(accept_v7),
     reg_mr: Some(reg_mr_v8),
-    reg_mr_dma_buf: None,
+    reg_mr_dma_buf: Some(reg_mr_dma_buf),
     dereg_mr: Some(dereg_mr),
     isend: Some(isend_v10),
     irecv: Some(irecv_v10),
-    iflush: None,
+    iflush: Some(iflush),
     test: Some(test),
     close_send: Some(close_comm),
     close_recv: Some(close_comm),
@@ -147,11 +147,11 @@ pub(crate) const V11: v11::Net = v11::Net {
     connect: Some(connect_v11),
     accept: Some(accept_v7),
     reg_mr: Some(reg_mr_v8),
-    reg_mr_dma_buf: None,
+    reg_mr_dma_buf: Some(reg_mr_dma_buf),
     dereg_mr: Some(dereg_mr),
     isend: Some(isend_v10),
     irecv: Some(irecv_v10),
-    iflush: None,
+    iflush: Some(iflush),
     test: Some(test),
     close_send: Some(close_comm),
     close_recv: Some(close_comm),
@@ -173,11 +173,11 @@ pub(crate) const V12: v12::Net = v12::Net {
     connect: Some(connect_v11),
     accept: Some(accept_v7),
     reg_mr: Some(reg_mr_v8),
-    reg_mr_dma_buf: None,
+    reg_mr_dma_buf: Some(reg_mr_dma_buf),
     dereg_mr: Some(dereg_mr),
     isend: Some(isend_v10),
     irecv: Some(irecv_v10),
-    iflush: None,
+    iflush: Some(iflush),
     test: Some(test),
     close_send: Some(close_comm),
     close_recv: Some(close_comm),
@@ -316,7 +316,7 @@ impl From<Device> for v6::Properties {
             name: c_string(device.name),
             pci_path: pci_path(&device),
             guid: device.guid,
-            ptr_support: abi::PTR_HOST,
+            ptr_support: device.ptr_support,
             speed: device.speed_mbps,
             port: device.port,
             latency: 0.0,
@@ -332,7 +332,7 @@ impl From<Device> for v7::Properties {
             name: c_string(device.name),
             pci_path: pci_path(&device),
             guid: device.guid,
-            ptr_support: abi::PTR_HOST,
+            ptr_support: device.ptr_support,
             speed: device.speed_mbps,
             port: device.port,
             latency: 0.0,
@@ -350,7 +350,7 @@ impl From<Device> for v8::Properties {
             name: c_string(device.name),
             pci_path: pci_path(&device),
             guid: device.guid,
-            ptr_support: abi::PTR_HOST,
+            ptr_support: device.ptr_support,
             reg_is_global: 0,
             speed: device.speed_mbps,
             port: device.port,
@@ -370,7 +370,7 @@ impl From<Device> for v9::Properties {
             name: c_string(device.name),
             pci_path: pci_path(&device),
             guid: device.guid,
-            ptr_support: abi::PTR_HOST,
+            ptr_support: device.ptr_support,
             reg_is_global: 0,
             force_flush: 0,
             speed: device.speed_mbps,
@@ -396,7 +396,7 @@ impl From<Device> for v11::Properties {
             name: c_string(device.name),
             pci_path: pci_path(&device),
             guid: device.guid,
-            ptr_support: abi::PTR_HOST,
+            ptr_support: device.ptr_support,
             reg_is_global: 0,
             force_flush: 0,
             speed: device.speed_mbps,
@@ -423,7 +423,7 @@ impl From<Device> for v12::Properties {
             name: c_string(device.name),
             pci_path: pci_path(&device),
             guid: device.guid,
-            ptr_support: abi::PTR_HOST,
+            ptr_support: device.ptr_support,
             reg_is_global: 0,
             force_flush: 0,
             speed: device.speed_mbps,
@@ -645,17 +645,55 @@ unsafe fn reg_mr(
     kind: c_int,
     handle: *mut *mut c_void,
 ) -> Result<(), Failure> {
+    let kind = match kind {
+        abi::PTR_HOST => Ok(MemoryKind::Host),
+        abi::PTR_CUDA => Ok(MemoryKind::Gpu),
+        _ => Err(Failure::argument(format!(
+            "memory of type {kind} cannot be registered so, only the host's (1) and a GPU's (2)"
+        ))),
+    };
+    // SAFETY: the caller's promise.
+    unsafe { register(comm, data, size, kind, handle) }
+}
+
+unsafe extern "C" fn reg_mr_dma_buf(
+    comm: *mut c_void,
+    data: *mut c_void,
+    size: usize,
+    kind: c_int,
+    offset: u64,
+    fd: c_int,
+    handle: *mut *mut c_void,
+) -> ResultCode {
+    guard("regMrDmaBuf", || {
+        let buffer = match kind {
+            // The descriptor is NCCL's, which closes it right afterwards.
+            abi::PTR_CUDA => Ok(MemoryKind::DmaBuf(DmaBuf { fd, offset })),
+            _ => Err(Failure::argument(format!(
+                "memory of type {kind} cannot be a DMABUF, only a GPU's (2)"
+            ))),
+        };
+        // SAFETY: what NCCL passes to `regMrDmaBuf`.
+        unsafe { register(comm, data, size, buffer, handle) }
+    })
+}
+
+/// # Safety
+/// As for [`reg_mr`].
+unsafe fn register(
+    comm: *mut c_void,
+    data: *mut c_void,
+    size: usize,
+    kind: Result<MemoryKind, Failure>,
+    handle: *mut *mut c_void,
+) -> Result<(), Failure> {
     // SAFETY: the caller's promise, here and below.
     unsafe { put(handle, null_mut(), "mhandle") }?;
-    if kind != abi::PTR_HOST {
-        return Err(Failure::argument(format!(
-            "memory of type {kind} cannot be registered, only host memory (type 1)"
-        )));
-    }
+    let kind = kind?;
     // SAFETY: as above.
     let comm = unsafe { Comm::from_raw(comm) }?;
     // SAFETY: NCCL deregisters memory before it frees it.
-    let registered = unsafe { comm.register(data, size) }?;
+    let registered = unsafe { comm.register(data, size, kind) }?;
     // SAFETY: as above.
     unsafe { put(handle, registered, "mhandle") }
 }
@@ -733,6 +771,21 @@ unsafe extern "C" fn isend_v10(
     unsafe { isend(comm, data, || Ok(size), tag, handle, request) }
 }
 
+const NO_SLOT: Slot = Slot {
+    data: null_mut(),
+    len: 0,
+    tag: 0,
+    handle: null_mut(),
+};
+
+/// The number of messages of a grouped receive.
+fn messages(count: c_int) -> Result<usize, Failure> {
+    usize::try_from(count)
+        .ok()
+        .filter(|count| (1..=MAX_RECVS).contains(count))
+        .ok_or_else(|| Failure::argument(format!("{count} buffers; it takes 1 to {MAX_RECVS}")))
+}
+
 /// # Safety
 /// As for [`Comm::from_raw`] and [`Comm::irecv`]; each array is null or has `count` elements,
 /// and `request` is null or may be written.
@@ -750,21 +803,11 @@ unsafe fn irecv<S: Copy>(
     guard("irecv", || {
         // SAFETY: the caller's promise, here and below.
         unsafe { put(request, null_mut(), "request") }?;
-        let count = usize::try_from(count)
-            .ok()
-            .filter(|count| (1..=MAX_RECVS).contains(count))
-            .ok_or_else(|| {
-                Failure::argument(format!("{count} buffers; it takes 1 to {MAX_RECVS}"))
-            })?;
+        let count = messages(count)?;
         if data.is_null() || sizes.is_null() || tags.is_null() || handles.is_null() {
             return Err(Failure::argument("an array is null"));
         }
-        let mut slots = [Slot {
-            data: null_mut(),
-            len: 0,
-            tag: 0,
-            handle: null_mut(),
-        }; MAX_RECVS];
+        let mut slots = [NO_SLOT; MAX_RECVS];
         for (i, slot) in slots.iter_mut().enumerate().take(count) {
             // SAFETY: as above: the arrays have `count` elements.
             unsafe {
@@ -823,6 +866,42 @@ unsafe extern "C" fn irecv_v10(
 ) -> ResultCode {
     // SAFETY: what NCCL passes to `irecv`.
     unsafe { irecv(comm, count, data, sizes, Ok, tags, handles, request) }
+}
+
+unsafe extern "C" fn iflush(
+    comm: *mut c_void,
+    count: c_int,
+    data: *mut *mut c_void,
+    sizes: *mut c_int,
+    handles: *mut *mut c_void,
+    request: *mut *mut c_void,
+) -> ResultCode {
+    guard("iflush", || {
+        // SAFETY: what NCCL passes to `iflush`, here and below. A null request is one that is done.
+        unsafe { put(request, null_mut(), "request") }?;
+        let count = messages(count)?;
+        if data.is_null() || sizes.is_null() || handles.is_null() {
+            return Err(Failure::argument("an array is null"));
+        }
+        let mut slots = [NO_SLOT; MAX_RECVS];
+        for (i, slot) in slots.iter_mut().enumerate().take(count) {
+            // SAFETY: as above: the arrays have `count` elements.
+            unsafe {
+                *slot = Slot {
+                    data: *data.add(i),
+                    len: bytes(*sizes.add(i))?,
+                    tag: 0,
+                    handle: *handles.add(i),
+                };
+            }
+        }
+        // SAFETY: as above.
+        let comm = unsafe { Comm::from_raw(comm) }?;
+        // SAFETY: as above.
+        let started = unsafe { comm.iflush(&slots[..count]) }?;
+        // SAFETY: as above.
+        unsafe { put(request, started, "request") }
+    })
 }
 
 unsafe extern "C" fn test(request: *mut c_void, done: *mut c_int, sizes: *mut c_int) -> ResultCode {

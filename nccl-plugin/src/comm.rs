@@ -20,9 +20,10 @@ use std::ffi::{c_int, c_void};
 use std::ops::{Deref, DerefMut};
 use std::ptr::{NonNull, null_mut, without_provenance_mut};
 use std::sync::atomic::{AtomicU32, Ordering};
+use thalweg::engine::wire::Keys;
 use thalweg::session::{
-    MAX_RECVS, MAX_REQUESTS, MemoryKeys, RecvBuffer, RecvConnection, Registrar, Registration,
-    Request, SendConnection,
+    MAX_RECVS, MAX_REQUESTS, MemoryKeys, MemoryKind, RecvBuffer, RecvConnection, Registrar,
+    Registration, Request, SendConnection,
 };
 use thalweg::sync::{TryLock, TryLockGuard};
 
@@ -63,7 +64,10 @@ struct State {
     pending: Vec<Option<Pending>>,
     /// Indices of the free ones in `pending`.
     free: Vec<usize>,
+    /// Messages that may be outstanding.
     requests_max: usize,
+    /// Flushes among what is pending.
+    flushes: usize,
 }
 
 enum End {
@@ -78,10 +82,21 @@ struct Pending {
     count: usize,
     /// The memory it uses, by index: an entry in use isn't used again for another registration.
     registrations: [u32; MAX_RECVS],
+    is_flush: bool,
 }
 
 /// In [`Pending::registrations`]: an empty message, or no message at all.
 const NO_REGISTRATION: u32 = u32::MAX;
+
+const NO_BUFFER: RecvBuffer = RecvBuffer {
+    data: null_mut(),
+    len: 0,
+    tag: 0,
+    keys: MemoryKeys {
+        local: Keys::NONE,
+        remote: Keys::NONE,
+    },
+};
 
 /// One buffer of an `irecv`, as it comes from NCCL.
 #[derive(Debug, Clone, Copy)]
@@ -104,15 +119,15 @@ impl Comm {
     /// A send comm for NCCL, to be given back to [`Comm::close`].
     pub(crate) fn sending(connection: SendConnection) -> *mut c_void {
         // A sender may have a message outstanding for each slot of each of its peer's receives.
-        Self::open(End::Send(connection), MAX_REQUESTS * MAX_RECVS)
+        Self::open(End::Send(connection), MAX_REQUESTS * MAX_RECVS, 0)
     }
 
     /// A receive comm for NCCL, to be given back to [`Comm::close`].
     pub(crate) fn receiving(connection: RecvConnection) -> *mut c_void {
-        Self::open(End::Recv(connection), MAX_REQUESTS)
+        Self::open(End::Recv(connection), MAX_REQUESTS, MAX_REQUESTS)
     }
 
-    fn open(end: End, requests: usize) -> *mut c_void {
+    fn open(end: End, requests: usize, flushes: usize) -> *mut c_void {
         let comm = Box::into_raw(Box::new(Self {
             state: TryLock::new(State {
                 end,
@@ -122,11 +137,13 @@ impl Comm {
                 pending: Vec::new(),
                 free: Vec::new(),
                 requests_max: requests,
+                flushes: 0,
             }),
             waiting: AtomicU32::new(0),
             tokens: Box::default(),
         }));
-        let tokens = (0..requests).map(|index| Token { comm, index }).collect();
+        let count = requests + flushes;
+        let tokens = (0..count).map(|index| Token { comm, index }).collect();
         // SAFETY: just allocated, and nobody else knows it yet.
         unsafe { (*comm).tokens = tokens };
         comm.cast()
@@ -164,6 +181,7 @@ impl Comm {
         &self,
         data: *mut c_void,
         len: usize,
+        kind: MemoryKind,
     ) -> Result<*mut c_void, Failure> {
         if data.is_null() && len > 0 {
             return Err(Failure::argument("the memory to register is null"));
@@ -175,7 +193,7 @@ impl Comm {
         };
         // Not while the progress thread is kept out: to pin memory takes milliseconds.
         // SAFETY: the caller's promise.
-        let memory = unsafe { registrar.register(data.cast(), len) }?;
+        let memory = unsafe { registrar.register(data.cast(), len, kind) }?;
         let region = Region {
             addr: data.addr(),
             len,
@@ -242,7 +260,8 @@ impl Comm {
         // SAFETY: the caller's promise; `deregister` and `close` drop the connection where a
         // request still uses the memory.
         let request = unsafe { connection.isend(data.cast(), len, tag, keys) };
-        self.accept(state, request, 1, registrations)
+        let count = Some(1);
+        self.accept(state, request, count, registrations)
     }
 
     /// Starts a receive into each of `slots`; null if that isn't possible just now.
@@ -258,12 +277,7 @@ impl Comm {
         let End::Recv(connection) = &state.end else {
             return Err(Failure::argument("this comm sends"));
         };
-        let mut buffers = [RecvBuffer {
-            data: null_mut(),
-            len: 0,
-            tag: 0,
-            keys: MemoryKeys::default(),
-        }; MAX_RECVS];
+        let mut buffers = [NO_BUFFER; MAX_RECVS];
         let mut registrations = [NO_REGISTRATION; MAX_RECVS];
         for (i, slot) in slots.iter().enumerate() {
             let mut len = slot.len.min(MESSAGE_BYTES_MAX);
@@ -288,14 +302,51 @@ impl Comm {
         }
         // SAFETY: as in `isend`.
         let request = unsafe { connection.irecv(&buffers[..slots.len()]) };
-        self.accept(state, request, slots.len(), registrations)
+        self.accept(state, request, Some(slots.len()), registrations)
     }
 
+    /// Starts to make what has been received into each of `slots` visible to its GPU; null if there is
+    /// nothing to wait for.
+    ///
+    /// # Safety
+    /// The memory stays valid until the request is done, or deregistered, or the comm closed.
+    pub(crate) unsafe fn iflush(&self, slots: &[Slot]) -> Result<*mut c_void, Failure> {
+        // "Not just now" cannot be said here: a null request is done. The service thread has the state
+        // for a moment only.
+        let mut state = self.enter_waiting();
+        let state = &mut *state;
+        state.check_usable()?;
+        let End::Recv(connection) = &state.end else {
+            return Err(Failure::argument("this comm sends"));
+        };
+        let mut buffers = [NO_BUFFER; MAX_RECVS];
+        let mut registrations = [NO_REGISTRATION; MAX_RECVS];
+        let mut count = 0;
+        for slot in slots.iter().filter(|slot| slot.len > 0) {
+            let (id, _) = state.registrations.room(slot.data.addr(), slot.handle)?;
+            registrations[count] = id.index;
+            buffers[count] = RecvBuffer {
+                data: slot.data.cast(),
+                len: slot.len,
+                keys: state.registrations.keys(id),
+                ..NO_BUFFER
+            };
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(null_mut());
+        }
+        // SAFETY: as in `isend`.
+        let request = unsafe { connection.iflush(&buffers[..count]) };
+        self.accept(state, request, None, registrations)
+    }
+
+    /// `count`: messages of the request, of which a flush has none.
     fn accept(
         &self,
         state: &mut State,
         request: Result<Option<Request>, thalweg::error::Error>,
-        count: usize,
+        count: Option<usize>,
         registrations: [u32; MAX_RECVS],
     ) -> Result<*mut c_void, Failure> {
         let Some(request) = request.inspect_err(|_| state.errored = true)? else {
@@ -305,10 +356,13 @@ impl Comm {
             state.pending.push(None);
             state.pending.len() - 1
         });
+        let is_flush = count.is_none();
+        state.flushes += usize::from(is_flush);
         state.pending[index] = Some(Pending {
             request,
-            count,
+            count: count.unwrap_or(0),
             registrations,
+            is_flush,
         });
         Ok(std::ptr::from_ref(&self.tokens[index]).cast_mut().cast())
     }
@@ -332,7 +386,7 @@ impl Comm {
                 "the request is not outstanding; was it reported done before?",
             ));
         };
-        let count = pending.count;
+        let (count, is_flush) = (pending.count, pending.is_flush);
         // SAFETY: the request is outstanding, its connection lives, and we have the state.
         let result = unsafe { pending.request.test() };
         let done = match result {
@@ -342,6 +396,7 @@ impl Comm {
         };
         state.pending[token.index] = None;
         state.free.push(token.index);
+        state.flushes -= usize::from(is_flush);
         let completion = done.inspect_err(|_| state.errored = true)?;
         let mut sizes = [0; MAX_RECVS];
         for (size, bytes) in sizes.iter_mut().zip(completion.sizes).take(count) {
@@ -409,7 +464,8 @@ impl State {
     }
 
     fn has_room(&self) -> bool {
-        !self.free.is_empty() || self.pending.len() < self.requests_max
+        let outstanding = self.pending.len() - self.free.len() - self.flushes;
+        outstanding < self.requests_max
     }
 
     /// How many outstanding requests use a registration.
@@ -571,7 +627,7 @@ mod tests {
 
     #[test]
     fn a_panic_puts_the_connection_out_of_use() {
-        let raw = Comm::open(End::Closed, 4);
+        let raw = Comm::open(End::Closed, 4, 0);
         // SAFETY: just opened; closed below.
         let comm = unsafe { Comm::from_raw(raw) }.expect("a comm");
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -587,7 +643,7 @@ mod tests {
         );
         // It still cleans up.
         // SAFETY: the comm is there.
-        let handle = unsafe { comm.register(raw, 8) }.expect("a handle");
+        let handle = unsafe { comm.register(raw, 8, MemoryKind::Host) }.expect("a handle");
         assert_eq!(comm.deregister(handle), Ok(()));
         // SAFETY: not used afterwards.
         unsafe { Comm::close(raw) };
@@ -595,7 +651,7 @@ mod tests {
 
     #[test]
     fn the_data_path_passes_by_while_the_service_thread_waits() {
-        let raw = Comm::open(End::Closed, 4);
+        let raw = Comm::open(End::Closed, 4, 0);
         // SAFETY: just opened; closed below.
         let comm = unsafe { Comm::from_raw(raw) }.expect("a comm");
         comm.waiting.store(1, Ordering::Relaxed);

@@ -5,14 +5,14 @@
 //! `init` once and never says when it is done. The library itself is never unmapped (see
 //! `build.rs`), so this state outlives a `dlclose` and is found again by the next `init`.
 
-use crate::abi::DebugLogger;
+use crate::abi::{self, DebugLogger};
 use crate::guard::Failure;
 use crate::log;
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use thalweg::session::{DEVICE_MEMBERS_MAX, DeviceInfo, LogLevel, Session};
+use thalweg::session::{DEVICE_MEMBERS_MAX, DeviceInfo, GpuAccess, LogLevel, Session};
 
 static PROCESS: Mutex<Process> = Mutex::new(Process {
     pid: 0,
@@ -56,6 +56,7 @@ pub(crate) struct Device {
     pub(crate) port: c_int,
     members: [c_int; DEVICE_MEMBERS_MAX],
     member_count: usize,
+    pub(crate) ptr_support: c_int,
 }
 
 /// `init` of a communicator: opens the session if it is the first, and returns a new context.
@@ -155,6 +156,7 @@ impl Device {
             port: to_c_int(info.port),
             members,
             member_count: info.members.len(),
+            ptr_support: ptr_support(info.gpu),
         }
     }
 
@@ -166,6 +168,18 @@ impl Device {
         members[..count].copy_from_slice(&self.members[..count]);
         (to_c_int(count), members)
     }
+}
+
+/// What memory a device takes, in NCCL's words.
+fn ptr_support(gpu: GpuAccess) -> c_int {
+    let mut kinds = abi::PTR_HOST;
+    if gpu.peer_memory {
+        kinds |= abi::PTR_CUDA;
+    }
+    if gpu.dmabuf {
+        kinds |= abi::PTR_DMABUF;
+    }
+    kinds
 }
 
 impl Process {
@@ -243,12 +257,28 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_shown_as_nccl_wants_it() {
+        for (peer_memory, dmabuf, expected) in [
+            (false, false, 1),
+            (true, false, 3),
+            (false, true, 5),
+            (true, true, 7),
+        ] {
+            let gpu = GpuAccess {
+                peer_memory,
+                dmabuf,
+            };
+            assert_eq!(ptr_support(gpu), expected);
+        }
+    }
+
+    #[test]
     fn a_stale_context_is_harmless() {
         finalize(std::ptr::null_mut());
         finalize(std::ptr::without_provenance_mut(77));
         let Err(failure) = session_of(std::ptr::without_provenance_mut(77)) else {
             panic!("a context that never was has a session");
         };
-        assert_eq!(failure.code, crate::abi::ResultCode::INVALID_ARGUMENT);
+        assert_eq!(failure.code, abi::ResultCode::INVALID_ARGUMENT);
     }
 }

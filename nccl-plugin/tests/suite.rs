@@ -8,7 +8,9 @@ use common::{
     Net, Pair, STALE, Slot, Table, accepted, check, far, first_of_8, logged, near, over_rdma,
     pattern, wait_for,
 };
-use nccl_net_thalweg::abi::{MAX_REQUESTS, OPTIONAL_RECV_COMPLETION, PTR_HOST, ResultCode};
+use nccl_net_thalweg::abi::{
+    MAX_REQUESTS, OPTIONAL_RECV_COMPLETION, PTR_CUDA, PTR_HOST, ResultCode,
+};
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::{null_mut, without_provenance_mut};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -813,6 +815,29 @@ fn null_and_nonsense_are_refused(version: u32) {
     assert_eq!(net.irecv(recv, &[], STALE).err(), Some(refused));
     assert_eq!(net.irecv(recv, &[slot; 9], STALE).err(), Some(refused));
     assert_eq!(net.test(null_mut(), null_mut()).err(), Some(refused));
+    assert_eq!(net.iflush(null_mut(), &[slot]).err(), Some(refused));
+    assert_eq!(
+        net.iflush(send, &[slot]).err(),
+        Some(refused),
+        "a send comm"
+    );
+    assert_eq!(net.iflush(recv, &[]).err(), Some(refused));
+    // The host's memory needs no flush, and nothing that is empty does.
+    assert_eq!(net.iflush(recv, &[slot]), Ok(null_mut()));
+    let empty = Slot {
+        len: 0,
+        handle: null_mut(),
+        ..slot
+    };
+    assert_eq!(net.iflush(recv, &[empty]), Ok(null_mut()));
+    let mut unknown = slot;
+    unknown.handle = null_mut();
+    assert_eq!(net.iflush(recv, &[unknown]).err(), Some(refused));
+    // Over TCP there is no way to a GPU; the handle says so, too.
+    let over_tcp = (ResultCode::INVALID_USAGE, null_mut());
+    assert_eq!(net.reg_mr_dma_buf(recv, data, 64, PTR_CUDA), Err(over_tcp));
+    let of_host = (refused, null_mut());
+    assert_eq!(net.reg_mr_dma_buf(recv, data, 64, PTR_HOST), Err(of_host));
     net.close_send(null_mut());
     net.close_recv(null_mut());
     net.close_listen(null_mut());
@@ -843,8 +868,11 @@ fn null_and_nonsense_are_refused(version: u32) {
             let reg_mr = table.reg_mr.expect("regMr");
             let code = reg_mr(send, data.cast(), -1, PTR_HOST, &raw mut request);
             assert_eq!(check(code), Err(refused));
-            let code = reg_mr(send, data.cast(), 1, 2, &raw mut request);
-            assert_eq!(check(code), Err(refused), "memory of a GPU");
+            let code = reg_mr(send, data.cast(), 1, 4, &raw mut request);
+            assert_eq!(check(code), Err(refused), "a DMABUF without its descriptor");
+            let code = reg_mr(send, data.cast(), 1, PTR_CUDA, &raw mut request);
+            let usage = Err(ResultCode::INVALID_USAGE);
+            assert_eq!(check(code), usage, "memory of a GPU over TCP");
             let code = isend(send, data.cast(), 1, 0, handle, null_mut());
             assert_eq!(check(code), Err(refused));
         }

@@ -17,8 +17,8 @@ mod types;
 pub use error::ConfigError;
 pub use table::{Variable, variables};
 pub use types::{
-    ControllerKind, Family, HcaFilter, IfFilter, PathCount, PortRange, SECRET_BYTES_MAX, Secret,
-    SelectorKind, TransportKind,
+    ControllerKind, Family, HcaFilter, IfFilter, PathCount, PortRange, RelaxedOrdering,
+    SECRET_BYTES_MAX, Secret, SelectorKind, TransportKind,
 };
 
 use crate::units::Nanos;
@@ -62,6 +62,8 @@ pub struct Config {
     pub service_level: u8,
     /// Over how many RDMA ports of each host a link goes at most.
     pub ports: u8,
+    /// Whether what arrives over RDMA may get into memory in any order.
+    pub relaxed_ordering: RelaxedOrdering,
     /// On which ports to listen.
     pub port: PortRange,
     /// What both ends of a link must know.
@@ -211,6 +213,7 @@ impl Config {
             control_traffic_class: None,
             service_level: 0,
             ports: 0,
+            relaxed_ordering: RelaxedOrdering::Auto,
             port: PortRange::ANY,
             secret: None,
             dead_peer: Nanos::ZERO,

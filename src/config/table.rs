@@ -3,8 +3,8 @@
 use super::error::Source;
 use super::types::{number, size};
 use super::{
-    Config, ControllerKind, Family, HcaFilter, IfFilter, PREFIX, PathCount, PortRange, Secret,
-    SelectorKind, TransportKind,
+    Config, ControllerKind, Family, HcaFilter, IfFilter, PREFIX, PathCount, PortRange,
+    RelaxedOrdering, Secret, SelectorKind, TransportKind,
 };
 use crate::units::Nanos;
 use std::path::{Path, PathBuf};
@@ -152,6 +152,17 @@ pub(super) static FROM_NCCL: &[FromNccl] = &[
         ours: "THALWEG_SL",
         apply: |config, text| {
             config.service_level = number(text, 0..=15).unwrap_or(config.service_level);
+        },
+    },
+    FromNccl {
+        name: "NCCL_IB_PCI_RELAXED_ORDERING",
+        ours: "THALWEG_RELAXED_ORDERING",
+        apply: |config, text| {
+            config.relaxed_ordering = match text {
+                "0" => RelaxedOrdering::Off,
+                "1" => RelaxedOrdering::On,
+                _ => RelaxedOrdering::Auto,
+            };
         },
     },
 ];
@@ -315,6 +326,19 @@ static TABLE: &[Variable] = &[
                those next to it on the same NUMA node",
         apply: |config, text| {
             config.ports = allowed(number(text, 1..=8))?;
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Variable {
+        name: "THALWEG_RELAXED_ORDERING",
+        default: Some("auto"),
+        allowed: "auto, on or off",
+        help: "whether adapters may write what arrives in any order before they say that it is there; \
+               auto: over PCI, but not into the memory of AMD's GPUs; where it is not set, \
+               NCCL_IB_PCI_RELAXED_ORDERING counts",
+        apply: |config, text| {
+            config.relaxed_ordering = allowed(RelaxedOrdering::parse(text))?;
             Ok(())
         },
         ..PLAIN

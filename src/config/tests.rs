@@ -126,6 +126,7 @@ fn every_setting_is_read_from_either_source() {
         ("control_tc", "184", "184"),
         ("sl", "3", "3"),
         ("ports", "4", "4"),
+        ("relaxed_ordering", "\"on\"", "on"),
         ("port", "\"47000-47100\"", "47000-47100"),
         ("secret_file", &format!("\"{secret}\""), &secret),
         ("dead_peer_ms", "5000", "5000"),
@@ -171,6 +172,7 @@ fn every_setting_is_read_from_either_source() {
         assert_eq!(config.traffic_class, 106);
         assert_eq!(config.control_traffic_class, Some(184));
         assert_eq!((config.service_level, config.ports), (3, 4));
+        assert_eq!(config.relaxed_ordering, RelaxedOrdering::On);
         assert_eq!(
             config.port,
             PortRange {
@@ -225,6 +227,7 @@ fn nccl_settings_count_where_ours_are_not_set() {
         ("NCCL_IB_TC", "106"),
         ("NCCL_IB_FIFO_TC", "184"),
         ("NCCL_IB_SL", "2"),
+        ("NCCL_IB_PCI_RELAXED_ORDERING", "0"),
     ];
     let config = from_env(&nccl).expect("all are allowed");
     assert!(config.ifname.expect("there is one").admits("eth1"));
@@ -240,6 +243,7 @@ fn nccl_settings_count_where_ours_are_not_set() {
         ),
         (106, Some(184), 2)
     );
+    assert_eq!(config.relaxed_ordering, RelaxedOrdering::Off);
 
     let ours = [
         ("THALWEG_IFNAME", "ib"),
@@ -268,6 +272,7 @@ fn nccl_settings_count_where_ours_are_not_set() {
         ("NCCL_IB_GID_INDEX", "-1"),
         ("NCCL_IB_TC", "high"),
         ("NCCL_IB_SL", "16"),
+        ("NCCL_IB_PCI_RELAXED_ORDERING", "2"),
     ];
     let config = from_env(&odd).expect("NCCL's own settings are never refused");
     assert_eq!((config.ifname, config.family), (None, Family::Any));
@@ -276,6 +281,7 @@ fn nccl_settings_count_where_ours_are_not_set() {
         (config.gid_index, config.traffic_class, config.service_level),
         (None, 0, 0)
     );
+    assert_eq!(config.relaxed_ordering, RelaxedOrdering::Auto);
 }
 
 #[test]

@@ -48,6 +48,18 @@ macro_rules! named {
 }
 
 named! {
+    /// Whether what arrives over PCI may get into memory in any order.
+    RelaxedOrdering {
+        /// Where that is safe and of use.
+        Auto = "auto",
+        /// Wherever the adapter can do it.
+        On = "on",
+        /// Never.
+        Off = "off",
+    }
+}
+
+named! {
     /// Which algorithm decides how much is in flight on a link.
     ControllerKind {
         /// Follows the measured delay.

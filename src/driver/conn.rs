@@ -43,8 +43,14 @@ impl Submission {
     /// What the engine knows the message by.
     #[must_use]
     pub fn token(&self, conn: u32) -> u64 {
-        u64::from(conn) << 32 | u64::from(self.slot) << 8 | u64::from(self.sub)
+        token(conn, self.slot, self.sub)
     }
+}
+
+/// What the engine knows a message of this connection and slot by.
+#[must_use]
+pub fn token(conn: u32, slot: u16, sub: u8) -> u64 {
+    u64::from(conn) << 32 | u64::from(slot) << 8 | u64::from(sub)
 }
 
 /// The connection, slot and message that a token names.
@@ -88,6 +94,8 @@ pub enum LinkRef {
 struct App {
     producer: Producer<Submission>,
     free: Vec<u16>,
+    /// Slots from [`Conn::first_flush`] on.
+    free_for_flushes: Vec<u16>,
 }
 
 /// One end of a connection.
@@ -98,6 +106,8 @@ pub struct Conn {
     /// Its link.
     pub link: LinkRef,
     slots: Box<[Slot]>,
+    /// Slots from here on are those of flushes, which may be as many as receives.
+    first_flush: u16,
     app: UnsafeCell<App>,
     errors: Mutex<BTreeMap<u16, Error>>,
 }
@@ -113,21 +123,24 @@ impl Conn {
     /// An end with its request slots, and the queue that its link collects from.
     #[must_use]
     pub fn new(id: u32, link: LinkRef) -> (Arc<Self>, Consumer<Submission>) {
-        let count = match link {
-            LinkRef::Tx(_) => MAX_REQUESTS * MAX_RECVS,
-            LinkRef::Rx(_) => MAX_REQUESTS,
+        let (messages, flushes) = match link {
+            LinkRef::Tx(_) => (MAX_REQUESTS * MAX_RECVS, 0),
+            LinkRef::Rx(_) => (MAX_REQUESTS, MAX_REQUESTS),
         };
         let (producer, consumer) = spsc::channel(MAX_REQUESTS * MAX_RECVS);
-        let count = u16::try_from(count).unwrap_or(u16::MAX);
+        let first_flush = u16::try_from(messages).unwrap_or(u16::MAX);
+        let count = u16::try_from(messages + flushes).unwrap_or(u16::MAX);
         let conn = Arc::new_cyclic(|home| Self {
             id,
             link,
             slots: (0..count)
                 .map(|index| Slot::new(home.as_ptr(), index))
                 .collect(),
+            first_flush,
             app: UnsafeCell::new(App {
                 producer,
-                free: (0..count).rev().collect(),
+                free: (0..first_flush).rev().collect(),
+                free_for_flushes: (first_flush..count).rev().collect(),
             }),
             errors: Mutex::new(BTreeMap::new()),
         });
@@ -144,10 +157,7 @@ impl Conn {
         let index = app.free.pop()?;
         let slot = &self.slots[usize::from(index)];
         let count = u8::try_from(messages.len()).unwrap_or(0);
-        slot.count.store(count, Ordering::Relaxed);
-        slot.remaining.store(count, Ordering::Relaxed);
-        slot.failed.store(0, Ordering::Relaxed);
-        slot.state.store(PENDING, Ordering::Relaxed);
+        slot.begin(count, count);
         for (sub, &(tag, range, keys)) in (0u8..).zip(messages) {
             // The queue has room for every slot's messages; its Release publishes the above.
             let _ = app.producer.push(Submission {
@@ -162,6 +172,24 @@ impl Conn {
             LinkRef::Tx(link) => link.submitted(),
             LinkRef::Rx(link) => link.submitted(),
         }
+        Some(slot)
+    }
+
+    /// Starts a flush of these buffers, each by the address of a byte and its keys; `None`: too many
+    /// are outstanding, or there is nothing to flush over.
+    ///
+    /// # Safety
+    /// As for [`Conn::start`].
+    pub unsafe fn start_flush(&self, buffers: &[(u64, Keys)]) -> Option<&Slot> {
+        let LinkRef::Rx(link) = &self.link else {
+            return None;
+        };
+        // SAFETY: the caller's promise.
+        let index = unsafe { &mut *self.app.get() }.free_for_flushes.pop()?;
+        let slot = &self.slots[usize::from(index)];
+        // Nothing is moved, and one word of it comes.
+        slot.begin(0, 1);
+        link.flush(self.id, index, buffers);
         Some(slot)
     }
 
@@ -224,6 +252,14 @@ impl Slot {
         }
     }
 
+    /// A request of so many messages, of whose end it will hear so many times.
+    fn begin(&self, count: u8, remaining: u8) {
+        self.count.store(count, Ordering::Relaxed);
+        self.remaining.store(remaining, Ordering::Relaxed);
+        self.failed.store(0, Ordering::Relaxed);
+        self.state.store(PENDING, Ordering::Relaxed);
+    }
+
     /// Whether the request has ended; drives the link if it has not.
     ///
     /// # Safety
@@ -263,7 +299,12 @@ impl Slot {
         }
         self.state.store(FREE, Ordering::Relaxed);
         // SAFETY: the caller's promise.
-        unsafe { (*conn.app.get()).free.push(self.index) };
+        let app = unsafe { &mut *conn.app.get() };
+        if self.index < conn.first_flush {
+            app.free.push(self.index);
+        } else {
+            app.free_for_flushes.push(self.index);
+        }
         match error {
             None => Ok(Some(completion)),
             Some(error) => Err(error.unwrap_or_else(|| {

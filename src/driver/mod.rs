@@ -7,6 +7,7 @@
 //! nothing is left lying by a holder who was just leaving.
 
 pub mod conn;
+pub mod moves;
 mod poller;
 pub mod rx_link;
 pub mod tx_link;

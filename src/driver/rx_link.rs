@@ -12,15 +12,17 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::conn::{Conn, LinkRef, Submission, untoken};
+use super::conn::{Conn, LinkRef, Submission, token, untoken};
+use super::moves::{self, Moves};
 use super::{Arrivals, Idle, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
 use crate::clock::Timestamp;
-use crate::engine::wire::{Frame, PathCount};
+use crate::engine::wire::{Frame, Keys, PathCount};
 use crate::engine::{MemRange, RecvError, RxAction, RxEngine, Sink, Violation};
 use crate::error::{Error, ErrorKind};
+use crate::session::MAX_RECVS;
 use crate::sync::spsc::Consumer;
 use crate::sync::{Flag, TryLock, TryLockGuard};
-use crate::transport::verbs::{End, LinkPorts};
+use crate::transport::verbs::{End, LinkPorts, Made};
 use crate::transport::{AnyChannel, Channel, ChannelError, Receiver};
 use crate::units::Nanos;
 
@@ -35,6 +37,8 @@ pub struct NewChannel {
     pub path: u8,
     /// Its number.
     pub epoch: u16,
+    /// Which of our ports it is at, where it goes over RDMA.
+    pub place: u8,
     /// An earlier channel whose fence has not been answered.
     pub fence: Option<u16>,
     /// The channel.
@@ -67,12 +71,32 @@ pub trait RxHost: Send + Sync + std::fmt::Debug {
     fn check_peer(&self, link: &Arc<RxLink>);
 }
 
+/// What waits for whoever drives the link next.
+#[derive(Debug, Default)]
+struct Mail {
+    channels: Vec<NewChannel>,
+    flushes: Vec<Flush>,
+    /// Movers that have been made, or cannot be, by their places.
+    movers: Vec<(usize, Made)>,
+    /// Memory of a GPU has been registered.
+    expects_moves: bool,
+}
+
+/// A flush that has been asked for.
+#[derive(Debug)]
+struct Flush {
+    conn: u32,
+    slot: u16,
+    count: usize,
+    buffers: [(u64, Keys); MAX_RECVS],
+}
+
 /// The receiving side of a link.
 #[derive(Debug)]
 pub struct RxLink {
     inner: TryLock<RxInner>,
     dirty: Flag,
-    mailbox: Mutex<Vec<NewChannel>>,
+    mailbox: Mutex<Mail>,
     failing: Mutex<Option<String>>,
     driven_at: AtomicU64,
     idle: Idle,
@@ -93,6 +117,7 @@ pub struct RxLink {
 struct PathIo {
     channel: Option<AnyChannel>,
     epoch: u16,
+    place: usize,
 }
 
 /// What only the holder of the lock touches.
@@ -102,6 +127,9 @@ pub struct RxInner {
     paths: Vec<PathIo>,
     conns: BTreeMap<u32, (Arc<Conn>, Consumer<Submission>)>,
     arrivals: Arrivals,
+    moves: Moves,
+    /// When the last path over a port went away, by its place.
+    left_at: Vec<Timestamp>,
     /// Its channels are looked at instead of waited for, and its peer writes into our memory.
     is_looked_at: bool,
     scratch: Box<[u8]>,
@@ -188,12 +216,16 @@ impl RxLink {
         let path = || PathIo {
             channel: None,
             epoch: 0,
+            place: 0,
         };
+        let names: Vec<String> = params.rdma.as_ref().map_or_else(Vec::new, LinkPorts::names);
         let inner = RxInner {
             engine,
             paths: (0..params.paths).map(|_| path()).collect(),
             conns: BTreeMap::new(),
             arrivals,
+            left_at: vec![Timestamp::ZERO; names.len()],
+            moves: Moves::new(names),
             is_looked_at: params.rdma.is_some(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             timer_at: Timestamp::ZERO,
@@ -212,7 +244,7 @@ impl RxLink {
         Ok(Arc::new_cyclic(|me| Self {
             inner: TryLock::new(inner),
             dirty: Flag::new(),
-            mailbox: Mutex::new(Vec::new()),
+            mailbox: Mutex::default(),
             failing: Mutex::new(None),
             driven_at: AtomicU64::new(0),
             idle: Idle::default(),
@@ -230,6 +262,7 @@ impl RxLink {
     pub fn close(&self, conn: u32) {
         let mut inner = self.inner.lock_spinning();
         inner.conns.remove(&conn);
+        inner.moves.forget(conn);
         if inner.is_looked_at && inner.engine.has_credits(conn) {
             inner.revoke(self);
         }
@@ -260,12 +293,54 @@ impl RxLink {
 
     /// Hands a new channel to whoever drives the link next, and drives it if nobody does.
     pub fn mail(&self, new: NewChannel) {
-        self.mailbox
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(new);
-        self.dirty.raise();
+        self.leave(|mail| mail.channels.push(new));
         self.drive(Step::Progress);
+    }
+
+    /// Starts a flush of these buffers, as that request of a connection.
+    pub fn flush(&self, conn: u32, slot: u16, buffers: &[(u64, Keys)]) {
+        let mut flush = Flush {
+            conn,
+            slot,
+            count: buffers.len().min(MAX_RECVS),
+            buffers: [(0, Keys::default()); MAX_RECVS],
+        };
+        flush.buffers[..flush.count].copy_from_slice(&buffers[..flush.count]);
+        self.leave(|mail| mail.flushes.push(flush));
+        self.drive(Step::Progress);
+    }
+
+    /// Memory of a GPU has been registered: what it needs beside paths is made, aside.
+    pub fn expect_moves(&self) {
+        self.leave(|mail| mail.expects_moves = true);
+        self.drive(Step::Submit);
+    }
+
+    /// The mover of a place has been made, or cannot be.
+    fn made(&self, place: usize, made: Made) {
+        self.leave(|mail| mail.movers.push((place, made)));
+        self.drive(Step::Submit);
+    }
+
+    fn leave(&self, what: impl FnOnce(&mut Mail)) {
+        what(&mut self.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
+        self.dirty.raise();
+    }
+
+    /// Makes a mover on a thread of its own: its memory is pinned, and its queue pair connected.
+    fn make_mover(&self, place: usize) {
+        let (Some(me), Some(LinkPorts { adapters, ports })) = (self.me.upgrade(), &self.rdma)
+        else {
+            return;
+        };
+        let (adapters, port) = (Arc::clone(adapters), ports[place]);
+        let spawned = std::thread::Builder::new()
+            .name("thalweg-aside".into())
+            .spawn(move || me.made(place, adapters.within_host(port)));
+        if let Err(error) = spawned {
+            let made = Err(format!("no thread: {error}"));
+            self.leave(|mail| mail.movers.push((place, made)));
+        }
     }
 
     /// The control plane has found out that the peer is gone.
@@ -354,6 +429,9 @@ impl RxInner {
         if self.paths.iter().any(unsent) {
             return Some(now + Nanos::from_millis(5));
         }
+        if self.moves.is_busy() {
+            return Some(now + Nanos::from_millis(1));
+        }
         let orphaned = self.orphan_since.is_some() && !self.conns.is_empty();
         let due = self.engine.poll_timeout(now);
         let check = orphaned.then(|| now + Nanos::from_millis(20));
@@ -371,6 +449,9 @@ impl RxInner {
             self.timers(link, now);
         }
         self.act(link);
+        if self.moves.is_busy() {
+            self.do_moves(link, now);
+        }
         let late = now >= self.ack_at;
         if late {
             self.ack_at = now + self.ack_gap;
@@ -392,13 +473,59 @@ impl RxInner {
         }
         let mail =
             std::mem::take(&mut *link.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
-        for new in mail {
+        for new in mail.channels {
             self.install(link, new);
+        }
+        for (place, made) in mail.movers {
+            self.moves.made(place, made);
+        }
+        if mail.expects_moves {
+            self.moves.prepare();
+        }
+        for flush in mail.flushes {
+            self.flush(&flush);
         }
         let Self { conns, engine, .. } = self;
         for (&id, (_, queue)) in conns.iter_mut() {
             while let Some(s) = queue.pop() {
                 engine.post(id, s.token(id), s.tag, s.range, s.keys);
+            }
+        }
+    }
+
+    /// Flushes over each port that a path goes over, or went over so shortly ago that what it wrote may
+    /// still be on its way.
+    fn flush(&mut self, flush: &Flush) {
+        if !self.conns.contains_key(&flush.conn) {
+            return;
+        }
+        let now = Timestamp::now();
+        let places = self.left_at.iter().enumerate().filter(|(place, left_at)| {
+            is_up(&self.paths, *place) || now.since(**left_at) < moves::SETTLED
+        });
+        let places = places.map(|(place, _)| place);
+        let token = token(flush.conn, flush.slot, 0);
+        self.moves
+            .flush(token, &flush.buffers[..flush.count], places, now);
+    }
+
+    fn do_moves(&mut self, link: &RxLink, now: Timestamp) {
+        let Self { moves, paths, .. } = self;
+        let outcome = moves.step(|place| is_up(paths, place), now);
+        for place in outcome.make {
+            link.make_mover(place);
+        }
+        for note in outcome.notes {
+            link.host.note(link, &note);
+        }
+        for (token, result) in outcome.ended {
+            let (conn, slot, sub) = untoken(token);
+            if let Some((conn, _)) = self.conns.get(&conn) {
+                let error = |what| {
+                    let text = format!("receive from {}: {what}", link.name);
+                    Error::new(ErrorKind::System, text)
+                };
+                conn.ended(slot, sub, result.map_err(error));
             }
         }
     }
@@ -425,6 +552,7 @@ impl RxInner {
         self.paths[index] = PathIo {
             channel: Some(new.channel),
             epoch: new.epoch,
+            place: usize::from(new.place),
         };
         self.orphan_since = None;
     }
@@ -456,6 +584,9 @@ impl RxInner {
         if let Some(channel) = self.paths[index].channel.take() {
             self.arrivals.remove(&channel);
             channel.abort();
+            if let Some(left_at) = self.left_at.get_mut(self.paths[index].place) {
+                *left_at = Timestamp::now();
+            }
         }
     }
 
@@ -658,6 +789,11 @@ impl RxInner {
                 std::ptr::copy_nonoverlapping(data.as_ptr(), target.addr as *mut u8, data.len());
             }
         }
+        while let Some(landing) = self.engine.poll_landing() {
+            let place = (0..self.left_at.len()).find(|&place| is_up(&self.paths, place));
+            self.moves
+                .bring(landing, place.unwrap_or(0), Timestamp::now());
+        }
         while let Some(done) = self.engine.poll_completion() {
             let (conn, slot, sub) = untoken(done.token);
             let Some((conn, _)) = self.conns.get(&conn) else {
@@ -688,6 +824,13 @@ impl RxInner {
     }
 }
 
+/// Whether a path goes over the port of this place.
+fn is_up(paths: &[PathIo], place: usize) -> bool {
+    paths
+        .iter()
+        .any(|io| io.place == place && io.channel.is_some())
+}
+
 fn index_u8(index: usize) -> u8 {
     u8::try_from(index).unwrap_or(u8::MAX)
 }
@@ -695,9 +838,10 @@ fn index_u8(index: usize) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::wire::{Immediate, Keys};
+    use crate::engine::wire::Immediate;
     use crate::engine::{Completions, EngineConfig};
     use crate::transport::scripted::Scripted;
+    use crate::transport::verbs::{Failed, Move, Mover};
     use crate::units::Nanos;
     use std::net::TcpListener;
     use std::sync::atomic::AtomicU32;
@@ -802,6 +946,7 @@ mod tests {
             self.link.mail(NewChannel {
                 path,
                 epoch,
+                place: path,
                 fence,
                 channel: AnyChannel::Scripted(Box::new(channel)),
                 socket,
@@ -858,6 +1003,149 @@ mod tests {
             };
             assert_eq!(*link.host.welcomes.lock().unwrap(), [None, Some(count)]);
         }
+    }
+
+    /// Does at once what it is asked for, in this process: a byte of a flush is counted.
+    #[derive(Debug, Default, Clone)]
+    struct Instant(Arc<Mutex<(u32, usize)>>);
+
+    impl Mover for Instant {
+        fn begin(&mut self, step: Move<'_>) -> Result<bool, String> {
+            let mut done = self.0.lock().unwrap();
+            done.1 += 1;
+            match step {
+                Move::Flush { .. } => done.0 += 1,
+                // SAFETY: the buffer of the fixture, which is there as long as its link.
+                Move::Bring { data, addr, .. } => unsafe {
+                    std::ptr::copy_nonoverlapping(data.as_ptr(), addr as *mut u8, data.len());
+                },
+            }
+            Ok(true)
+        }
+
+        fn poll(&mut self, ended: &mut Vec<Result<(), Failed>>) {
+            let count = std::mem::take(&mut self.0.lock().unwrap().1);
+            ended.extend((0..count).map(|_| Ok(())));
+        }
+
+        fn silence(&mut self) {}
+
+        fn end(&mut self) {}
+    }
+
+    impl Fixture {
+        /// With ports, whose movers have been made.
+        fn with_movers(&self, places: usize) -> Vec<Instant> {
+            // Each its own: clones of one would count together.
+            let movers: Vec<_> = (0..places).map(|_| Instant::default()).collect();
+            let mut inner = self.link.inner.lock_spinning();
+            inner.moves = Moves::new((0..places).map(|place| format!("port{place}")));
+            inner.left_at = vec![Timestamp::ZERO; places];
+            for (place, mover) in movers.iter().enumerate() {
+                inner.moves.made(place, Ok(Box::new(mover.clone())));
+            }
+            movers
+        }
+
+        fn request(&self) -> Arc<Conn> {
+            Arc::clone(&self.host.accepted.lock().unwrap()[0])
+        }
+    }
+
+    #[test]
+    fn a_flush_goes_over_the_ports_that_have_paths_or_had_some_just_now() {
+        let link = Fixture::new(Nanos::from_secs(30));
+        let movers = link.with_movers(3);
+        link.up(1, 1, None, Scripted::default());
+        let conn = link.request();
+        let keys = Keys::new(&[1, 2, 3]).unwrap().of_gpu();
+        let flush = || {
+            // SAFETY: one at a time, and the connection is there.
+            let slot = unsafe { conn.start_flush(&[(5, keys)]) }.unwrap();
+            // SAFETY: as above.
+            let done = (0..9)
+                .find_map(|_| unsafe { slot.test() }.unwrap())
+                .unwrap();
+            assert_eq!(done.count, 0);
+            let flushed = |mover: &Instant| mover.0.lock().unwrap().0;
+            movers.iter().map(flushed).collect::<Vec<_>>()
+        };
+        assert_eq!(flush(), [1, 1, 0]);
+        link.with(1, |channel| {
+            channel.arriving = vec![Frame::Lost { path: 0, epoch: 1 }.encode()];
+        });
+        link.link.drive(Step::Sweep);
+        assert_eq!(link.paths_up(), 1);
+        assert_eq!(flush(), [2, 2, 0], "what it wrote may be on its way");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(flush(), [3, 2, 0]);
+    }
+
+    #[test]
+    fn so_many_flushes_at_once_and_each_is_given_back() {
+        let link = Fixture::new(Nanos::from_secs(30));
+        let conn = link.request();
+        {
+            let mut inner = link.link.inner.lock_spinning();
+            inner.moves = Moves::new(["port0".to_owned()]);
+            inner.left_at = vec![Timestamp::ZERO];
+        }
+        let keys = Keys::new(&[1]).unwrap().of_gpu();
+        // SAFETY: one at a time, and the connection is there.
+        let start = || unsafe { conn.start_flush(&[(5, keys)]) };
+        let slots: Vec<_> = std::iter::from_fn(start).collect();
+        assert_eq!(slots.len(), crate::session::MAX_REQUESTS);
+        let mover = Instant::default();
+        link.link.made(0, Ok(Box::new(mover.clone())));
+        for slot in slots {
+            // SAFETY: as above.
+            let done = (0..99).find_map(|_| unsafe { slot.test() }.unwrap());
+            assert!(done.is_some());
+        }
+        assert_eq!(mover.0.lock().unwrap().0, 32);
+        assert!(start().is_some());
+    }
+
+    #[test]
+    fn a_small_message_is_brought_to_a_gpu_before_it_is_told() {
+        let mut link = Fixture::new(Nanos::from_secs(30));
+        let movers = link.with_movers(1);
+        let data = [7u8; 16];
+        {
+            let mut inner = link.link.inner.lock_spinning();
+            let target = MemRange {
+                addr: link.buffer.as_mut_ptr() as u64,
+                len: 64,
+            };
+            let keys = Keys::new(&[1]).unwrap().of_gpu();
+            inner.engine.post(CONN, 2, 5, target, keys);
+            let eager = crate::engine::wire::Eager {
+                conn: CONN,
+                tag: 5,
+                ordinal: 0,
+                payload: 16,
+            };
+            let sink = inner
+                .engine
+                .handle_frame(0, Frame::Eager(eager), 0)
+                .unwrap();
+            let Some(Sink::Place(place)) = sink else {
+                panic!("{sink:?}")
+            };
+            assert_ne!(place.addr, target.addr);
+            // SAFETY: the engine's own memory for it.
+            unsafe {
+                std::ptr::copy_nonoverlapping(data.as_ptr(), place.addr as *mut u8, 16);
+            }
+            inner.engine.handle_payload_done(0);
+        }
+        for _ in 0..3 {
+            link.link.drive(Step::Progress);
+        }
+        assert_eq!(link.buffer[..17], [&data[..], &[0]].concat());
+        assert_eq!(movers[0].0.lock().unwrap().0, 0);
+        let inner = link.link.inner.lock_spinning();
+        assert!(!inner.moves.is_busy());
     }
 
     /// The receive has ended, so its buffer may be used for something else.

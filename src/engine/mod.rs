@@ -13,11 +13,13 @@
 
 pub mod admission;
 pub mod bitmap;
+#[cfg(test)]
+mod gpu_tests;
 mod rx;
 mod tx;
 pub mod wire;
 
-pub use rx::{RecvDone, RecvError, RxAction, RxEngine, RxTransmit, Sink, Violation};
+pub use rx::{Landing, RecvDone, RecvError, RxAction, RxEngine, RxTransmit, Sink, Violation};
 pub use tx::{
     FenceReason, PathInfo, PathState, PortSignals, Probes, SendDone, SendError, Submitted,
     Transmit, TxAction, TxEngine, TxEvent, Write,

@@ -97,6 +97,19 @@ pub enum RxAction {
     Goodbye,
 }
 
+/// A small message that an adapter has to bring to its receive.
+#[derive(Debug)]
+pub struct Landing {
+    /// What the caller named the receive by.
+    pub token: u64,
+    /// The message.
+    pub data: Box<[u8]>,
+    /// Where it goes.
+    pub target: MemRange,
+    /// The keys of that memory.
+    pub keys: Keys,
+}
+
 /// A frame to send.
 #[derive(Debug, Clone, Copy)]
 pub struct RxTransmit {
@@ -280,6 +293,7 @@ pub struct RxEngine {
     actions: VecDeque<RxAction>,
     done: VecDeque<RecvDone>,
     copies: VecDeque<(Box<[u8]>, MemRange)>,
+    landings: VecDeque<Landing>,
     ack_due: bool,
     /// The sender waits for the acknowledgement: of a chunk, or of half its eager window.
     ack_urgent: bool,
@@ -324,6 +338,7 @@ impl RxEngine {
             actions: VecDeque::new(),
             done: VecDeque::new(),
             copies: VecDeque::new(),
+            landings: VecDeque::new(),
             ack_due: false,
             ack_urgent: false,
             eager_unacked: 0,
@@ -371,7 +386,7 @@ impl RxEngine {
         if let Some(at) = self.pool.iter().position(|(_, p)| {
             p.complete && p.conn == conn && p.eager.tag == tag && p.eager.ordinal == ordinal
         }) {
-            self.take_from_pool(at, token, buffer);
+            self.take_from_pool(at, token, buffer, rkeys);
         } else if c.peer_closed {
             self.done.push_back(RecvDone {
                 token,
@@ -925,6 +940,10 @@ impl RxEngine {
             if s.cut.is_some() || self.paths.iter().any(|p| p.brings(slot, s.generation)) {
                 return Err(Violation::Protocol("a message that comes twice"));
             }
+            if s.rkeys.is_gpu() && len > 0 {
+                // No processor can place it there: it waits in the pool until an adapter does.
+                return self.pool_eager(path, eager);
+            }
             conn.eager_mode = s.buffer.len > u64::from(self.config.eager_bytes);
             let generation = s.generation;
             if len > s.buffer.len {
@@ -946,6 +965,12 @@ impl RxEngine {
             });
             return Ok(Sink::Place(MemRange { addr, len }));
         }
+        self.pool_eager(path, eager)
+    }
+
+    /// Keeps a small message for its receive.
+    fn pool_eager(&mut self, path: u8, eager: Eager) -> Result<Sink, Violation> {
+        let (len, cost) = (u64::from(eager.payload), eager_cost(eager));
         if self.pool_bytes + cost > EAGER_WINDOW {
             return Err(Violation::Protocol("more eager bytes than were granted"));
         }
@@ -1263,7 +1288,8 @@ impl RxEngine {
             c.wanted.swap_remove(at);
         }
         let may_be_large = buffer.len > u64::from(self.config.eager_bytes);
-        if wanted.is_some() || (may_be_large && !c.eager_mode) {
+        // With a credit in hand the sender spares a small message the way through this host's memory.
+        if wanted.is_some() || rkeys.is_gpu() || (may_be_large && !c.eager_mode) {
             self.give_credit(index);
         }
     }
@@ -1308,33 +1334,40 @@ impl RxEngine {
         }
     }
 
-    fn take_from_pool(&mut self, at: usize, token: u64, buffer: MemRange) {
+    fn take_from_pool(&mut self, at: usize, token: u64, buffer: MemRange, rkeys: Keys) {
         let Some((_, pooled)) = self.pool.remove(at) else {
             return;
         };
         let cost = eager_cost(pooled.eager);
         let size = u64::from(pooled.eager.payload);
         self.pool_bytes -= cost;
+        let target = MemRange {
+            len: size,
+            ..buffer
+        };
         let result = if size > buffer.len {
-            Err(RecvError::TooLong {
+            Some(Err(RecvError::TooLong {
                 size,
                 capacity: buffer.len,
-            })
+            }))
+        } else if rkeys.is_gpu() && size > 0 {
+            self.landings.push_back(Landing {
+                token,
+                data: pooled.data,
+                target,
+                keys: rkeys,
+            });
+            None
         } else {
-            self.copies.push_back((
-                pooled.data,
-                MemRange {
-                    len: size,
-                    ..buffer
-                },
-            ));
-            Ok(size)
+            self.copies.push_back((pooled.data, target));
+            Some(Ok(size))
         };
         if let Some(conn) = self.conns.get_mut(&pooled.conn) {
             conn.eager_mode = buffer.len > u64::from(self.config.eager_bytes);
         }
         self.consume(cost);
-        self.done.push_back(RecvDone { token, result });
+        self.done
+            .extend(result.map(|result| RecvDone { token, result }));
     }
 
     /// Nobody wants it.
@@ -1369,7 +1402,7 @@ impl RxEngine {
         if let Some(slot) = found.and_then(|i| c.posted.remove(i)) {
             let s = self.slots[usize::from(slot)];
             self.free(slot);
-            self.take_from_pool(at, s.token, s.buffer);
+            self.take_from_pool(at, s.token, s.buffer, s.rkeys);
             self.refill_slots();
         }
     }
@@ -1398,6 +1431,12 @@ impl RxEngine {
     /// Bytes of an early eager message to copy to where they belong, before completions are told.
     pub fn poll_copy(&mut self) -> Option<(Box<[u8]>, MemRange)> {
         self.copies.pop_front()
+    }
+
+    /// A small message for the memory of a GPU: only an adapter can take it there. The engine is done
+    /// with its receive, which ends once the bytes are in their place.
+    pub fn poll_landing(&mut self) -> Option<Landing> {
+        self.landings.pop_front()
     }
 
     /// Whether anything waits to be sent.

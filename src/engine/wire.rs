@@ -26,26 +26,49 @@ pub const KEYS_MAX: usize = 8;
 /// The keys of a buffer, one for each device of its host; empty where the transport needs none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Keys {
-    keys: [u32; KEYS_MAX],
+    each: [u32; KEYS_MAX],
     count: u8,
+    is_gpu: bool,
 }
 
 impl Keys {
+    /// None at all.
+    pub const NONE: Self = Self {
+        each: [0; KEYS_MAX],
+        count: 0,
+        is_gpu: false,
+    };
+
     /// Keys in the order of the host's devices; `None` for more than [`KEYS_MAX`].
     #[must_use]
     pub fn new(keys: &[u32]) -> Option<Self> {
         let mut out = Self {
-            keys: [0; KEYS_MAX],
             count: u8::try_from(keys.len()).ok()?,
+            ..Self::NONE
         };
-        out.keys.get_mut(..keys.len())?.copy_from_slice(keys);
+        out.each.get_mut(..keys.len())?.copy_from_slice(keys);
         Some(out)
+    }
+
+    /// The same for memory of a GPU: adapters read and write it, the host's processors never do.
+    #[must_use]
+    pub fn of_gpu(self) -> Self {
+        Self {
+            is_gpu: true,
+            ..self
+        }
+    }
+
+    /// Whether the host's processors must leave the buffer alone.
+    #[must_use]
+    pub fn is_gpu(&self) -> bool {
+        self.is_gpu
     }
 
     /// The keys, in the order of the host's devices.
     #[must_use]
     pub fn as_slice(&self) -> &[u32] {
-        &self.keys[..usize::from(self.count)]
+        &self.each[..usize::from(self.count)]
     }
 }
 
@@ -265,6 +288,7 @@ const GRANT: u8 = 16;
 
 const FLAG_LAST: u8 = 1;
 const FLAG_ACCEPTED: u8 = 1;
+const FLAG_GPU: u8 = 1;
 const ACK_FIXED: usize = 12;
 const ACK_ENTRY: usize = 8;
 
@@ -324,7 +348,7 @@ impl Frame {
                 .put(&e.payload.to_le_bytes()),
             Self::Ack(a) => Header::new(ACK, 0).put(&a.eager_consumed.to_le_bytes()),
             Self::Credit(c) => {
-                let mut header = Header::new(CREDIT, 0)
+                let mut header = Header::new(CREDIT, if c.rkeys.is_gpu { FLAG_GPU } else { 0 })
                     .put(&c.conn.to_le_bytes())
                     .put(&c.tag.to_le_bytes())
                     .put(&c.ordinal.to_le_bytes())
@@ -444,9 +468,10 @@ impl Frame {
                 r.check(usize::from(keys) <= KEYS_MAX, "remote keys")?;
                 let mut rkeys = Keys {
                     count: keys,
+                    is_gpu: flags & FLAG_GPU != 0,
                     ..Keys::default()
                 };
-                for key in &mut rkeys.keys[..usize::from(keys)] {
+                for key in &mut rkeys.each[..usize::from(keys)] {
                     *key = r.u32()?;
                 }
                 Self::Credit(Credit {
@@ -724,7 +749,10 @@ mod tests {
                     generation: 9,
                     capacity: addr >> 8,
                     addr,
-                    rkeys: Keys::new(&keys).unwrap(),
+                    rkeys: match Keys::new(&keys).unwrap() {
+                        keys if tag < 0 => keys.of_gpu(),
+                        keys => keys,
+                    },
                 })),
             (any::<u32>(), any::<i32>(), any::<u64>()).prop_map(|(conn, tag, size)| {
                 Frame::Announce {

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use super::DeviceInfo;
 use crate::config::{Config, Family};
+use crate::transport::verbs::GpuAccess;
 use crate::transport::verbs::device::Port;
 
 /// A usable interface.
@@ -117,6 +118,7 @@ pub fn describe(interfaces: &[Interface]) -> Option<DeviceInfo> {
             .map(|i| speed_mbps(&i.name))
             .fold(0, u32::saturating_add),
         port: 1,
+        gpu: GpuAccess::default(),
         name,
         members: vec![0],
     })
@@ -126,7 +128,7 @@ pub fn describe(interfaces: &[Interface]) -> Option<DeviceInfo> {
 /// a GPU. A device's only port goes by the device's name, as NCCL calls it: `NCCL_NET_FORCE_MERGE` names
 /// ports so, and takes what is behind a colon for something else.
 #[must_use]
-pub fn describe_ports(ports: &[Port]) -> Vec<DeviceInfo> {
+pub fn describe_ports(ports: &[Port], gpu: impl Fn(usize) -> GpuAccess) -> Vec<DeviceInfo> {
     let of_device = |port: &Port| ports.iter().filter(|p| p.device == port.device).count();
     let device = |(index, port): (usize, &Port)| DeviceInfo {
         name: match of_device(port) {
@@ -138,6 +140,7 @@ pub fn describe_ports(ports: &[Port]) -> Vec<DeviceInfo> {
         speed_mbps: port.speed_mbps,
         port: port.number.into(),
         members: vec![index],
+        gpu: gpu(index),
     };
     ports.iter().enumerate().map(device).collect()
 }
@@ -158,6 +161,10 @@ pub fn join(devices: &[DeviceInfo], members: &[usize]) -> Option<DeviceInfo> {
             .map(|device| device.speed_mbps)
             .fold(0, u32::saturating_add),
         members: members.to_vec(),
+        gpu: GpuAccess {
+            peer_memory: all.iter().all(|device| device.gpu.peer_memory),
+            dmabuf: all.iter().all(|device| device.gpu.dmabuf),
+        },
         ..(*all.first()?).clone()
     })
 }
@@ -207,7 +214,7 @@ mod tests {
             port("mlx5_1", 1, 100_000),
             port("mlx5_1", 2, 100_000),
         ];
-        let devices = describe_ports(&ports);
+        let devices = describe_ports(&ports, |_| GpuAccess::default());
         let names: Vec<_> = devices.iter().map(|d| d.name.as_str()).collect();
         assert_eq!(names, ["mlx5_0", "mlx5_1:1", "mlx5_1:2"]);
         let members: Vec<_> = devices.iter().map(|d| d.members.clone()).collect();
@@ -221,7 +228,7 @@ mod tests {
             port("mlx5_1", 1, 400_000),
             port("mlx5_2", 1, 200_000),
         ];
-        let devices = describe_ports(&ports);
+        let devices = describe_ports(&ports, |_| GpuAccess::default());
         let joined = join(&devices, &[2, 0]).unwrap();
         assert_eq!(joined.name, "mlx5_2+mlx5_0");
         assert_eq!(joined.speed_mbps, 600_000);

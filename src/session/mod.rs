@@ -27,7 +27,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use self::handle::Handle;
@@ -43,16 +43,16 @@ use crate::control::{
 };
 use crate::driver::conn::{Conn, LinkRef, Slot};
 use crate::driver::tx_link::{TxHost, TxParams, TxRdma};
-use crate::driver::{Step, TxLink};
+use crate::driver::{RxLink, Step, TxLink};
 use crate::engine::wire::{KEYS_MAX, Keys};
 use crate::engine::{Completions, EngineConfig, MemRange, TxEngine};
 use crate::error::{Error, ErrorKind};
 use crate::path::select::{
     Adaptive, AnySelector, LeastOutstanding, PowerOfTwo, RoundRobin, StaticHash, Weighted,
 };
-pub use crate::transport::verbs::MemoryKeys;
 use crate::transport::verbs::adapters::{self, Adapters};
 use crate::transport::verbs::device::{Choice, Port};
+pub use crate::transport::verbs::{DmaBuf, GpuAccess, MemoryKeys, MemoryKind};
 use crate::transport::verbs::{
     EAGER_BYTES_MAX as RDMA_EAGER_BYTES_MAX, LinkPorts, Marking, RECEIVES_DATA,
 };
@@ -96,6 +96,8 @@ pub struct DeviceInfo {
     pub port: u32,
     /// The devices that it consists of: itself, unless [`Session::make_virtual_device`] has made it.
     pub members: Vec<usize>,
+    /// How it gets to the memory of a GPU.
+    pub gpu: GpuAccess,
 }
 
 /// An open session: the control thread, the ports it listens on, and the links of this process.
@@ -237,7 +239,7 @@ impl Session {
                 control: config.control_traffic_class.unwrap_or(config.traffic_class),
                 service_level: config.service_level,
             };
-            Adapters::open(&choice, marking)
+            Adapters::open(&choice, marking, config.relaxed_ordering)
         };
         if rdma.is_none() && config.transport == TransportKind::Verbs {
             return Err(Error::new(
@@ -247,7 +249,11 @@ impl Session {
         }
         let rdma = rdma.map(Arc::new);
         let (devices, about) = match &rdma {
-            Some(adapters) => (devices::describe_ports(adapters.ports()), rdma_about),
+            Some(adapters) => {
+                let gpu =
+                    |port| adapters.gpu_access(&adapters.companions(port, config.ports.into()));
+                (devices::describe_ports(adapters.ports(), gpu), rdma_about)
+            }
             None if bound.is_empty() => (Vec::new(), String::new()),
             None => {
                 let device = devices::describe(&interfaces);
@@ -837,7 +843,10 @@ impl SendConnection {
     /// What registers memory for messages of this connection.
     #[must_use]
     pub fn registrar(&self) -> Registrar {
-        Registrar(self.0.ports().cloned())
+        Registrar {
+            ports: self.0.ports().cloned(),
+            receiver: None,
+        }
     }
 }
 
@@ -858,23 +867,50 @@ impl Registration {
 
 /// Registers memory for the messages of a connection, and outlives it.
 #[derive(Debug, Clone, Default)]
-pub struct Registrar(Option<LinkPorts>);
+pub struct Registrar {
+    ports: Option<LinkPorts>,
+    /// The link that receives into what is registered.
+    receiver: Option<Weak<RxLink>>,
+}
 
 impl Registrar {
-    /// Registers memory.
+    /// Registers memory, or finds that it is registered already: then it stays so until the last such
+    /// registration is dropped.
     ///
     /// # Safety
     /// The memory stays mapped until the registration is dropped.
     ///
     /// # Errors
-    /// `InvalidArgument`: it is not mapped, or cannot be pinned, and what to do.
-    pub unsafe fn register(&self, data: *mut u8, len: usize) -> Result<Registration, Error> {
-        // Adapters refuse to register nothing, and nobody needs a key for it.
-        let Some(ports) = self.0.as_ref().filter(|_| len > 0) else {
+    /// `InvalidArgument`: it is not mapped, or cannot be pinned, and what to do. `InvalidUsage`: the
+    /// memory of a GPU, over TCP.
+    pub unsafe fn register(
+        &self,
+        data: *mut u8,
+        len: usize,
+        kind: MemoryKind,
+    ) -> Result<Registration, Error> {
+        let Some(ports) = &self.ports else {
+            if kind.is_gpu() {
+                return Err(Error::new(
+                    ErrorKind::InvalidUsage,
+                    "memory of a GPU on a connection over TCP, which the peer has instead of RDMA: \
+                     set NCCL_NET_GDR_LEVEL=LOC on all hosts, or see the peer's first log line for \
+                     why it has no RDMA port",
+                ));
+            }
             return Ok(Registration(None));
         };
+        if len == 0 {
+            // Adapters refuse to register nothing, and nobody needs a key for it.
+            return Ok(Registration(None));
+        }
+        if kind.is_gpu()
+            && let Some(link) = self.receiver.as_ref().and_then(Weak::upgrade)
+        {
+            link.expect_moves();
+        }
         // SAFETY: the caller's promise.
-        let registration = unsafe { ports.register(data, len) }.map_err(|what| {
+        let registration = unsafe { ports.register(data, len, kind) }.map_err(|what| {
             Error::new(
                 ErrorKind::InvalidArgument,
                 format!("registering memory: {what}"),
@@ -913,15 +949,7 @@ impl RecvConnection {
     /// # Errors
     /// `InvalidArgument` for a wrong number of buffers.
     pub unsafe fn irecv(&self, buffers: &[RecvBuffer]) -> Result<Option<Request>, Error> {
-        if buffers.is_empty() || buffers.len() > MAX_RECVS {
-            return Err(Error::new(
-                ErrorKind::InvalidArgument,
-                format!(
-                    "a receive of {} buffers: 1 to {MAX_RECVS} are possible",
-                    buffers.len()
-                ),
-            ));
-        }
+        check_count(buffers)?;
         let mut messages = [(0, MemRange::default(), Keys::default()); MAX_RECVS];
         for (message, buffer) in messages.iter_mut().zip(buffers) {
             check_keys(self.0.ports(), buffer.len, &buffer.keys.remote)?;
@@ -939,11 +967,73 @@ impl RecvConnection {
         Ok(slot.map(|slot| Request(NonNull::from(slot))))
     }
 
+    /// Starts to make what has been received into these buffers visible to a GPU that they are memory
+    /// of. `None`: none of them is, so there is nothing to wait for.
+    ///
+    /// The GPU may otherwise see that a message has come before it sees the message: the adapter's word
+    /// of it goes to the host's memory, its bytes go to the GPU's.
+    ///
+    /// # Safety
+    /// The buffers are not freed until the request is finished or the connection dropped. One thread at
+    /// a time per connection.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a wrong number of buffers, `InvalidUsage` if more than [`MAX_REQUESTS`] are
+    /// outstanding.
+    pub unsafe fn iflush(&self, buffers: &[RecvBuffer]) -> Result<Option<Request>, Error> {
+        check_count(buffers)?;
+        let mut flushed = [(0, Keys::default()); MAX_RECVS];
+        let mut count = 0;
+        for RecvBuffer {
+            data, len, keys, ..
+        } in buffers
+        {
+            // One byte of each registration is enough: it is memory of one GPU.
+            let is_new = !flushed[..count]
+                .iter()
+                .any(|(_, other)| *other == keys.remote);
+            if keys.remote.is_gpu() && *len > 0 && is_new {
+                flushed[count] = (*data as u64, keys.remote);
+                count += 1;
+            }
+        }
+        if count == 0 {
+            return Ok(None);
+        }
+        // SAFETY: the caller's promise.
+        let slot = unsafe { self.0.start_flush(&flushed[..count]) }.ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidUsage,
+                format!("more than {MAX_REQUESTS} flushes of a connection at once"),
+            )
+        })?;
+        Ok(Some(Request(NonNull::from(slot))))
+    }
+
     /// What registers memory for messages of this connection.
     #[must_use]
     pub fn registrar(&self) -> Registrar {
-        Registrar(self.0.ports().cloned())
+        Registrar {
+            ports: self.0.ports().cloned(),
+            receiver: match &self.0.link {
+                LinkRef::Rx(link) => Some(Arc::downgrade(link)),
+                LinkRef::Tx(_) => None,
+            },
+        }
     }
+}
+
+fn check_count(buffers: &[RecvBuffer]) -> Result<(), Error> {
+    if (1..=MAX_RECVS).contains(&buffers.len()) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::InvalidArgument,
+        format!(
+            "a receive of {} buffers: 1 to {MAX_RECVS} are possible",
+            buffers.len()
+        ),
+    ))
 }
 
 impl Drop for RecvConnection {

@@ -1284,6 +1284,7 @@ impl Service {
             Ok(((channel, end), link)) => link.mail(NewChannel {
                 path: hello.path,
                 epoch: hello.epoch,
+                place: hello.rdma.map_or(0, |rdma| rdma.place),
                 fence: hello.fence,
                 channel,
                 socket,

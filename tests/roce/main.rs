@@ -8,6 +8,7 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
+mod memory;
 mod sessions;
 
 use std::fs;
@@ -20,8 +21,8 @@ use thalweg::transport::verbs::End;
 use thalweg::transport::verbs::counters::{Counters, PortCounters};
 use thalweg::transport::verbs::device::{self, Choice, Found, Port};
 use thalweg::transport::verbs::sys::{
-    Completion, Depths, Device, DeviceEvent, Done, Memory, Operation, Piece, QueuePair, Request,
-    Route, flow_label, status_text,
+    Access, Completion, Depths, Device, DeviceEvent, Done, Memory, Operation, Piece, QueuePair,
+    Request, Route, flow_label, status_text,
 };
 
 fn find(hca: &str) -> Found {
@@ -57,7 +58,8 @@ impl Host {
         };
         let mut bytes = vec![0; bytes].into_boxed_slice();
         // SAFETY: dropped before the bytes are.
-        let memory = unsafe { device.register(bytes.as_mut_ptr(), bytes.len()) }.unwrap();
+        let memory = unsafe { device.register(bytes.as_mut_ptr(), bytes.len(), Access::default()) };
+        let memory = memory.unwrap();
         Self {
             queue_pair: QueuePair::new(&device, &completions, port.number, depths).unwrap(),
             port: port.clone(),
@@ -257,18 +259,6 @@ fn a_device_that_is_not_there_is_named() {
         text.starts_with("there is no RDMA device called no_such_device")
             || text.ends_with("without them there is TCP"),
         "{text}"
-    );
-}
-
-#[test]
-#[ignore = "needs the devices of lab/roce.sh: make test-roce"]
-fn memory_that_is_not_mapped_is_refused() {
-    let device = Device::open("rxea0").unwrap();
-    // SAFETY: it is refused, for nothing is mapped there.
-    let error = unsafe { device.register(std::ptr::without_provenance_mut(4096), 4096) };
-    assert_eq!(
-        error.unwrap_err().to_string(),
-        "ibv_reg_mr: Bad address (os error 14)"
     );
 }
 

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use thalweg::config::Config;
 use thalweg::session::{
-    Listener, RecvBuffer, RecvConnection, Registration, Request, SendConnection, Session,
+    Listener, MemoryKind, RecvBuffer, RecvConnection, Registration, Request, SendConnection,
+    Session,
 };
 
-const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
-type Lines = Arc<Mutex<Vec<String>>>;
+pub(crate) type Lines = Arc<Mutex<Vec<String>>>;
 
 /// One end, with the ports of these devices.
 fn session(hca: &str, more: &[(&str, &str)], lines: &Lines) -> Session {
@@ -33,18 +34,18 @@ fn session(hca: &str, more: &[(&str, &str)], lines: &Lines) -> Session {
 }
 
 /// A connection between two sessions.
-struct Pair {
-    send: SendConnection,
-    recv: RecvConnection,
-    near: Session,
-    far: Session,
+pub(crate) struct Pair {
+    pub(crate) send: SendConnection,
+    pub(crate) recv: RecvConnection,
+    pub(crate) near: Session,
+    pub(crate) far: Session,
     _listener: Listener,
-    lines: Lines,
+    pub(crate) lines: Lines,
 }
 
 impl Pair {
     /// Over the rails whose numbers are named.
-    fn over(rails: &[u8], more: &[(&str, &str)]) -> Self {
+    pub(crate) fn over(rails: &[u8], more: &[(&str, &str)]) -> Self {
         Self::between(rails, more, |_| 0)
     }
 
@@ -72,13 +73,13 @@ impl Pair {
         self.lines.lock().unwrap().clear();
     }
 
-    fn told(&self, words: &str) -> bool {
+    pub(crate) fn told(&self, words: &str) -> bool {
         let lines = self.lines.lock().unwrap();
         lines.iter().any(|line| line.contains(words))
     }
 }
 
-fn connect(near: &Session, far: &Session) -> (SendConnection, RecvConnection, Listener) {
+pub(crate) fn connect(near: &Session, far: &Session) -> (SendConnection, RecvConnection, Listener) {
     connect_at((near, 0), (far, 0))
 }
 
@@ -102,7 +103,7 @@ fn connect_at(
     (send.unwrap(), recv.unwrap(), listener)
 }
 
-fn pattern(seed: usize, len: usize) -> Vec<u8> {
+pub(crate) fn pattern(seed: usize, len: usize) -> Vec<u8> {
     let mut state = seed as u64 + 1;
     (0..len)
         .map(|_| {
@@ -127,7 +128,7 @@ impl Buffer {
         let memory = unsafe {
             pair.send
                 .registrar()
-                .register(bytes.as_mut_ptr(), bytes.len())
+                .register(bytes.as_mut_ptr(), bytes.len(), MemoryKind::Host)
         };
         let memory = memory.unwrap();
         Self { bytes, memory }
@@ -136,7 +137,11 @@ impl Buffer {
     fn of_receiver(pair: &Pair, len: usize) -> Self {
         let mut bytes = vec![0xaa; len];
         // SAFETY: as above.
-        let memory = unsafe { pair.recv.registrar().register(bytes.as_mut_ptr(), len) };
+        let memory = unsafe {
+            pair.recv
+                .registrar()
+                .register(bytes.as_mut_ptr(), len, MemoryKind::Host)
+        };
         let memory = memory.unwrap();
         Self { bytes, memory }
     }
@@ -254,7 +259,7 @@ fn messages_of_all_sizes_arrive_whole() {
 }
 
 /// Puts a rail's link into this state, and its route back, which goes with the link.
-fn link(rail: u8, up: bool) {
+pub(crate) fn link(rail: u8, up: bool) {
     let state = if up { "up" } else { "down" };
     ip(&format!("link set ra{rail} {state}"));
     if up {
@@ -456,7 +461,11 @@ fn the_end_of_a_peer_is_an_error_and_soon() {
     } = pair;
     let mut bytes = vec![1u8; 1 << 20];
     // SAFETY: dropped before the bytes are.
-    let memory = unsafe { send.registrar().register(bytes.as_mut_ptr(), bytes.len()) }.unwrap();
+    let memory = unsafe {
+        send.registrar()
+            .register(bytes.as_mut_ptr(), bytes.len(), MemoryKind::Host)
+    };
+    let memory = memory.unwrap();
     // SAFETY: the bytes live until the request has ended.
     let request = unsafe { send.isend(bytes.as_ptr(), bytes.len(), 7, memory.keys()) };
     let request = request.unwrap().unwrap();
@@ -534,7 +543,7 @@ fn nothing_is_written_once_a_receive_has_been_closed() {
 }
 
 /// Queue pairs, completion queues and registrations that the devices hold.
-fn resources() -> Vec<(String, u64)> {
+pub(crate) fn resources() -> Vec<(String, u64)> {
     let output = Command::new("rdma").args(["resource", "show"]).output();
     let text = String::from_utf8(output.unwrap().stdout).unwrap();
     let mut sums = Vec::new();

@@ -222,10 +222,29 @@ impl Fabric {
 
     /// Two ends of a connection.
     pub fn connect(&self, roles: (Role, Role)) -> (MockPair, MockPair) {
+        let first = self.inner().pairs.len();
+        self.add(&[(first, first + 1, roles.0), (first + 1, first, roles.1)]);
+        (self.pair(first), self.pair(first + 1))
+    }
+
+    /// A queue pair that is connected to itself.
+    pub fn connect_to_itself(&self) -> MockPair {
+        let number = self.inner().pairs.len();
+        self.add(&[(number, number, Role::Sender)]);
+        self.pair(number)
+    }
+
+    fn pair(&self, number: usize) -> MockPair {
+        MockPair {
+            fabric: self.clone(),
+            number,
+        }
+    }
+
+    fn add(&self, pairs: &[(usize, usize, Role)]) {
         let mut inner = self.inner();
-        let first = inner.pairs.len();
         let inline = inner.inline;
-        for (number, peer, role) in [(first, first + 1, roles.0), (first + 1, first, roles.1)] {
+        for &(number, peer, role) in pairs {
             inner.pairs.push(State {
                 peer,
                 role,
@@ -254,12 +273,25 @@ impl Fabric {
             });
             inner.live.push(number);
         }
-        drop(inner);
-        let pair = |number| MockPair {
-            fabric: self.clone(),
-            number,
-        };
-        (pair(first), pair(first + 1))
+    }
+
+    /// Memory whose place is known from the start.
+    pub fn slab_at_once(&self) -> impl FnOnce(usize) -> Result<Slab, SysError> + use<> {
+        let fabric = self.clone();
+        move |bytes| {
+            let region = Region {
+                addr: None,
+                bytes: bytes as u64,
+            };
+            let key = fabric.region(region);
+            let slab = Slab::new(bytes, key).expect("memory");
+            let addr = Some(slab.start() as u64);
+            fabric
+                .inner()
+                .regions
+                .insert(key, Region { addr, ..region });
+            Ok(slab)
+        }
     }
 
     /// Registers memory; its key serves both ends.
@@ -413,7 +445,12 @@ impl Inner {
             .map_or(local.addr, |bytes| bytes.as_ptr() as u64);
         let receive = self.pairs[peer].receives.front().copied();
         let target = match (request.operation, receive) {
-            (Operation::Write { addr, key, .. }, _) => {
+            (
+                Operation::Write { addr, key, .. }
+                | Operation::Put { addr, key }
+                | Operation::Get { addr, key },
+                _,
+            ) => {
                 if !self.holds(key, addr, local.bytes) {
                     self.strays += 1;
                     return self.refuse(number, REMOTE_ACCESS);
@@ -440,12 +477,16 @@ impl Inner {
             0 if rest > 1 => 1 + self.random.below(rest.min(PIECE_MAX)),
             _ => rest,
         };
+        let (from, to) = match request.operation {
+            Operation::Get { .. } => (target, source),
+            _ => (source, target),
+        };
         // SAFETY: both ranges are registered, or were handed over with the request, and their owners
         // keep them as long as they are: that they do is what is tested.
         unsafe {
             std::ptr::copy(
-                (source + u64::from(placed)) as *const u8,
-                (target + u64::from(placed)) as *mut u8,
+                (from + u64::from(placed)) as *const u8,
+                (to + u64::from(placed)) as *mut u8,
                 piece as usize,
             );
         }
@@ -454,26 +495,36 @@ impl Inner {
         if piece < rest {
             return true;
         }
+        if let Operation::Put { .. } | Operation::Get { .. } = request.operation {
+            // Nobody is told.
+            self.carried_out(number, request.id);
+            return true;
+        }
         let Some((id, _)) = receive.filter(|_| !self.pairs[peer].is_dead()) else {
             return self.wait(number, &request, source) || piece > 0;
         };
         let is_data = is_data(&request, source);
         let done = match request.operation {
             Operation::Write { immediate, .. } => Done::Written(local.bytes, immediate),
-            Operation::Send => Done::Received(local.bytes),
+            _ => Done::Received(local.bytes),
         };
         let to = &mut self.pairs[peer];
         to.receives.pop_front();
         to.posted.remove(&id);
         to.taken.insert(id, is_data);
         to.complete(peer, id, done, false);
+        self.carried_out(number, request.id);
+        true
+    }
+
+    /// The first request is in its place, and will be acknowledged.
+    fn carried_out(&mut self, number: usize, id: u64) {
         let due = self.step + u64::from(self.random.below(self.delay + 1));
         let this = &mut self.pairs[number];
         this.requests.pop_front();
         this.placed = 0;
         this.waits = false;
-        this.unacknowledged.push_back((request.id, due));
-        true
+        this.unacknowledged.push_back((id, due));
     }
 
     fn wait(&mut self, number: usize, request: &Request, source: u64) -> bool {
@@ -510,6 +561,7 @@ impl Inner {
 fn is_data(request: &Request, source: u64) -> bool {
     match request.operation {
         Operation::Write { .. } => true,
+        Operation::Put { .. } | Operation::Get { .. } => false,
         // SAFETY: the message is there as long as its request is.
         Operation::Send => request.local.bytes > 0 && unsafe { *(source as *const u8) } == EAGER,
     }

@@ -18,3 +18,4 @@ mod engines;
 mod fabric;
 #[path = "../common/property.rs"]
 mod property;
+mod within_host;

@@ -65,6 +65,10 @@ pub const HANDLE_BYTES: usize = 128;
 pub const MAX_REQUESTS: usize = 32;
 /// A registration of host memory.
 pub const PTR_HOST: c_int = 1;
+/// A registration of a GPU's memory, CUDA's or HIP's.
+pub const PTR_CUDA: c_int = 2;
+/// In `ptrSupport`: a GPU's memory may be registered as a DMABUF.
+pub const PTR_DMABUF: c_int = 4;
 /// What `irecv` finds in its request if NCCL doesn't need to know when the data has arrived.
 pub const OPTIONAL_RECV_COMPLETION: usize = 1;
 /// `netDeviceType` of a plugin whose work the host does.

@@ -419,6 +419,42 @@ impl Net {
         check(code).map(|()| handle)
     }
 
+    /// With a descriptor that is none; the handle as well where it is refused.
+    pub fn reg_mr_dma_buf(
+        &self,
+        comm: *mut c_void,
+        data: *mut u8,
+        len: usize,
+        kind: c_int,
+    ) -> Result<*mut c_void, (ResultCode, *mut c_void)> {
+        let mut handle = STALE;
+        let out = &raw mut handle;
+        let call = slot!(self.table, reg_mr_dma_buf).expect("regMrDmaBuf");
+        // SAFETY: the comm is open.
+        let code = unsafe { call(comm, data.cast(), len, kind, 0, -1, out) };
+        match check(code) {
+            Ok(()) => Ok(handle),
+            Err(code) => Err((code, handle)),
+        }
+    }
+
+    /// Null if there is nothing to wait for.
+    pub fn iflush(&self, comm: *mut c_void, slots: &[Slot]) -> Result<*mut c_void, ResultCode> {
+        let mut request = STALE;
+        let out = &raw mut request;
+        let count = c_int::try_from(slots.len()).expect("a small number");
+        let mut data: Vec<*mut c_void> = slots.iter().map(|slot| slot.data.cast()).collect();
+        let mut sizes: Vec<c_int> = slots
+            .iter()
+            .map(|slot| c_int::try_from(slot.len).unwrap_or(c_int::MAX))
+            .collect();
+        let mut handles: Vec<*mut c_void> = slots.iter().map(|slot| slot.handle).collect();
+        let (data, sizes, handles) = (data.as_mut_ptr(), sizes.as_mut_ptr(), handles.as_mut_ptr());
+        let call = slot!(self.table, iflush).expect("iflush");
+        // SAFETY: the comm is open, and the tests keep their buffers until the request is done.
+        check(unsafe { call(comm, count, data, sizes, handles, out) }).map(|()| request)
+    }
+
     pub fn dereg_mr(&self, comm: *mut c_void, handle: *mut c_void) -> Result<(), ResultCode> {
         // SAFETY: the comm is open.
         check(unsafe { slot!(self.table, dereg_mr).expect("deregMr")(comm, handle) })

@@ -63,6 +63,8 @@ pub(super) struct TxConn {
     pub(super) waiting: VecDeque<u32>,
     pub(super) ready: VecDeque<u32>,
     pub(super) credits: VecDeque<Credit>,
+    /// The last credit was for memory of a GPU: what comes next will have one too.
+    pub(super) receives_in_gpu: bool,
     /// Messages and eager frames not yet acknowledged.
     pub(super) live: u32,
     pub(super) close_sent: bool,
@@ -208,6 +210,7 @@ impl TxEngine {
         if c.state == ConnState::Closing {
             return;
         }
+        c.receives_in_gpu = credit.rkeys.is_gpu();
         let name = (credit.tag, credit.ordinal);
         let messages = &self.messages;
         let waiting = c.waiting.iter().position(|&key| {

@@ -424,6 +424,7 @@ impl TxEngine {
                 waiting: VecDeque::new(),
                 ready: VecDeque::new(),
                 credits: VecDeque::new(),
+                receives_in_gpu: false,
                 live: 0,
                 close_sent: false,
             },
@@ -469,7 +470,9 @@ impl TxEngine {
         };
         let ordinal = c.ordinals.next(tag);
         c.live += 1;
-        if let Some(target) = self.reserve_eager(conn, tag, ordinal, source.len) {
+        // Small messages pass through the memory of both hosts, by the hands of their processors.
+        let by_credit = source.len > 0 && (keys.is_gpu() || c.receives_in_gpu);
+        if !by_credit && let Some(target) = self.reserve_eager(conn, tag, ordinal, source.len) {
             let Some(c) = self.conns.get_mut(&conn) else {
                 return Submitted::Queued;
             };

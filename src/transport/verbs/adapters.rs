@@ -3,15 +3,20 @@
 #![allow(unsafe_code, reason = "callers name their memory by address")]
 
 use std::collections::BTreeMap;
+use std::io;
+use std::mem;
+use std::os::fd::RawFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 
 use super::channel::{Grave, Role, Slab, VerbsChannel};
-use super::device::{self, Choice, Port};
-use super::sys::{Device, Memory, QueuePair, Route, SysError, flow_label};
+use super::device::{self, Choice, GpuDrivers, Port};
+use super::sys::{Access, Device, Memory, QueuePair, Route, SysError, flow_label};
 use super::watch::Watch;
-use super::{EAGER_BYTES_MAX, End, Marking, MemoryKeys};
+use super::within_host::{self, WithinHost};
+use super::{EAGER_BYTES_MAX, End, GpuAccess, Made, Marking, MemoryKeys, MemoryKind};
 use crate::auth;
+use crate::config::RelaxedOrdering;
 use crate::engine::MemRange;
 use crate::engine::wire::{Header, KEYS_MAX, Keys};
 use crate::transport::{AnyChannel, Channel};
@@ -22,6 +27,9 @@ use crate::transport::{AnyChannel, Channel};
 /// lost, and ended paths that were well.
 const TIMEOUT: u8 = 18;
 
+/// As [`TIMEOUT`], where no network is between: 0.27 s.
+const TIMEOUT_WITHIN_HOST: u8 = 16;
+
 /// The opened ports.
 #[derive(Debug)]
 pub struct Adapters {
@@ -29,6 +37,8 @@ pub struct Adapters {
     /// That of each port; ports of one device share it.
     devices: Vec<Arc<OpenDevice>>,
     marking: Marking,
+    relaxed: RelaxedOrdering,
+    gpus: GpuDrivers,
     grave: Grave<QueuePair>,
     /// What the ports count, while a link wants to know.
     watch: Mutex<Weak<Watch>>,
@@ -37,9 +47,57 @@ pub struct Adapters {
 #[derive(Debug)]
 struct OpenDevice {
     device: Device,
-    /// What is registered, by its first byte and its length. It leaves with its last user: memory
-    /// that is mapped anew at the same place is registered anew.
-    registered: Mutex<BTreeMap<(usize, usize), Weak<Memory>>>,
+    takes_dmabuf: bool,
+    /// What is registered. It leaves with its last user: memory that is mapped anew at the same place
+    /// is registered anew.
+    registered: Mutex<BTreeMap<Region, Weak<Memory>>>,
+}
+
+/// Memory as a registration is known by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Region {
+    addr: usize,
+    bytes: usize,
+    source: Source,
+}
+
+/// Where memory comes from: at the same address there may be other memory later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    Host,
+    Gpu,
+    /// An exported buffer, by the number of its file, and the place in it: the number of a descriptor
+    /// is soon another buffer's.
+    DmaBuf(u64, u64),
+}
+
+impl Region {
+    fn new(addr: usize, bytes: usize, kind: MemoryKind) -> Result<Self, String> {
+        let source = match kind {
+            MemoryKind::Host => Source::Host,
+            MemoryKind::Gpu => Source::Gpu,
+            MemoryKind::DmaBuf(buffer) => {
+                let error = |error: io::Error| format!("a DMABUF of {bytes} bytes: {error}");
+                Source::DmaBuf(inode(buffer.fd).map_err(error)?, buffer.offset)
+            }
+        };
+        Ok(Self {
+            addr,
+            bytes,
+            source,
+        })
+    }
+}
+
+/// The number of a descriptor's file: no two that are open have the same, of one kind.
+fn inode(fd: RawFd) -> io::Result<u64> {
+    // SAFETY: plain numbers, of which zeros are valid.
+    let mut stat: libc::stat = unsafe { mem::zeroed() };
+    // SAFETY: `stat` is written.
+    match unsafe { libc::fstat(fd, &raw mut stat) } {
+        0 => Ok(stat.st_ino),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Memory that is registered with the devices of some ports, until nobody holds this.
@@ -60,19 +118,33 @@ impl Registration {
 impl OpenDevice {
     /// # Safety
     /// As for [`Device::register`].
-    unsafe fn register(&self, addr: *mut u8, bytes: usize) -> Result<Arc<Memory>, SysError> {
-        let key = (addr as usize, bytes);
+    unsafe fn register(
+        &self,
+        addr: *mut u8,
+        region: Region,
+        kind: MemoryKind,
+        access: Access,
+    ) -> Result<Arc<Memory>, SysError> {
         let mut registered = self
             .registered
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(memory) = registered.get(&key).and_then(Weak::upgrade) {
+        if let Some(memory) = registered.get(&region).and_then(Weak::upgrade) {
             return Ok(memory);
         }
         registered.retain(|_, memory| memory.strong_count() > 0);
-        // SAFETY: the caller's promise.
-        let memory = Arc::new(unsafe { self.device.register(addr, bytes) }?);
-        registered.insert(key, Arc::downgrade(&memory));
+        let memory = match kind {
+            // SAFETY: the caller's promise.
+            MemoryKind::Host | MemoryKind::Gpu => unsafe {
+                self.device.register(addr, region.bytes, access)
+            },
+            MemoryKind::DmaBuf(buffer) => {
+                self.device
+                    .register_dmabuf(region.addr, region.bytes, buffer, access)
+            }
+        };
+        let memory = Arc::new(memory?);
+        registered.insert(region, Arc::downgrade(&memory));
         Ok(memory)
     }
 }
@@ -81,7 +153,11 @@ impl Adapters {
     /// Opens the ports that a host has and the settings admit; none if there are none. The line says
     /// what was chosen and why.
     #[must_use]
-    pub fn open(choice: &Choice<'_>, marking: Marking) -> (Option<Self>, String) {
+    pub fn open(
+        choice: &Choice<'_>,
+        marking: Marking,
+        relaxed: RelaxedOrdering,
+    ) -> (Option<Self>, String) {
         let mut found = device::find(Path::new(device::SYSFS), choice);
         let mut opened: BTreeMap<String, Arc<OpenDevice>> = BTreeMap::new();
         let mut devices = Vec::new();
@@ -94,6 +170,7 @@ impl Adapters {
             match Device::open(&port.device) {
                 Ok(device) => {
                     let device = Arc::new(OpenDevice {
+                        takes_dmabuf: device.takes_dmabuf(),
                         device,
                         registered: Mutex::default(),
                     });
@@ -123,6 +200,8 @@ impl Adapters {
             ports: found.ports,
             devices,
             marking,
+            relaxed,
+            gpus: device::gpu_drivers(Path::new("/sys")),
             grave,
             watch: Mutex::default(),
         };
@@ -177,18 +256,24 @@ impl Adapters {
         ports: &[usize],
         addr: *mut u8,
         bytes: usize,
+        kind: MemoryKind,
     ) -> Result<Registration, String> {
+        let region = Region::new(addr.addr(), bytes, kind)?;
         let (mut local, mut remote) = (Vec::new(), Vec::new());
         let mut memories = Vec::new();
         for &port in ports {
+            let access = self.access(port, kind);
             // SAFETY: the caller's promise.
-            let memory = unsafe { self.devices[port].register(addr, bytes) }
+            let memory = unsafe { self.devices[port].register(addr, region, kind, access) }
                 .map_err(|error| format!("{}: {error}", self.ports[port].name()))?;
             local.push(memory.local_key());
             remote.push(memory.remote_key());
             memories.push(memory);
         }
-        let keys = |keys: &[u32]| Keys::new(keys).unwrap_or_default();
+        let keys = |keys: &[u32]| match Keys::new(keys).unwrap_or_default() {
+            keys if kind.is_gpu() => keys.of_gpu(),
+            keys => keys,
+        };
         Ok(Registration {
             keys: MemoryKeys {
                 local: keys(&local),
@@ -196,6 +281,73 @@ impl Adapters {
             },
             _memory: memories,
         })
+    }
+
+    /// How memory is got to over a port.
+    ///
+    /// Relaxed order is for writes that come over PCI. Nothing here looks at memory before the
+    /// completion that says it is there, and no completion overtakes what was written before; chunks
+    /// that are written twice are the same bytes, and the first path is drained before. With AMD's
+    /// GPUs a flush would need a write in strict order before its read: there it takes being asked for.
+    fn access(&self, port: usize, kind: MemoryKind) -> Access {
+        let is_pci = self.ports[port].pci_path.is_some();
+        Access {
+            read_back: kind.is_gpu(),
+            relaxed: match self.relaxed {
+                RelaxedOrdering::On => true,
+                RelaxedOrdering::Off => false,
+                RelaxedOrdering::Auto => is_pci && !(kind.is_gpu() && self.gpus.amd_only),
+            },
+        }
+    }
+
+    /// How links over these ports get to the memory of a GPU; adapters in software do not.
+    #[must_use]
+    pub fn gpu_access(&self, ports: &[usize]) -> GpuAccess {
+        let all = |has: &dyn Fn(usize) -> bool| ports.iter().all(|&port| has(port));
+        let is_pci = all(&|port| self.ports[port].pci_path.is_some());
+        GpuAccess {
+            peer_memory: is_pci && self.gpus.peer_memory,
+            dmabuf: is_pci && all(&|port| self.devices[port].takes_dmabuf),
+        }
+    }
+
+    /// What does moves within this host, at this port.
+    ///
+    /// # Errors
+    /// The device has no room, or is gone.
+    pub fn within_host(&self, index: usize) -> Made {
+        let port = &self.ports[index];
+        let device = &self.devices[index].device;
+        let make = || -> Result<WithinHost, SysError> {
+            let state = device.port(port.number)?;
+            let depths = within_host::DEPTHS;
+            let completions = device.completion_queue(depths.send + depths.receive)?;
+            let pair = QueuePair::within_host(device, &completions, port.number, depths)?;
+            let end = End {
+                number: pair.number(),
+                first_packet: random() & 0xff_ffff,
+                gid: port.gid.addr,
+                lid: state.lid,
+                mtu: state.mtu,
+            };
+            let route = Route {
+                port: port.number,
+                gid_index: port.gid.index,
+                flow_label: 0,
+                traffic_class: self.marking.data,
+                service_level: self.marking.service_level,
+                timeout: TIMEOUT_WITHIN_HOST,
+            };
+            pair.connect(end.first_packet, &end, &route)?;
+            let mut mover = WithinHost::new(pair, |bytes| Slab::registered(device, bytes))?;
+            mover.bury_in(self.grave.clone());
+            Ok(mover)
+        };
+        match make() {
+            Ok(mover) => Ok(Box::new(mover)),
+            Err(error) => Err(format!("{}: {error}", port.name())),
+        }
     }
 
     /// The sending end of a path at this port. `places`: those of its own port and of the other end's

@@ -28,8 +28,8 @@ use std::ptr::NonNull;
 use std::sync::mpsc::Sender;
 
 use super::sys::{
-    Completion, Depths, Device, Done, Memory, Operation, Piece, QueuePair, REQUESTS_MAX, Request,
-    SysError, status_text,
+    Access, Completion, Depths, Device, Done, Memory, Operation, Piece, QueuePair, REQUESTS_MAX,
+    Request, SysError, status_text,
 };
 use super::{EAGER_BYTES_MAX, RECEIVES_DATA};
 use crate::clock::Timestamp;
@@ -213,13 +213,41 @@ impl Slab {
             error,
         })?;
         // SAFETY: the registration is dropped by `Drop` before the memory is freed.
-        let memory = unsafe { device.register(slab.start.as_ptr(), slab.layout.size()) }?;
+        let memory = unsafe {
+            // In strict order: what is gained by another is not worth a thought for small messages.
+            let access = Access::default();
+            device.register(slab.start.as_ptr(), slab.layout.size(), access)
+        }?;
         slab.key = memory.local_key();
         slab.memory = Some(memory);
         Ok(slab)
     }
 
-    fn at(&self, offset: usize) -> *mut u8 {
+    /// Where it begins.
+    #[must_use]
+    pub fn start(&self) -> *const u8 {
+        self.start.as_ptr()
+    }
+
+    /// By which our own requests name it.
+    pub(super) fn key(&self) -> u32 {
+        self.key
+    }
+
+    /// Frees a queue pair that is silent and then the memory that it used: in the grave, where there is
+    /// one.
+    pub(super) fn bury<P>(pair: P, slab: Self, grave: Option<&Grave<P>>) {
+        let remains = Remains {
+            _pair: pair,
+            _slab: slab,
+        };
+        if let Some(grave) = grave {
+            // Where nobody digs any more, they are freed here.
+            let _ = grave.send(remains);
+        }
+    }
+
+    pub(super) fn at(&self, offset: usize) -> *mut u8 {
         debug_assert!(offset < self.layout.size(), "inside the slab");
         // SAFETY: callers compute offsets within the slab.
         unsafe { self.start.as_ptr().add(offset) }
@@ -673,14 +701,7 @@ impl<P: Pair> Drop for VerbsChannel<P> {
                 ManuallyDrop::take(&mut self.slab),
             )
         };
-        let remains = Remains {
-            _pair: pair,
-            _slab: slab,
-        };
-        if let Some(grave) = &self.grave {
-            // Where nobody digs any more, they are freed here.
-            let _ = grave.send(remains);
-        }
+        Slab::bury(pair, slab, self.grave.as_ref());
     }
 }
 

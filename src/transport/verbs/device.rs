@@ -79,6 +79,35 @@ pub enum Reason {
     Slow(u32, u32),
 }
 
+/// What the drivers of a host's GPUs are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GpuDrivers {
+    /// One of them and those of adapters know each other: memory of its GPUs is registered like the
+    /// host's.
+    pub peer_memory: bool,
+    /// They are AMD's alone.
+    pub amd_only: bool,
+}
+
+/// Looks for the drivers of GPUs; `sys` is `/sys` but in tests.
+#[must_use]
+pub fn gpu_drivers(sys: &Path) -> GpuDrivers {
+    // The folder's place depends on the kernel and on who built the driver. In it nv_mem, nv_mem_nc
+    // (NVIDIA's older module), amdkfd.
+    let peers = ["kernel/mm", "kernel", ""].map(|folder| sys.join(folder).join("memory_peers"));
+    let is_there = |file: &Path| file.exists();
+    let is_peer = |folder: &Path| {
+        names(folder)
+            .iter()
+            .any(|client| is_there(&folder.join(client).join("version")))
+    };
+    GpuDrivers {
+        peer_memory: is_there(&sys.join("module/nvidia_peermem/version"))
+            || peers.iter().any(|folder| is_peer(folder)),
+        amd_only: is_there(&sys.join("class/kfd")) && !is_there(&sys.join("module/nvidia")),
+    }
+}
+
 /// What a host has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
@@ -463,6 +492,30 @@ mod tests {
         let found = find(Path::new("/nonexistent"), &choice);
         assert_eq!(found, Found::default());
         assert_eq!(found.to_string(), "no RDMA port can be used");
+    }
+
+    #[test]
+    fn drivers_of_gpus_are_found_wherever_they_are() {
+        for file in [
+            "module/nvidia_peermem/version",
+            "kernel/mm/memory_peers/nv_mem/version",
+            "kernel/mm/memory_peers/amdkfd/version",
+            "kernel/memory_peers/amdkfd/version",
+            "memory_peers/amdkfd/version",
+        ] {
+            let tree = Tree::new("peers");
+            assert_eq!(gpu_drivers(tree.path()), GpuDrivers::default());
+            // The folder of a client that has left.
+            tree.file("kernel/mm/memory_peers/version", "1\n");
+            assert_eq!(gpu_drivers(tree.path()), GpuDrivers::default());
+            tree.file(file, "1\n");
+            assert!(gpu_drivers(tree.path()).peer_memory, "{file}");
+        }
+        let tree = Tree::new("amd");
+        tree.file("class/kfd/dev", "1\n");
+        assert!(gpu_drivers(tree.path()).amd_only);
+        tree.file("module/nvidia/version", "1\n");
+        assert!(!gpu_drivers(tree.path()).amd_only);
     }
 
     #[test]

@@ -17,8 +17,12 @@ pub mod sys;
 #[cfg(test)]
 mod tree;
 pub mod watch;
+#[cfg(feature = "verbs")]
+pub mod within_host;
 
+use std::fmt;
 use std::net::Ipv6Addr;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use self::adapters::{Adapters, Registration};
@@ -54,6 +58,93 @@ pub struct MemoryKeys {
     pub remote: Keys,
 }
 
+/// Memory that another driver has exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DmaBuf {
+    /// Its descriptor, of which nothing is needed once the memory is registered.
+    pub fd: RawFd,
+    /// Where in it the memory begins, in bytes.
+    pub offset: u64,
+}
+
+/// What memory is registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryKind {
+    /// The host's.
+    Host,
+    /// A GPU's, at an address of its driver's, where that driver and the adapter's know each other
+    /// (peer memory).
+    Gpu,
+    /// A GPU's that its driver has exported.
+    DmaBuf(DmaBuf),
+}
+
+impl MemoryKind {
+    /// Whether the host's processors must leave it alone.
+    #[must_use]
+    pub fn is_gpu(self) -> bool {
+        self != Self::Host
+    }
+}
+
+/// By which ways adapters get to the memory of a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GpuAccess {
+    /// It is registered like the host's.
+    pub peer_memory: bool,
+    /// As DMABUF.
+    pub dmabuf: bool,
+}
+
+/// Something that an adapter does within this host.
+#[derive(Debug, Clone, Copy)]
+pub enum Move<'a> {
+    /// Reads a byte from memory of a GPU, and forgets it: whatever this adapter has written into that
+    /// memory before is there for the GPU to see once the byte has come.
+    Flush {
+        /// Address of the byte.
+        addr: u64,
+        /// The memory's key for the peer.
+        key: u32,
+    },
+    /// Brings a small message there.
+    Bring {
+        /// The message, of at most [`EAGER_BYTES_MAX`] bytes.
+        data: &'a [u8],
+        /// Where it goes.
+        addr: u64,
+        /// The memory's key for the peer.
+        key: u32,
+    },
+}
+
+/// A move that has failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// Why, in words.
+    pub reason: String,
+    /// By itself, and not because one before it had.
+    pub by_itself: bool,
+}
+
+/// Does moves at one port. They end in their order.
+pub trait Mover: fmt::Debug + Send {
+    /// Begins with one; `false`: there is no room for it now.
+    ///
+    /// # Errors
+    /// The adapter refuses, and why; then none can be begun any more.
+    fn begin(&mut self, step: Move<'_>) -> Result<bool, String>;
+    /// How those that have ended since did so.
+    fn poll(&mut self, ended: &mut Vec<Result<(), Failed>>);
+    /// Gives up what is under way: it ends, and soon.
+    fn silence(&mut self);
+    /// The same, and waits for the end of it.
+    fn end(&mut self);
+}
+
+/// A mover, or why there is none.
+pub type Made = Result<Box<dyn Mover>, String>;
+
 /// The ports of this host that a link uses, in the order of its keys.
 #[derive(Debug, Clone)]
 pub struct LinkPorts {
@@ -64,6 +155,13 @@ pub struct LinkPorts {
 }
 
 impl LinkPorts {
+    /// What the ports are called.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let all = self.adapters.ports();
+        self.ports.iter().map(|&port| all[port].name()).collect()
+    }
+
     /// Registers memory with them.
     ///
     /// # Errors
@@ -72,9 +170,14 @@ impl LinkPorts {
     /// # Safety
     /// The memory stays mapped until the registration is dropped.
     #[allow(unsafe_code, reason = "callers name their memory by address")]
-    pub unsafe fn register(&self, addr: *mut u8, bytes: usize) -> Result<Registration, String> {
+    pub unsafe fn register(
+        &self,
+        addr: *mut u8,
+        bytes: usize,
+        kind: MemoryKind,
+    ) -> Result<Registration, String> {
         // SAFETY: the caller's promise.
-        unsafe { self.adapters.register(&self.ports, addr, bytes) }
+        unsafe { self.adapters.register(&self.ports, addr, bytes, kind) }
     }
 }
 

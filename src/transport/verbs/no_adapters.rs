@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::device::{Choice, Port};
 use super::watch::Watch;
-use super::{End, Marking, MemoryKeys};
+use super::{End, GpuAccess, Made, Marking, MemoryKeys, MemoryKind};
+use crate::config::RelaxedOrdering;
 use crate::engine::wire::Header;
 use crate::transport::AnyChannel;
 
@@ -26,7 +27,11 @@ pub struct Unconnected(Infallible);
 impl Adapters {
     /// None, and why.
     #[must_use]
-    pub fn open(_choice: &Choice<'_>, _marking: Marking) -> (Option<Self>, String) {
+    pub fn open(
+        _choice: &Choice<'_>,
+        _marking: Marking,
+        _relaxed: RelaxedOrdering,
+    ) -> (Option<Self>, String) {
         (None, "no RDMA in this build".into())
     }
 
@@ -60,7 +65,22 @@ impl Adapters {
         _ports: &[usize],
         _addr: *mut u8,
         _bytes: usize,
+        _kind: MemoryKind,
     ) -> Result<Registration, String> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[must_use]
+    pub fn gpu_access(&self, _ports: &[usize]) -> GpuAccess {
+        match self.0 {}
+    }
+
+    /// Never called.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn within_host(&self, _index: usize) -> Made {
         match self.0 {}
     }
 

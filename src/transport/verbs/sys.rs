@@ -21,12 +21,13 @@ use rdma_mummy_sys::{
     ibv_get_cq_event, ibv_get_device_list, ibv_get_device_name, ibv_modify_qp, ibv_mr,
     ibv_open_device, ibv_pd, ibv_poll_cq, ibv_port_attr, ibv_post_recv, ibv_post_send, ibv_qp,
     ibv_qp_attr, ibv_qp_attr_mask, ibv_qp_init_attr, ibv_qp_state, ibv_qp_type, ibv_query_port,
-    ibv_recv_wr, ibv_reg_mr, ibv_req_notify_cq, ibv_send_flags, ibv_send_wr, ibv_sge, ibv_wc,
-    ibv_wc_opcode, ibv_wc_status, ibv_wc_status_str, ibv_wr_opcode,
+    ibv_recv_wr, ibv_reg_dmabuf_mr, ibv_reg_mr, ibv_reg_mr_iova2, ibv_req_notify_cq,
+    ibv_send_flags, ibv_send_wr, ibv_sge, ibv_wc, ibv_wc_opcode, ibv_wc_status, ibv_wc_status_str,
+    ibv_wr_opcode,
 };
 use thiserror::Error;
 
-use super::End;
+use super::{DmaBuf, End};
 
 /// A call that failed.
 #[derive(Debug, Error)]
@@ -39,14 +40,28 @@ pub enum SysError {
     NoDevice(String),
     /// Memory cannot be pinned.
     #[error(
-        "{bytes} bytes cannot be registered: the limit of locked memory is {limit}; raise it with \
-         'ulimit -l unlimited' (in containers: --ulimit memlock=-1)"
+        "{what}: the limit of locked memory is {limit}; raise it with 'ulimit -l unlimited', for good \
+         with 'memlock' in /etc/security/limits.conf, in containers with 'docker run --ulimit memlock=-1'"
     )]
     Locked {
-        /// Bytes of the registration.
-        bytes: usize,
+        /// What could not be had.
+        what: String,
         /// The limit, in words.
         limit: String,
+    },
+    /// Memory that the device does not get to.
+    #[error("{bytes} bytes at {addr:#x} cannot be registered: {reason} ({call}: {error})")]
+    Memory {
+        /// Bytes of the registration.
+        bytes: usize,
+        /// Where they begin.
+        addr: usize,
+        /// What that means.
+        reason: &'static str,
+        /// The function.
+        call: &'static str,
+        /// What it said.
+        error: io::Error,
     },
     /// Anything else.
     #[error("{call}: {error}")]
@@ -72,7 +87,14 @@ fn check(call: &'static str, returned: i32) -> Result<(), SysError> {
 
 fn last(call: &'static str) -> SysError {
     let error = io::Error::last_os_error();
-    SysError::Call { call, error }
+    match (error.raw_os_error(), locked_limit()) {
+        // Queues are pinned as well.
+        (Some(libc::ENOMEM), Some(limit)) => SysError::Locked {
+            what: format!("{call}: {error}"),
+            limit: bytes_of(limit),
+        },
+        _ => SysError::Call { call, error },
+    }
 }
 
 /// An opened device with a protection domain.
@@ -241,41 +263,99 @@ impl Device {
         Some(told)
     }
 
-    /// Registers memory: the adapter may read it, and whoever knows its key may write it.
+    /// Registers memory: the adapter may read it, and whoever knows its key may write it. Memory of a
+    /// GPU is memory like any other where its driver and the device's know each other (peer memory).
     ///
     /// # Errors
     /// It is not mapped, or cannot be pinned.
     ///
     /// # Safety
     /// The memory stays mapped until the registration is dropped.
-    pub unsafe fn register(&self, addr: *mut u8, bytes: usize) -> Result<Memory, SysError> {
-        let access = ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0
-            | ibv_access_flags::IBV_ACCESS_REMOTE_WRITE.0;
-        // SAFETY: the domain is ours; what is not mapped is refused.
-        let mr = unsafe {
-            ibv_reg_mr(
-                self.0.domain.as_ptr(),
-                addr.cast(),
-                bytes,
-                access.cast_signed(),
-            )
-        };
-        let Some(mr) = NonNull::new(mr) else {
-            let error = last("ibv_reg_mr");
-            return Err(match &error {
-                SysError::Call { error, .. } if error.raw_os_error() == Some(libc::ENOMEM) => {
-                    SysError::Locked {
-                        bytes,
-                        limit: locked_limit(),
-                    }
-                }
-                _ => error,
-            });
-        };
+    pub unsafe fn register(
+        &self,
+        addr: *mut u8,
+        bytes: usize,
+        access: Access,
+    ) -> Result<Memory, SysError> {
+        let domain = self.0.domain.as_ptr();
+        let read_back = access.read_back;
+        let kind = Kind::Mapped { read_back };
+        let mut mr = ptr::null_mut();
+        if access.relaxed {
+            // SAFETY: the domain is ours; what is not mapped is refused.
+            mr = unsafe {
+                let iova = addr as u64;
+                ibv_reg_mr_iova2(domain, addr.cast(), bytes, iova, access.flags())
+            };
+            // A library that is too old for it says so, and then its order stays strict.
+            let is_old = io::Error::last_os_error().raw_os_error() == Some(libc::EOPNOTSUPP);
+            if mr.is_null() && !is_old {
+                return Err(refused(addr.addr(), bytes, "ibv_reg_mr", kind));
+            }
+        }
+        if mr.is_null() {
+            let strict = Access {
+                relaxed: false,
+                ..access
+            };
+            // SAFETY: as above.
+            mr = unsafe { ibv_reg_mr(domain, addr.cast(), bytes, strict.flags().cast_signed()) };
+        }
+        let mr = NonNull::new(mr).ok_or_else(|| refused(addr.addr(), bytes, "ibv_reg_mr", kind))?;
         Ok(Memory {
             mr,
             _device: self.clone(),
         })
+    }
+
+    /// Registers memory that another driver has exported; requests name it by `addr`.
+    ///
+    /// # Errors
+    /// The device takes no such memory, or not this.
+    pub fn register_dmabuf(
+        &self,
+        addr: usize,
+        bytes: usize,
+        buffer: DmaBuf,
+        access: Access,
+    ) -> Result<Memory, SysError> {
+        // Address and offset have to be the same within a page, and offsets are those of pages.
+        let slack = (addr as u64).wrapping_sub(buffer.offset) % PAGE_BYTES;
+        // SAFETY: the domain is ours; the kernel knows what the descriptor is.
+        let mr = unsafe {
+            ibv_reg_dmabuf_mr(
+                self.0.domain.as_ptr(),
+                buffer.offset,
+                bytes + usize::try_from(slack).unwrap_or(0),
+                addr as u64 - slack,
+                buffer.fd,
+                access.flags().cast_signed(),
+            )
+        };
+        let mr = NonNull::new(mr)
+            .ok_or_else(|| refused(addr, bytes, "ibv_reg_dmabuf_mr", Kind::DmaBuf))?;
+        Ok(Memory {
+            mr,
+            _device: self.clone(),
+        })
+    }
+
+    /// Whether kernel, library and device take DMABUF memory: a registration that cannot succeed fails
+    /// for one reason or the other.
+    #[must_use]
+    pub fn takes_dmabuf(&self) -> bool {
+        // SAFETY: the domain is ours, and there is no memory.
+        let mr = unsafe { ibv_reg_dmabuf_mr(self.0.domain.as_ptr(), 0, 0, 0, -1, 0) };
+        if let Some(mr) = NonNull::new(mr) {
+            // SAFETY: it is ours.
+            unsafe { ibv_dereg_mr(mr.as_ptr()) };
+            return true;
+        }
+        let error = io::Error::last_os_error().raw_os_error();
+        !matches!(
+            error,
+            Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::ENOSYS)
+        )
     }
 
     /// A completion queue for so many completions at once.
@@ -322,18 +402,81 @@ fn never_wait(fd: RawFd) {
     }
 }
 
-/// The limit of locked memory, in words.
-fn locked_limit() -> String {
+/// Who gets to registered memory, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Access {
+    /// It may be read over queue pairs that allow that: those of this host to itself.
+    pub read_back: bool,
+    /// What arrives may get there in any order. A completion still means that all before it is there.
+    pub relaxed: bool,
+}
+
+impl Access {
+    fn flags(self) -> u32 {
+        let mut flags = ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0
+            | ibv_access_flags::IBV_ACCESS_REMOTE_WRITE.0;
+        if self.read_back {
+            flags |= ibv_access_flags::IBV_ACCESS_REMOTE_READ.0;
+        }
+        if self.relaxed {
+            flags |= ibv_access_flags::IBV_ACCESS_RELAXED_ORDERING.0;
+        }
+        flags
+    }
+}
+
+/// What a registration that failed with this means.
+fn refused(addr: usize, bytes: usize, call: &'static str, kind: Kind) -> SysError {
+    let error = io::Error::last_os_error();
+    let reason = match (error.raw_os_error(), kind) {
+        (Some(libc::ENOMEM), _) => {
+            return SysError::Locked {
+                what: format!("{bytes} bytes cannot be registered"),
+                limit: locked_limit().map_or_else(
+                    || "unlimited, so the memory itself is used up".to_owned(),
+                    bytes_of,
+                ),
+            };
+        }
+        (Some(libc::EFAULT), Kind::Mapped { read_back: false }) => "not all of it is mapped",
+        (Some(libc::EFAULT), Kind::Mapped { read_back: true }) => {
+            "it is not mapped, or memory of a GPU whose driver and this device do not know each other"
+        }
+        (Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT), Kind::DmaBuf) => {
+            "the device takes no DMABUF memory"
+        }
+        (Some(libc::EBADF), Kind::DmaBuf) => "the descriptor is not one of DMABUF memory",
+        _ => "the device refuses it",
+    };
+    SysError::Memory {
+        bytes,
+        addr,
+        reason,
+        call,
+        error,
+    }
+}
+
+/// How memory is named to the device.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Mapped { read_back: bool },
+    DmaBuf,
+}
+
+fn bytes_of(limit: u64) -> String {
+    format!("{limit} bytes")
+}
+
+/// The limit of locked memory in bytes, if there is one.
+fn locked_limit() -> Option<u64> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: `limit` is written.
     unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
-    match limit.rlim_cur {
-        libc::RLIM_INFINITY => "unlimited, so the memory itself is used up".to_owned(),
-        bytes => format!("{} KiB", bytes >> 10),
-    }
+    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
 /// A registration.
@@ -416,6 +559,8 @@ pub struct Completion {
 
 /// Completions that are taken out at once.
 const BATCH: i32 = 16;
+/// The granule of DMABUF offsets: pages of x86-64.
+const PAGE_BYTES: u64 = 4096;
 
 impl CompletionQueue {
     /// The descriptor that can be read once something has come after [`CompletionQueue::arm`].
@@ -485,6 +630,10 @@ impl CompletionQueue {
         Ok(count)
     }
 }
+
+/// The status of a request that was given up because one before it had failed, or its queue pair had
+/// been made silent.
+pub const FLUSHED: u32 = ibv_wc_status::IBV_WC_WR_FLUSH_ERR;
 
 /// A failed request's status in words.
 #[must_use]
@@ -601,7 +750,7 @@ pub struct Request {
 }
 
 /// What is done with the bytes.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Operation {
     /// They go into the memory of the peer that the address and the key name, and then the peer is
     /// told the immediate.
@@ -612,6 +761,21 @@ pub enum Operation {
         key: u32,
         /// What it is told.
         immediate: u32,
+    },
+    /// They go into the memory of the peer that the address and the key name, and the peer is told
+    /// nothing.
+    Put {
+        /// Address there.
+        addr: u64,
+        /// The peer's [`Memory::remote_key`].
+        key: u32,
+    },
+    /// They come from there.
+    Get {
+        /// Address there.
+        addr: u64,
+        /// The peer's [`Memory::remote_key`].
+        key: u32,
     },
     /// They go into the buffer of the peer's next receive.
     #[default]
@@ -640,6 +804,32 @@ impl QueuePair {
         port: u8,
         depths: Depths,
     ) -> Result<Self, SysError> {
+        let writes = ibv_access_flags::IBV_ACCESS_REMOTE_WRITE.0;
+        Self::with_access(device, completions, port, depths, writes)
+    }
+
+    /// One for this host alone: over it memory can be read too.
+    ///
+    /// # Errors
+    /// As for [`QueuePair::new`].
+    pub fn within_host(
+        device: &Device,
+        completions: &Arc<CompletionQueue>,
+        port: u8,
+        depths: Depths,
+    ) -> Result<Self, SysError> {
+        let all = ibv_access_flags::IBV_ACCESS_REMOTE_WRITE.0
+            | ibv_access_flags::IBV_ACCESS_REMOTE_READ.0;
+        Self::with_access(device, completions, port, depths, all)
+    }
+
+    fn with_access(
+        device: &Device,
+        completions: &Arc<CompletionQueue>,
+        port: u8,
+        depths: Depths,
+        access: u32,
+    ) -> Result<Self, SysError> {
         // SAFETY: plain numbers and pointers, of which zeros are valid.
         let mut init: ibv_qp_init_attr = unsafe { mem::zeroed() };
         init.send_cq = completions.cq.as_ptr();
@@ -663,7 +853,7 @@ impl QueuePair {
         };
         let mut attr = attributes(ibv_qp_state::IBV_QPS_INIT);
         attr.port_num = port;
-        attr.qp_access_flags = ibv_access_flags::IBV_ACCESS_REMOTE_WRITE.0;
+        attr.qp_access_flags = access;
         this.modify(
             &mut attr,
             ibv_qp_attr_mask::IBV_QP_PKEY_INDEX.0
@@ -811,6 +1001,16 @@ impl QueuePair {
                 } => {
                     wr.opcode = ibv_wr_opcode::IBV_WR_RDMA_WRITE_WITH_IMM;
                     wr.imm_data_invalidated_rkey_union.imm_data = immediate.to_be();
+                    wr.wr.rdma.remote_addr = addr;
+                    wr.wr.rdma.rkey = key;
+                }
+                Operation::Put { addr, key } => {
+                    wr.opcode = ibv_wr_opcode::IBV_WR_RDMA_WRITE;
+                    wr.wr.rdma.remote_addr = addr;
+                    wr.wr.rdma.rkey = key;
+                }
+                Operation::Get { addr, key } => {
+                    wr.opcode = ibv_wr_opcode::IBV_WR_RDMA_READ;
                     wr.wr.rdma.remote_addr = addr;
                     wr.wr.rdma.rkey = key;
                 }
