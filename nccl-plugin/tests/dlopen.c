@@ -198,7 +198,8 @@ static void *start(const net_t *net) {
     CALL(net->get_properties(0, &properties));
     EXPECT(properties.name[0] != 0 && properties.ptr_support == PTR_HOST);
     EXPECT(properties.max_recvs == 8 && properties.rail_id == -1 && properties.plane_id == -1);
-    EXPECT(net->iflush == NULL && net->make_vdevice == NULL && net->reg_mr_dma_buf == NULL);
+    EXPECT(net->iflush != NULL && net->reg_mr_dma_buf != NULL);
+    EXPECT(net->make_vdevice == NULL);
     return context;
 }
 
