@@ -199,7 +199,7 @@ static void *start(const net_t *net) {
     EXPECT(properties.name[0] != 0 && properties.ptr_support == PTR_HOST);
     EXPECT(properties.max_recvs == 8 && properties.rail_id == -1 && properties.plane_id == -1);
     EXPECT(properties.vdevice.ndevs == 1 && properties.vdevice.devs[0] == 0);
-    EXPECT(net->iflush == NULL && net->reg_mr_dma_buf == NULL);
+    EXPECT(net->iflush != NULL && net->reg_mr_dma_buf != NULL);
     /* Over TCP there is one device only. */
     int made = -7;
     vdevice_t two = {2, {0, 1}};
