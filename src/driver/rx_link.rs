@@ -20,7 +20,7 @@ use crate::engine::{MemRange, RecvError, RxAction, RxEngine, Sink, Violation};
 use crate::error::{Error, ErrorKind};
 use crate::sync::spsc::Consumer;
 use crate::sync::{Flag, TryLock, TryLockGuard};
-use crate::transport::verbs::{End, LinkPorts};
+use crate::transport::verbs::{End, LinkPorts, PortEvent};
 use crate::transport::{AnyChannel, Channel, ChannelError, Receiver};
 use crate::units::Nanos;
 
@@ -39,12 +39,23 @@ pub struct NewChannel {
     pub fence: Option<u16>,
     /// The channel.
     pub channel: AnyChannel,
+    /// Which of the link's own ports it comes by.
+    pub port: usize,
     /// Where the peer waits for the welcome; a channel over RDMA keeps it.
     pub socket: TcpStream,
     /// Our end, where it goes over RDMA.
     pub end: Option<End>,
     /// What the peer's hello and our challenge drew, for the welcome's proof.
     pub nonces: ([u8; 16], [u8; 16]),
+}
+
+/// What the control plane tells a receiving link.
+#[derive(Debug)]
+enum RxMail {
+    /// A channel is there.
+    New(Box<NewChannel>),
+    /// Something has happened at this one of the link's own ports.
+    Port(usize, PortEvent),
 }
 
 /// What a receiving link needs from the control plane.
@@ -72,7 +83,7 @@ pub trait RxHost: Send + Sync + std::fmt::Debug {
 pub struct RxLink {
     inner: TryLock<RxInner>,
     dirty: Flag,
-    mailbox: Mutex<Vec<NewChannel>>,
+    mailbox: Mutex<Vec<RxMail>>,
     failing: Mutex<Option<String>>,
     driven_at: AtomicU64,
     idle: Idle,
@@ -93,6 +104,8 @@ pub struct RxLink {
 struct PathIo {
     channel: Option<AnyChannel>,
     epoch: u16,
+    /// Which of the link's own ports it comes by.
+    port: usize,
 }
 
 /// What only the holder of the lock touches.
@@ -178,6 +191,7 @@ impl RxLink {
         let path = || PathIo {
             channel: None,
             epoch: 0,
+            port: 0,
         };
         let inner = RxInner {
             engine,
@@ -250,10 +264,22 @@ impl RxLink {
 
     /// Hands a new channel to whoever drives the link next, and drives it if nobody does.
     pub fn mail(&self, new: NewChannel) {
+        self.leave(RxMail::New(Box::new(new)));
+    }
+
+    /// Something has happened at a port of this host, by its index there.
+    pub fn port_event(&self, port: usize, event: PortEvent) {
+        let place = |ports: &LinkPorts| ports.ports.iter().position(|&own| own == port);
+        if let Some(place) = self.rdma.as_ref().and_then(place) {
+            self.leave(RxMail::Port(place, event));
+        }
+    }
+
+    fn leave(&self, mail: RxMail) {
         self.mailbox
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(new);
+            .push(mail);
         self.dirty.raise();
         self.drive(Step::Progress);
     }
@@ -382,13 +408,32 @@ impl RxInner {
         }
         let mail =
             std::mem::take(&mut *link.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
-        for new in mail {
-            self.install(link, new);
+        for mail in mail {
+            match mail {
+                RxMail::New(new) => self.install(link, *new),
+                RxMail::Port(place, event) => self.handle_port(link, place, event),
+            }
         }
         let Self { conns, engine, .. } = self;
         for (&id, (_, queue)) in conns.iter_mut() {
             while let Some(s) = queue.pop() {
                 engine.post(id, s.token(id), s.tag, s.range, s.keys);
+            }
+        }
+    }
+
+    /// The sender hears at once of what is lost, and dials what comes back.
+    fn handle_port(&mut self, link: &RxLink, place: usize, event: PortEvent) {
+        for path in 0..self.paths.len() {
+            let io = &self.paths[path];
+            let is_lost = io.port == place
+                && io.channel.as_ref().is_some_and(|channel| match event {
+                    PortEvent::Down => true,
+                    PortEvent::Up => false,
+                    PortEvent::Failed(part) => channel.has(part),
+                });
+            if is_lost {
+                self.broken(link, path, &ChannelError::Closed, Timestamp::now());
             }
         }
     }
@@ -415,6 +460,7 @@ impl RxInner {
         self.paths[index] = PathIo {
             channel: Some(new.channel),
             epoch: new.epoch,
+            port: new.port,
         };
         self.orphan_since = None;
     }
@@ -696,6 +742,7 @@ mod tests {
     use crate::engine::wire::{Immediate, Keys};
     use crate::engine::{Completions, EngineConfig};
     use crate::transport::scripted::Scripted;
+    use crate::transport::verbs::Part;
     use crate::units::Nanos;
     use std::net::TcpListener;
     use std::sync::atomic::AtomicU32;
@@ -802,6 +849,7 @@ mod tests {
                 epoch,
                 fence,
                 channel: AnyChannel::Scripted(Box::new(channel)),
+                port: usize::from(path),
                 socket,
                 end: None,
                 nonces: ([0; 16], [0; 16]),
@@ -856,6 +904,36 @@ mod tests {
             };
             assert_eq!(*link.host.welcomes.lock().unwrap(), [None, Some(count)]);
         }
+    }
+
+    /// An adapter says what has become of a port or of one queue pair: the sender hears of it over
+    /// another path, and what had come is counted.
+    #[test]
+    fn what_an_adapter_says_has_failed_is_lost_at_once() {
+        let link = Fixture::new(Nanos::from_secs(30));
+        let part = Part::QueuePair(77);
+        link.up(1, 1, None, Scripted::default());
+        link.with(0, |channel| channel.part = Some(part));
+        let happens = |place, event| link.link.leave(RxMail::Port(place, event));
+        happens(0, PortEvent::Up);
+        happens(0, PortEvent::Failed(Part::CompletionQueue(77)));
+        happens(1, PortEvent::Failed(part));
+        assert_eq!(link.paths_up(), 2);
+        link.with(0, |channel| channel.left = vec![(chunk(0, false), CHUNK)]);
+        happens(0, PortEvent::Failed(part));
+        assert_eq!(link.paths_up(), 1);
+        link.up(0, 2, Some(1), Scripted::default());
+        let count = PathCount {
+            path: 0,
+            epoch: 1,
+            count: 1,
+        };
+        let last = link.host.welcomes.lock().unwrap().pop();
+        assert_eq!(last, Some(Some(count)));
+        happens(1, PortEvent::Down);
+        assert_eq!(link.paths_up(), 1);
+        happens(0, PortEvent::Down);
+        assert_eq!(link.paths_up(), 0);
     }
 
     /// The receive has ended, so its buffer may be used for something else.

@@ -639,6 +639,7 @@ fn rdma_engine_config(config: &Config, paths: u8, chunk_bytes: u32) -> EngineCon
         paths_max: paths,
         search: false,
         rehash: true,
+        reroute: true,
         eager_bytes: config.eager_bytes.min(RDMA_EAGER_BYTES_MAX),
         chunk_bytes: Some(chunk_bytes),
         completions: Completions::Local,

@@ -1,10 +1,12 @@
 //! The adapters of a library that was built without the feature `verbs`: there are none.
 
+#![allow(unsafe_code, reason = "the same face as the other")]
+
 use std::convert::Infallible;
+use std::os::fd::RawFd;
 
 use super::device::{Choice, Port};
-use super::{End, Marking, MemoryKeys};
-use crate::engine::wire::Header;
+use super::{End, Marking, MemoryKeys, News};
 use crate::transport::AnyChannel;
 
 /// Never there.
@@ -29,6 +31,18 @@ impl Adapters {
     /// Never called.
     #[must_use]
     pub fn ports(&self) -> &[Port] {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[must_use]
+    pub fn news_fds(&self) -> Vec<(usize, RawFd)> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[must_use]
+    pub fn news(&self, _port: usize) -> News {
         match self.0 {}
     }
 
@@ -98,7 +112,7 @@ impl Unconnected {
     ///
     /// # Errors
     /// Never.
-    pub fn ask(&mut self, _header: Header) -> Result<(), String> {
+    pub fn ask(&mut self) -> Result<(), String> {
         match self.0 {}
     }
 
@@ -107,6 +121,12 @@ impl Unconnected {
     /// # Errors
     /// Never.
     pub fn is_answered(&mut self) -> Result<bool, String> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[must_use]
+    pub fn advice(&self) -> Option<String> {
         match self.0 {}
     }
 
