@@ -24,11 +24,11 @@ use thalweg::engine::{
 };
 use thalweg::path::select::{Adaptive, AnySelector};
 use thalweg::transport::Channel;
-use thalweg::transport::verbs::RECEIVES_DATA;
 use thalweg::transport::verbs::channel::{Pair, Role, Slab, VerbsChannel};
 use thalweg::transport::verbs::sys::{
     Completion, Done, Operation, Piece, REQUESTS_MAX, Request, SysError,
 };
+use thalweg::transport::verbs::{Part, RECEIVES_DATA};
 use thalweg::units::{Bytes, Rate};
 
 const CHUNK: u32 = 64 << 10;
@@ -109,6 +109,14 @@ impl Pair for InstantPair {
             own.completions.push_back(completion(id, Done::Failed(5)));
         }
         Ok(())
+    }
+
+    fn set_source_port(&mut self, _port: u16) -> Result<(), SysError> {
+        Ok(())
+    }
+
+    fn has(&self, _part: Part) -> bool {
+        false
     }
 
     fn arm(&mut self) -> Result<(), SysError> {

@@ -125,9 +125,13 @@ struct Arrived {
 
 impl Receiver for Arrived {
     fn frame(&mut self, header: &[u8], _: u64) -> Result<Option<Sink>, Violation> {
-        let Frame::Chunk(chunk) = Frame::decode(header)? else {
-            self.came.push_back(Came::Frame(header.to_vec()));
-            return Ok(None);
+        let chunk = match Frame::decode(header)? {
+            Frame::Chunk(chunk) => chunk,
+            Frame::Padding { bytes } => return Ok(Some(Sink::Discard(bytes.into()))),
+            _ => {
+                self.came.push_back(Came::Frame(header.to_vec()));
+                return Ok(None);
+            }
         };
         let immediate = Immediate::of(&chunk).pack().unwrap();
         let target = self.targets.pop_front().unwrap();
@@ -305,8 +309,7 @@ impl Rails {
         let mut far = self.far.receiver(rail, 0).unwrap();
         near.connect(&far.end(), 50_000 + u16::from(path)).unwrap();
         far.connect(&near.end(), 50_000).unwrap();
-        let ping = Frame::Ping { id: 0, sent_ns: 0 };
-        near.ask(ping.encode()).unwrap();
+        near.ask().unwrap();
         let begun = Instant::now();
         while !near.is_answered().unwrap() {
             assert!(begun.elapsed() < DEADLINE, "nothing gets through");
@@ -318,7 +321,10 @@ impl Rails {
         let Some(Came::Frame(header)) = arrived.came.pop_front() else {
             panic!("no ping")
         };
-        assert_eq!(Frame::decode(&header).unwrap(), ping);
+        assert!(matches!(
+            Frame::decode(&header).unwrap(),
+            Frame::Ping { .. }
+        ));
         assert!(arrived.came.is_empty());
         (near, far)
     }

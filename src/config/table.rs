@@ -77,6 +77,25 @@ fn allowed<T>(value: Option<T>) -> Result<T, Refusal> {
     value.ok_or(Refusal::NotAllowed)
 }
 
+/// What an IP header may say. That there has been congestion is for switches to say.
+fn traffic_class(text: &str) -> Option<u8> {
+    number(text, 0..=u8::MAX).filter(|class| class & ECN_BITS != ECN_BITS)
+}
+
+/// NCCL takes all of them: what would mean congestion counts without its ECN bits.
+fn from_nccl_class(text: &str) -> Option<u8> {
+    let class = number(text, 0..=u8::MAX)?;
+    Some(if class & ECN_BITS == ECN_BITS {
+        class & !ECN_BITS
+    } else {
+        class
+    })
+}
+
+const ECN_BITS: u8 = 3;
+const TRAFFIC_CLASSES: &str =
+    "0 to 255, four times the DSCP, plus 0 to 2: 3 in its ECN bits would mean congestion";
+
 fn millis(text: &str, range: std::ops::RangeInclusive<u64>) -> Result<Nanos, Refusal> {
     allowed(number(text, range).map(Nanos::from_millis))
 }
@@ -139,13 +158,13 @@ pub(super) static FROM_NCCL: &[FromNccl] = &[
         name: "NCCL_IB_TC",
         ours: "THALWEG_TC",
         apply: |config, text| {
-            config.traffic_class = number(text, 0..=u8::MAX).unwrap_or(config.traffic_class);
+            config.traffic_class = from_nccl_class(text).unwrap_or(config.traffic_class);
         },
     },
     FromNccl {
         name: "NCCL_IB_FIFO_TC",
         ours: "THALWEG_CONTROL_TC",
-        apply: |config, text| config.control_traffic_class = number(text, 0..=u8::MAX),
+        apply: |config, text| config.control_traffic_class = from_nccl_class(text),
     },
     FromNccl {
         name: "NCCL_IB_SL",
@@ -287,22 +306,22 @@ static TABLE: &[Variable] = &[
     Variable {
         name: "THALWEG_TC",
         default: Some("0"),
-        allowed: "0 to 255",
+        allowed: TRAFFIC_CLASSES,
         help: "the IP header's traffic class of data over RoCE: four times the DSCP, and ECN; where it is \
                not set, NCCL_IB_TC counts",
         apply: |config, text| {
-            config.traffic_class = allowed(number(text, 0..=u8::MAX))?;
+            config.traffic_class = allowed(traffic_class(text))?;
             Ok(())
         },
         ..PLAIN
     },
     Variable {
         name: "THALWEG_CONTROL_TC",
-        allowed: "0 to 255",
+        allowed: TRAFFIC_CLASSES,
         help: "the traffic class of credits and acknowledgements; where it is not set, NCCL_IB_FIFO_TC \
                counts, else that of data",
         apply: |config, text| {
-            config.control_traffic_class = Some(allowed(number(text, 0..=u8::MAX))?);
+            config.control_traffic_class = Some(allowed(traffic_class(text))?);
             Ok(())
         },
         ..PLAIN

@@ -284,6 +284,25 @@ fn nccl_settings_count_where_ours_are_not_set() {
     assert_eq!(config.relaxed_ordering, RelaxedOrdering::Auto);
 }
 
+/// A sender says whether it speaks ECN; that there is congestion is for switches to say.
+#[test]
+fn a_traffic_class_never_means_congestion() {
+    for name in ["THALWEG_TC", "THALWEG_CONTROL_TC"] {
+        for text in ["3", "27", "107", "255", "256", "-1", "high"] {
+            let error = from_env(&[(name, text)]).expect_err(text).to_string();
+            assert!(
+                error.contains(name) && error.contains("four times the DSCP"),
+                "{error}"
+            );
+        }
+    }
+    for (text, class) in [("104", 104), ("106", 106), ("107", 104), ("3", 0)] {
+        let config = from_env(&[("NCCL_IB_TC", text), ("NCCL_IB_FIFO_TC", text)]).expect(text);
+        let classes = (config.traffic_class, config.control_traffic_class);
+        assert_eq!(classes, (class, Some(class)));
+    }
+}
+
 #[test]
 fn interface_filters() {
     let cases: [(&str, &[&str], &[&str]); 7] = [

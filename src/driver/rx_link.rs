@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind};
 use crate::session::MAX_RECVS;
 use crate::sync::spsc::Consumer;
 use crate::sync::{Flag, TryLock, TryLockGuard};
-use crate::transport::verbs::{End, LinkPorts, Made};
+use crate::transport::verbs::{End, LinkPorts, Made, PortEvent};
 use crate::transport::{AnyChannel, Channel, ChannelError, Receiver};
 use crate::units::Nanos;
 
@@ -75,6 +75,8 @@ pub trait RxHost: Send + Sync + std::fmt::Debug {
 #[derive(Debug, Default)]
 struct Mail {
     channels: Vec<NewChannel>,
+    /// What has happened at which of the link's own ports.
+    ports: Vec<(usize, PortEvent)>,
     flushes: Vec<Flush>,
     /// Movers that have been made, or cannot be, by their places.
     movers: Vec<(usize, Made)>,
@@ -117,6 +119,7 @@ pub struct RxLink {
 struct PathIo {
     channel: Option<AnyChannel>,
     epoch: u16,
+    /// Which of the link's own ports it comes by.
     place: usize,
 }
 
@@ -294,6 +297,19 @@ impl RxLink {
     /// Hands a new channel to whoever drives the link next, and drives it if nobody does.
     pub fn mail(&self, new: NewChannel) {
         self.leave(|mail| mail.channels.push(new));
+        self.drive(Step::Progress);
+    }
+
+    /// Something has happened at a port of this host, by its index there.
+    pub fn port_event(&self, port: usize, event: PortEvent) {
+        let place = |ports: &LinkPorts| ports.ports.iter().position(|&own| own == port);
+        if let Some(place) = self.rdma.as_ref().and_then(place) {
+            self.happens(place, event);
+        }
+    }
+
+    fn happens(&self, place: usize, event: PortEvent) {
+        self.leave(|mail| mail.ports.push((place, event)));
         self.drive(Step::Progress);
     }
 
@@ -476,6 +492,9 @@ impl RxInner {
         for new in mail.channels {
             self.install(link, new);
         }
+        for (place, event) in mail.ports {
+            self.handle_port(link, place, event);
+        }
         for (place, made) in mail.movers {
             self.moves.made(place, made);
         }
@@ -526,6 +545,22 @@ impl RxInner {
                     Error::new(ErrorKind::System, text)
                 };
                 conn.ended(slot, sub, result.map_err(error));
+            }
+        }
+    }
+
+    /// The sender hears at once of what is lost, and dials what comes back.
+    fn handle_port(&mut self, link: &RxLink, place: usize, event: PortEvent) {
+        for path in 0..self.paths.len() {
+            let io = &self.paths[path];
+            let is_lost = io.place == place
+                && io.channel.as_ref().is_some_and(|channel| match event {
+                    PortEvent::Down => true,
+                    PortEvent::Up => false,
+                    PortEvent::Failed(part) => channel.has(part),
+                });
+            if is_lost {
+                self.broken(link, path, &ChannelError::Closed, Timestamp::now());
             }
         }
     }
@@ -841,7 +876,7 @@ mod tests {
     use crate::engine::wire::Immediate;
     use crate::engine::{Completions, EngineConfig};
     use crate::transport::scripted::Scripted;
-    use crate::transport::verbs::{Failed, Move, Mover};
+    use crate::transport::verbs::{Failed, Move, Mover, Part};
     use crate::units::Nanos;
     use std::net::TcpListener;
     use std::sync::atomic::AtomicU32;
@@ -1146,6 +1181,36 @@ mod tests {
         assert_eq!(movers[0].0.lock().unwrap().0, 0);
         let inner = link.link.inner.lock_spinning();
         assert!(!inner.moves.is_busy());
+    }
+
+    /// An adapter says what has become of a port or of one queue pair: the sender hears of it over
+    /// another path, and what had come is counted.
+    #[test]
+    fn what_an_adapter_says_has_failed_is_lost_at_once() {
+        let link = Fixture::new(Nanos::from_secs(30));
+        let part = Part::QueuePair(77);
+        link.up(1, 1, None, Scripted::default());
+        link.with(0, |channel| channel.part = Some(part));
+        let happens = |place, event| link.link.happens(place, event);
+        happens(0, PortEvent::Up);
+        happens(0, PortEvent::Failed(Part::CompletionQueue(77)));
+        happens(1, PortEvent::Failed(part));
+        assert_eq!(link.paths_up(), 2);
+        link.with(0, |channel| channel.left = vec![(chunk(0, false), CHUNK)]);
+        happens(0, PortEvent::Failed(part));
+        assert_eq!(link.paths_up(), 1);
+        link.up(0, 2, Some(1), Scripted::default());
+        let count = PathCount {
+            path: 0,
+            epoch: 1,
+            count: 1,
+        };
+        let last = link.host.welcomes.lock().unwrap().pop();
+        assert_eq!(last, Some(Some(count)));
+        happens(1, PortEvent::Down);
+        assert_eq!(link.paths_up(), 1);
+        happens(0, PortEvent::Down);
+        assert_eq!(link.paths_up(), 0);
     }
 
     /// The receive has ended, so its buffer may be used for something else.

@@ -23,9 +23,9 @@ use crate::engine::{
 use crate::error::{Error, ErrorKind};
 use crate::sync::spsc::Consumer;
 use crate::sync::{Flag, TryLock, TryLockGuard};
-use crate::transport::verbs::LinkPorts;
 use crate::transport::verbs::counters::PortCounters;
-use crate::transport::verbs::watch::Watch;
+use crate::transport::verbs::readings::Readings;
+use crate::transport::verbs::{LinkPorts, PortEvent};
 use crate::transport::{AnyChannel, Channel, ChannelError, Receiver, Sent};
 use crate::units::Rate;
 
@@ -57,6 +57,13 @@ pub enum TxMail {
         reason: String,
         /// Nobody listens there any more.
         refused: bool,
+    },
+    /// Something has happened at one of the link's own ports.
+    Port {
+        /// Which of them.
+        place: usize,
+        /// What.
+        event: PortEvent,
     },
 }
 
@@ -225,7 +232,7 @@ pub struct TxRdma {
     /// Its chunk size.
     pub chunk_bytes: u32,
     /// What its ports count.
-    pub watch: Option<Arc<Watch>>,
+    pub readings: Option<Arc<Readings>>,
 }
 
 impl TxRdma {
@@ -378,6 +385,14 @@ impl TxLink {
         self.drive(Step::Progress);
     }
 
+    /// Something has happened at a port of this host, by its index there.
+    pub fn port_event(&self, port: usize, event: PortEvent) {
+        let place = |rdma: &TxRdma| rdma.ports.ports.iter().position(|&own| own == port);
+        if let Some(place) = self.rdma.as_ref().and_then(place) {
+            self.mail(TxMail::Port { place, event });
+        }
+    }
+
     /// Moves the link forward unless somebody else is doing so.
     pub fn drive(&self, step: Step) {
         let mut step = step;
@@ -474,10 +489,22 @@ impl TxInner {
                 }
             }
         }
+        self.reroute(now);
         let sent = self.transmit(now);
         self.act(link);
         self.report(link);
         received || sent
+    }
+
+    fn reroute(&mut self, now: Timestamp) {
+        while let Some(path) = self.engine.poll_reroute() {
+            let io = &mut self.paths[usize::from(path)];
+            let port = io.channel.as_mut().and_then(AnyChannel::reroute);
+            if let (Some(port), Some((local, _))) = (port, &mut io.addrs) {
+                local.set_port(port);
+            }
+            self.engine.handle_rerouted(path, port.is_some(), now);
+        }
     }
 
     fn collect(&mut self, link: &TxLink, now: Timestamp) {
@@ -557,7 +584,29 @@ impl TxInner {
                 }
                 self.last_refusal = Some(reason);
             }
+            TxMail::Port { place, event } => self.handle_port(place, event, now),
         }
+    }
+
+    fn handle_port(&mut self, place: usize, event: PortEvent, now: Timestamp) {
+        for path in 0..self.paths.len() {
+            let io = &self.paths[path];
+            let (path_u8, epoch) = (index_u8(path), io.epoch);
+            if usize::from(self.engine.port_of(path_u8)) != place {
+                continue;
+            }
+            match event {
+                PortEvent::Down => self.engine.handle_port_down(path_u8, epoch, now),
+                PortEvent::Up => self.engine.handle_port_up(path_u8, now),
+                PortEvent::Failed(part) => {
+                    if io.channel.as_ref().is_some_and(|channel| channel.has(part)) {
+                        self.engine.handle_path_error(path_u8, epoch, now);
+                    }
+                }
+            }
+        }
+        // At once, not with the next timer.
+        self.engine.handle_timeout(now);
     }
 
     fn receive(&mut self, step: Step, now: Timestamp) -> bool {
@@ -640,20 +689,20 @@ impl TxInner {
 
     /// Tells the engine what the ports have counted, if they have been read anew.
     fn take_signals(&mut self, link: &TxLink, now: Timestamp) {
-        let Some((rdma, watch)) = link
+        let Some((rdma, readings)) = link
             .rdma
             .as_ref()
-            .and_then(|rdma| Some((rdma, rdma.watch.as_ref()?)))
+            .and_then(|rdma| Some((rdma, rdma.readings.as_ref()?)))
         else {
             return;
         };
-        let readings = watch.readings();
-        if readings == std::mem::replace(&mut self.readings, readings) {
+        let count = readings.count();
+        if count == std::mem::replace(&mut self.readings, count) {
             return;
         }
         for (place, before) in self.counted.iter_mut().enumerate() {
-            if let Some(signals) = watch.signals(rdma.ports.ports[place], before) {
-                self.engine.handle_port(index_u8(place), &signals, now);
+            if let Some(signals) = readings.signals(rdma.ports.ports[place], before) {
+                self.engine.handle_signals(index_u8(place), &signals, now);
             }
         }
     }
@@ -768,6 +817,7 @@ impl TxInner {
         while let Some(event) = self.engine.poll_event() {
             let path = match &event {
                 TxEvent::Fenced { path, .. }
+                | TxEvent::Rerouted { path }
                 | TxEvent::Replayed { path, .. }
                 | TxEvent::Joined { path, .. }
                 | TxEvent::Collided { path, .. } => self.paths[usize::from(*path)].addrs,
@@ -784,4 +834,153 @@ impl TxInner {
 
 fn index_u8(index: usize) -> u8 {
     u8::try_from(index).unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{AnyController, Fixed};
+    use crate::engine::{Completions, EngineConfig, FenceReason};
+    use crate::path::select::{AnySelector, RoundRobin};
+    use crate::transport::scripted::Scripted;
+    use crate::transport::verbs::Part;
+    use crate::units::Bytes;
+
+    /// A session that writes down what it is asked and told.
+    #[derive(Debug, Default)]
+    struct Host {
+        dials: Mutex<Vec<(u8, u16)>>,
+        events: Mutex<Vec<(TxEvent, String)>>,
+    }
+
+    impl TxHost for Host {
+        fn dial(&self, _link: &Arc<TxLink>, request: DialRequest) {
+            if let TxAction::Dial { path, epoch, .. } = request.action {
+                self.dials.lock().unwrap().push((path, epoch));
+            }
+        }
+
+        fn event(&self, _link: &TxLink, event: &TxEvent, addrs: &str) {
+            let event = (event.clone(), addrs.to_owned());
+            self.events.lock().unwrap().push(event);
+        }
+    }
+
+    struct Fixture {
+        host: Arc<Host>,
+        link: Arc<TxLink>,
+    }
+
+    impl Fixture {
+        /// With a connection and two paths, each at a port of its own.
+        fn new(channels: [Scripted; 2]) -> Self {
+            let config = EngineConfig {
+                paths_max: 2,
+                search: false,
+                rehash: true,
+                reroute: true,
+                chunk_bytes: Some(8192),
+                completions: Completions::Local,
+                receive_depth: Some(16),
+                ..EngineConfig::default()
+            };
+            let host = Arc::new(Host::default());
+            let params = TxParams {
+                routes: Vec::new(),
+                id: [0; 16],
+                key: Key::derive(&crate::auth::Token::random().unwrap(), None),
+                name: "peer".into(),
+                rdma: None,
+            };
+            let engine = TxEngine::new(
+                config,
+                AnyController::Fixed(Fixed::new(Bytes(1 << 20))),
+                AnySelector::RoundRobin(RoundRobin::default()),
+                Timestamp::now(),
+            );
+            let link = TxLink::new(engine, params, Arc::<Host>::clone(&host)).unwrap();
+            link.open(1).unwrap();
+            for (path, channel) in (0..).zip(channels) {
+                link.drive(Step::Submit);
+                link.inner
+                    .lock_spinning()
+                    .engine
+                    .handle_timeout(Timestamp::now());
+                link.drive(Step::Submit);
+                let dialled = std::mem::take(&mut *host.dials.lock().unwrap());
+                assert_eq!(dialled, [(path, 1)]);
+                let addr = |port| SocketAddr::from(([127, 0, 0, 1], port));
+                link.mail(TxMail::PathUp {
+                    path,
+                    epoch: 1,
+                    previous: None,
+                    eager_bytes: 0,
+                    addrs: (addr(50_000), addr(4791)),
+                    channel: Box::new(AnyChannel::Scripted(Box::new(channel))),
+                });
+            }
+            host.events.lock().unwrap().clear();
+            Self { host, link }
+        }
+
+        fn happens(&self, place: usize, event: PortEvent) {
+            self.link.mail(TxMail::Port { place, event });
+        }
+
+        /// The paths that have been fenced, and why.
+        fn fenced(&self) -> Vec<(u8, FenceReason)> {
+            let events = std::mem::take(&mut *self.host.events.lock().unwrap());
+            let fenced = |(event, _)| match event {
+                TxEvent::Fenced { path, reason, .. } => Some((path, reason)),
+                _ => None,
+            };
+            events.into_iter().filter_map(fenced).collect()
+        }
+    }
+
+    #[test]
+    fn what_an_adapter_says_has_failed_is_fenced_at_once() {
+        let part = Part::QueuePair(5);
+        let link = Fixture::new([
+            Scripted::default(),
+            Scripted {
+                part: Some(part),
+                ..Scripted::default()
+            },
+        ]);
+        link.happens(1, PortEvent::Up);
+        link.happens(1, PortEvent::Failed(Part::CompletionQueue(5)));
+        link.happens(0, PortEvent::Failed(part));
+        assert_eq!(link.fenced(), []);
+        link.happens(1, PortEvent::Failed(part));
+        assert_eq!(link.fenced(), [(1, FenceReason::Broken)]);
+        link.happens(0, PortEvent::Down);
+        assert_eq!(link.fenced(), [(0, FenceReason::PortDown)]);
+        link.host.dials.lock().unwrap().clear();
+        link.happens(0, PortEvent::Up);
+        assert_eq!(*link.host.dials.lock().unwrap(), [(0, 2)]);
+    }
+
+    #[test]
+    fn a_path_that_leaves_from_another_port_is_named_by_it() {
+        for (reroutes_to, expected) in [(Some(60_000), "127.0.0.1:60000->"), (None, "")] {
+            let slow = Scripted {
+                reroutes_to,
+                ..Scripted::default()
+            };
+            let link = Fixture::new([Scripted::default(), slow]);
+            let mut inner = link.link.inner.lock_spinning();
+            inner.engine.want_reroute(1);
+            inner.step(&link.link, Step::Submit, Timestamp::now());
+            drop(inner);
+            let events = link.host.events.lock().unwrap().clone();
+            let rerouted = events
+                .iter()
+                .find(|(event, _)| *event == TxEvent::Rerouted { path: 1 });
+            match rerouted {
+                Some((_, addrs)) => assert!(addrs.starts_with(expected) && !expected.is_empty()),
+                None => assert_eq!(link.fenced(), [(1, FenceReason::Slow)]),
+            }
+        }
+    }
 }

@@ -58,6 +58,9 @@ pub struct EngineConfig {
     /// Give a path up that stays slower than its siblings, and take another source port in its
     /// place: where nobody can tell which way a port leads. Needs [`Completions::Local`].
     pub rehash: bool,
+    /// The transport may be able to change the source port of a channel that is up: it is asked, by
+    /// [`TxEngine::poll_reroute`], before a path is given up for it.
+    pub reroute: bool,
     /// Messages up to this size go without a credit.
     pub eager_bytes: u32,
     /// Chunk size, where it is not chosen from the measured rates.
@@ -82,6 +85,7 @@ impl Default for EngineConfig {
             ports: 1,
             search: true,
             rehash: false,
+            reroute: false,
             eager_bytes: 8192,
             chunk_bytes: None,
             completions: Completions::Peer,

@@ -850,6 +850,8 @@ impl RxEngine {
                 self.wanted = self.wanted.max(wanted);
                 self.abandoned = self.abandoned.max(abandoned);
             }
+            // It counts as nothing: what it shows is that it has come.
+            Frame::Padding { bytes } => return Ok(Some(Sink::Discard(bytes.into()))),
             Frame::Goodbye => self.actions.push_back(RxAction::Goodbye),
             Frame::Ack(_)
             | Frame::Credit(_)

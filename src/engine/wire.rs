@@ -228,6 +228,11 @@ pub enum Frame {
         /// Receiver's wall clock when the probe reached its host, ns.
         received_ns: u64,
     },
+    /// So many bytes follow that mean nothing: whether so large a message gets through.
+    Padding {
+        /// At most [`PADDING_MAX`].
+        bytes: u32,
+    },
     /// The process closes the link in good order.
     Goodbye,
     /// The sender has begun messages of so many bytes since the link began, more than it has been
@@ -285,6 +290,10 @@ const PONG: u8 = 13;
 const GOODBYE: u8 = 14;
 const DEMAND: u8 = 15;
 const GRANT: u8 = 16;
+const PADDING: u8 = 17;
+
+/// Bytes of padding in a message: those of the largest packet that there is over RDMA.
+pub const PADDING_MAX: u32 = 4096;
 
 const FLAG_LAST: u8 = 1;
 const FLAG_ACCEPTED: u8 = 1;
@@ -401,6 +410,7 @@ impl Frame {
                 .put(&id.to_le_bytes())
                 .put(&sent_ns.to_le_bytes())
                 .put(&received_ns.to_le_bytes()),
+            Self::Padding { bytes } => Header::new(PADDING, 0).put(&bytes.to_le_bytes()),
             Self::Goodbye => Header::new(GOODBYE, 0),
             Self::Demand { wanted, abandoned } => Header::new(DEMAND, 0)
                 .put(&wanted.to_le_bytes())
@@ -532,6 +542,11 @@ impl Frame {
                 abandoned: r.u64()?,
             },
             GRANT => Self::Grant { granted: r.u64()? },
+            PADDING => {
+                let bytes = r.u32()?;
+                r.check(bytes <= PADDING_MAX, "bytes")?;
+                Self::Padding { bytes }
+            }
             other => return Err(WireError::UnknownKind(other)),
         };
         if r.rest.is_empty() {
@@ -783,6 +798,7 @@ mod tests {
                 abandoned: wanted / 3
             }),
             any::<u64>().prop_map(|granted| Frame::Grant { granted }),
+            (0..=PADDING_MAX).prop_map(|bytes| Frame::Padding { bytes }),
         ]
     }
 

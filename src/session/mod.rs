@@ -518,7 +518,7 @@ impl Session {
                 .chunk_bytes
                 .unwrap_or_else(|| rdma_chunk_bytes(port))
                 .max(*handshake::RDMA_CHUNKS.start()),
-            watch: ports.adapters.watch(),
+            readings: ports.adapters.readings(),
             ports,
             device: peer_device,
             places,
@@ -709,6 +709,7 @@ fn rdma_engine_config(config: &Config, paths: u8, chunk_bytes: u32) -> EngineCon
     EngineConfig {
         paths_max: paths,
         search: false,
+        reroute: true,
         eager_bytes: config.eager_bytes.min(RDMA_EAGER_BYTES_MAX),
         chunk_bytes: Some(chunk_bytes),
         completions: Completions::Local,

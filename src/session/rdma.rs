@@ -7,24 +7,16 @@ use std::sync::atomic::Ordering;
 
 use super::handshake::{Hello, RdmaHello, Welcome};
 use super::service::{Command, Shared, locked};
-use crate::auth;
 use crate::driver::tx_link::{DialRequest, TxRdma};
-use crate::engine::wire::Frame;
 use crate::transport::AnyChannel;
 use crate::transport::verbs::adapters::{Adapters, Unconnected};
-use crate::transport::verbs::{End, LinkPorts};
+use crate::transport::verbs::{End, LinkPorts, random_source_port};
 
 /// Things done aside at once. A port that is gone holds each of its paths up for a second or more.
 const ASIDE_MAX: u32 = 64;
 
 /// The UDP port of `RoCE` v2.
 const ROCE_PORT: u16 = 4791;
-
-/// A source port for a path over `RoCE`: a way through the fabric.
-fn random_port() -> u16 {
-    let [low, high, ..] = auth::nonce().unwrap_or_default();
-    u16::from_le_bytes([low, high]) | 0xc000
-}
 
 /// What a dial over RDMA has beside one over TCP.
 #[derive(Debug)]
@@ -49,7 +41,9 @@ impl RdmaDial {
             end: None,
             place: request.port.into(),
             remote_place: path % rdma.places,
-            source_port: request.local.map_or_else(random_port, |last| last.port()),
+            source_port: request
+                .local
+                .map_or_else(random_source_port, |last| last.port()),
             local: unknown,
             remote: unknown,
             welcome: None,
@@ -93,11 +87,30 @@ impl RdmaDial {
         let mut end = self.end.take().ok_or("its queue pair is gone")?;
         let source_port = self.source_port;
         shared.aside(move || {
-            let asked = end
-                .connect(&to, source_port)
-                .and_then(|()| end.ask(Frame::Ping { id: 0, sent_ns: 0 }.encode()));
+            let asked = end.connect(&to, source_port).and_then(|()| end.ask());
             Command::Connected(key, asked.map(|()| end))
         })
+    }
+
+    /// A line for the log, if the two ends take packets of different sizes.
+    pub(super) fn mismatch(&self, welcome: &Welcome) -> Option<String> {
+        let (own, to) = (self.end.as_ref()?.end(), welcome.end?);
+        (own.mtu != to.mtu).then(|| {
+            format!(
+                "the port {} takes packets with {} bytes and {} with {}: {} are used; the same MTU on \
+                 all hosts and switches is faster",
+                own.gid.to_canonical(),
+                own.mtu,
+                to.gid.to_canonical(),
+                to.mtu,
+                own.mtu.min(to.mtu),
+            )
+        })
+    }
+
+    /// What a user can do about it, if it is not proven in time and that is known.
+    pub(super) fn advice(&self) -> Option<String> {
+        self.end.as_ref().and_then(Unconnected::advice)
     }
 
     /// Whether something has got through.
@@ -178,7 +191,7 @@ impl Shared {
         let eager_bytes = self.config.eager_bytes;
         self.aside(move || {
             accepted.made = adapters.receiver(port, eager_bytes).and_then(|mut end| {
-                end.connect(&rdma.end, random_port())?;
+                end.connect(&rdma.end, random_source_port())?;
                 let own = end.end();
                 Ok((end.into_channel(), Some(own)))
             });

@@ -3,7 +3,7 @@
 //! otherwise: a quiet link wakes it by its poller, a busy one that the application drives does
 //! not concern it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -33,6 +33,7 @@ use crate::transport::AnyChannel;
 use crate::transport::faulty::{FaultFile, Faults};
 use crate::transport::tcp::TcpChannel;
 use crate::transport::verbs::adapters::{Adapters, Unconnected};
+use crate::transport::verbs::{Notice, Weight};
 use crate::units::Nanos;
 
 /// Handshakes under way at once; a stranger who opens more waits in the kernel's backlog.
@@ -239,12 +240,18 @@ impl TxHost for Shared {
                     FenceReason::Broken => "its connection broke".into(),
                     FenceReason::LostByPeer => "the receiver lost its connection".into(),
                     FenceReason::Slow => "it stayed slower than the others".into(),
+                    FenceReason::PortDown => "its port is down or has another address".into(),
                 };
                 let text = format!(
                     "path {path} ({addrs}) fenced: {why}; {outstanding} frames outstanding"
                 );
                 (LogLevel::Info, text, "fence")
             }
+            TxEvent::Rerouted { path } => (
+                LogLevel::Info,
+                format!("path {path} stayed slower than the others: it is {addrs} now"),
+                "reroute",
+            ),
             TxEvent::Replayed { path, frames } => (
                 LogLevel::Info,
                 format!("path {path}: fence answered, {frames} frames go by other paths"),
@@ -359,6 +366,8 @@ const LISTENER: u64 = KIND;
 const OUTGOING: u64 = 2 * KIND;
 const INCOMING: u64 = 3 * KIND;
 const LINK: u64 = 4 * KIND;
+/// A device, by the first of its ports.
+const DEVICE: u64 = 5 * KIND;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DialState {
@@ -433,6 +442,8 @@ pub struct Service {
     tokens_at: Timestamp,
     traced_at: Timestamp,
     refused_at: Timestamp,
+    /// Lines that need be said only once.
+    said: BTreeSet<String>,
     /// Only where a fault file is set: other channels are what they are.
     fault_file: Option<FaultFile>,
 }
@@ -449,6 +460,10 @@ impl Service {
             listener.set_nonblocking(true)?;
             poller.add_once(listener.as_raw_fd(), LISTENER + index as u64)?;
         }
+        let devices = shared.rdma.as_ref().map(|rdma| rdma.news_fds());
+        for (port, fd) in devices.into_iter().flatten() {
+            poller.add(fd, DEVICE + port as u64)?;
+        }
         let fault_file = shared.config.fault_file.as_deref().map(FaultFile::new);
         Ok(Self {
             shared,
@@ -464,6 +479,7 @@ impl Service {
             tokens_at: Timestamp::now(),
             traced_at: Timestamp::ZERO,
             refused_at: Timestamp::ZERO,
+            said: BTreeSet::new(),
             fault_file,
         })
     }
@@ -516,7 +532,51 @@ impl Service {
                     watched.drive();
                 }
             }
+            DEVICE => self.hear_of_device(usize::try_from(key - DEVICE).unwrap_or(0)),
             _ => {}
+        }
+    }
+
+    /// Takes in what a device tells, and passes it on to the links that use its ports.
+    fn hear_of_device(&self, port: usize) {
+        let Some(rdma) = &self.shared.rdma else {
+            return;
+        };
+        let news = rdma.news(port);
+        for Notice { weight, text } in &news.notices {
+            let level = match weight {
+                Weight::Bad => LogLevel::Warn,
+                Weight::Good => LogLevel::Info,
+                Weight::Detail => LogLevel::Trace,
+            };
+            self.shared.log(level, text);
+        }
+        if news.is_over {
+            // Its descriptor would be ready for ever.
+            let fds = rdma.news_fds().into_iter();
+            fds.filter(|&(first, _)| first == port)
+                .for_each(|(_, fd)| self.poller.remove(fd));
+        }
+        if news.events.is_empty() {
+            return;
+        }
+        let tx: Vec<_> = locked(&self.shared.tx_links).values().cloned().collect();
+        let rx: Vec<_> = locked(&self.shared.rx_links).values().cloned().collect();
+        for (port, event) in news.events {
+            for link in &tx {
+                link.port_event(port, event);
+            }
+            for link in &rx {
+                link.port_event(port, event);
+            }
+        }
+    }
+
+    /// Says it, unless it has been said.
+    fn warn_once(&mut self, line: String) {
+        if !self.said.contains(&line) {
+            self.shared.log(LogLevel::Warn, &line);
+            self.said.insert(line);
         }
     }
 
@@ -721,12 +781,17 @@ impl Service {
             .map(|(&k, _)| k)
             .collect();
         for key in late {
-            let what = match self.outgoing.get(&key).map(|d| d.state) {
+            let dial = self.outgoing.get(&key);
+            let advice = dial.and_then(|d| d.rdma.as_ref()?.advice());
+            let what = match dial.map(|d| d.state) {
                 Some(DialState::Connecting) => "no answer",
                 Some(DialState::Proving) => "nothing gets through over RDMA",
                 _ => "connected, but no greeting came",
             };
-            self.dial_failed(key, what, false);
+            self.dial_failed(key, advice.as_deref().unwrap_or(what), false);
+            if let Some(line) = advice {
+                self.warn_once(line);
+            }
         }
         let late: Vec<u64> = self
             .incoming
@@ -1013,8 +1078,12 @@ impl Service {
             return self.dialled(key, welcome);
         };
         *state = DialState::Proving;
+        let mismatch = rdma.mismatch(&welcome);
         if let Err(error) = rdma.connect(&self.shared, welcome, key) {
             self.dial_failed(key, &error, false);
+        }
+        if let Some(line) = mismatch {
+            self.warn_once(line);
         }
     }
 

@@ -18,8 +18,9 @@ use thiserror::Error;
 
 use self::faulty::{Faults, Faulty};
 use self::tcp::TcpChannel;
+use self::verbs::Part;
 #[cfg(feature = "verbs")]
-use self::verbs::channel::VerbsChannel;
+use self::verbs::channel::{Pair, VerbsChannel};
 use crate::clock::Timestamp;
 use crate::engine::wire::{Header, WireError};
 use crate::engine::{MemRange, Sink, Violation, Write};
@@ -217,6 +218,35 @@ impl AnyChannel {
             return c.keep(socket);
         }
         drop(socket);
+    }
+
+    /// Sends from another source port from now on, where that can be changed of a channel that is up.
+    /// Says which it is.
+    pub fn reroute(&mut self) -> Option<u16> {
+        #[cfg(feature = "verbs")]
+        if let Self::Verbs(c) = self {
+            return c.reroute();
+        }
+        #[cfg(test)]
+        if let Self::Scripted(c) = self {
+            return c.reroutes_to;
+        }
+        None
+    }
+
+    /// Whether it stands and falls with this part of its adapter.
+    #[must_use]
+    pub fn has(&self, part: Part) -> bool {
+        #[cfg(feature = "verbs")]
+        if let Self::Verbs(c) = self {
+            return c.pair().has(part);
+        }
+        #[cfg(test)]
+        if let Self::Scripted(c) = self {
+            return c.part == Some(part);
+        }
+        let _ = part; // a socket has none
+        false
     }
 
     /// Queues a data frame: a chunk if there is something to write, else a small message.

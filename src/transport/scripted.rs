@@ -1,6 +1,7 @@
 //! A channel that does what a test of a driver tells it to: what a transport does rarely, it does at
 //! once.
 
+use super::verbs::Part;
 use super::{Channel, ChannelError, Receiver};
 use crate::clock::Timestamp;
 use crate::engine::MemRange;
@@ -18,6 +19,10 @@ pub(crate) struct Scripted {
     pub(crate) refuses: bool,
     /// A frame waits to be sent.
     pub(crate) unsent: bool,
+    /// What it stands and falls with.
+    pub(crate) part: Option<Part>,
+    /// The port that it can be made to send from.
+    pub(crate) reroutes_to: Option<u16>,
 }
 
 impl Channel for Scripted {

@@ -73,6 +73,25 @@ impl Pair {
         self.lines.lock().unwrap().clear();
     }
 
+    /// A path that leaves from this address is used.
+    fn joined(&self, addr: &str) -> bool {
+        let lines = self.lines.lock().unwrap();
+        let from = format!("({addr}:");
+        lines
+            .iter()
+            .any(|line| line.contains(&from) && line.contains(" joined"))
+    }
+
+    /// Rail 1 has been left, and not because it was silent for so long.
+    fn nobody_waited(&self) -> bool {
+        let lines = self.lines.lock().unwrap();
+        let mut fences = lines
+            .iter()
+            .filter(|line| line.contains("(10.87.1.") && line.contains("fenced"))
+            .peekable();
+        fences.peek().is_some() && fences.all(|line| !line.contains("nothing acknowledged"))
+    }
+
     pub(crate) fn told(&self, words: &str) -> bool {
         let lines = self.lines.lock().unwrap();
         lines.iter().any(|line| line.contains(words))
@@ -293,13 +312,10 @@ fn dropped(rail: u8) -> u64 {
     after.split([',', ' ']).next().unwrap().parse().unwrap()
 }
 
-/// Breaks one of two rails in the middle of a transfer and heals it: no error, every byte right, a
-/// short gap, and the rail is used again.
-fn survives(pair: &Pair, break_it: impl Fn() + Send, heal_it: impl Fn()) {
-    transfer(pair, 1 << 20, 4, |arrived| arrived >= 20);
+/// Moves messages while this happens elsewhere: the transfer would pause while a command runs.
+fn break_during(pair: &Pair, break_it: impl Fn() + Send) -> (usize, Duration) {
     let mut break_it = Some(break_it);
-    // Elsewhere: the transfer would pause while the command runs.
-    let (_, gap) = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         transfer(pair, 1 << 20, 4, |arrived| {
             if arrived == 10
                 && let Some(break_it) = break_it.take()
@@ -308,15 +324,22 @@ fn survives(pair: &Pair, break_it: impl Fn() + Send, heal_it: impl Fn()) {
             }
             arrived >= 60
         })
-    });
+    })
+}
+
+/// Breaks one of two rails in the middle of a transfer and heals it: no error, every byte right, a
+/// short gap, and the rail is used again.
+fn survives(pair: &Pair, break_it: impl Fn() + Send, heal_it: impl Fn()) {
+    transfer(pair, 1 << 20, 4, |arrived| arrived >= 20);
+    let (_, gap) = break_during(pair, break_it);
     println!("longest gap {gap:?}");
     assert!(pair.told("fenced"), "{:?}", pair.lines);
     assert!(gap < GAP_MAX, "{gap:?}: {:?}", pair.lines);
-    heal_it();
     pair.forget();
-    transfer(pair, 1 << 20, 4, |_| {
-        pair.told("(10.87.1.1:") && pair.told("joined")
-    });
+    heal_it();
+    let healed = Instant::now();
+    transfer(pair, 1 << 20, 4, |_| pair.joined("10.87.1.1"));
+    println!("used again after {:?}", healed.elapsed());
 }
 
 /// What an outage may cost: the issue of this transport names it.
@@ -325,11 +348,22 @@ const GAP_MAX: Duration = Duration::from_millis(500);
 #[test]
 #[ignore = "needs the devices of lab/roce.sh: make test-roce"]
 fn a_link_that_goes_down_costs_nothing_but_its_bandwidth() {
-    survives(
-        &Pair::over(&[0, 1], &[]),
-        || link(1, false),
-        || link(1, true),
-    );
+    let pair = Pair::over(&[0, 1], &[]);
+    transfer(&pair, 1 << 20, 4, |arrived| arrived >= 20);
+    pair.forget();
+    let (_, gap) = break_during(&pair, || link(1, false));
+    println!("longest gap {gap:?}");
+    assert!(gap < GAP_MAX, "{gap:?}: {:?}", pair.lines);
+    for port in ["rxea1:1: its link is down", "rxeb1:1: its link is down"] {
+        assert!(pair.told(port), "{port}: {:?}", pair.lines);
+    }
+    assert!(pair.nobody_waited(), "{:?}", pair.lines);
+    pair.forget();
+    link(1, true);
+    let healed = Instant::now();
+    transfer(&pair, 1 << 20, 4, |_| pair.joined("10.87.1.1"));
+    println!("used again after {:?}", healed.elapsed());
+    assert!(pair.told("rxea1:1: its link is up"), "{:?}", pair.lines);
 }
 
 /// As NCCL does where it is to see two ports as one: nothing but the device says that there are two.
@@ -387,6 +421,122 @@ fn a_device_that_the_peer_does_not_have_is_one_error() {
         assert!(pair.told(line), "{:?}", pair.lines);
     }
     transfer(&pair, 300_000, 4, |arrived| arrived >= 8);
+}
+
+/// Gives rail 1's near end this address, and its routes.
+fn near_end(addr: &str, bits: u8) {
+    ip(&format!("address add {addr}/{bits} dev ra1"));
+    ip(&format!(
+        "route replace 10.87.1.2/32 dev ra1 src {addr} table 102"
+    ));
+    ip(&format!(
+        "route replace {addr}/32 dev rb1 src 10.87.1.2 table 103"
+    ));
+}
+
+#[test]
+#[ignore = "needs the devices of lab/roce.sh: make test-roce"]
+fn paths_follow_the_address_of_their_port() {
+    let pair = Pair::over(&[0, 1], &[]);
+    transfer(&pair, 1 << 20, 4, |_| pair.joined("10.87.1.1"));
+    pair.forget();
+    let (_, gap) = break_during(&pair, || ip("address del 10.87.1.1/24 dev ra1"));
+    println!("longest gap {gap:?}");
+    assert!(gap < GAP_MAX, "{gap:?}: {:?}", pair.lines);
+    let gone = "10.87.1.1 of ra1, is gone, and there is no other";
+    // soft-RoCE fails what is sent from there before it says that the address is gone.
+    transfer(&pair, 1 << 20, 4, |_| pair.told(gone));
+    pair.forget();
+    ip("rule add pref 10 from 10.87.1.9 to 10.87.1.2 iif lo lookup 102");
+    ip("rule add pref 11 from 10.87.1.2 to 10.87.1.9 iif lo lookup 103");
+    near_end("10.87.1.9", 24);
+    transfer(&pair, 1 << 20, 4, |_| pair.joined("10.87.1.9"));
+    let again = "it has an address again, GID";
+    assert!(pair.told(again), "{:?}", pair.lines);
+    // Another one beside it is no reason to move.
+    pair.forget();
+    // In one subnet it would go with the first.
+    near_end("10.87.1.1", 25);
+    transfer(&pair, 1 << 20, 4, |arrived| arrived >= 10);
+    assert!(!pair.told("its port is down"), "{:?}", pair.lines);
+    let (_, gap) = break_during(&pair, || ip("address del 10.87.1.9/24 dev ra1"));
+    println!("longest gap {gap:?}");
+    assert!(gap < GAP_MAX, "{gap:?}: {:?}", pair.lines);
+    transfer(&pair, 1 << 20, 4, |_| pair.joined("10.87.1.1"));
+    assert!(pair.told("its paths are made anew"), "{:?}", pair.lines);
+}
+
+fn mtu(interface: &str, bytes: u32) {
+    ip(&format!("link set {interface} mtu {bytes}"));
+}
+
+#[test]
+#[ignore = "needs the devices of lab/roce.sh: make test-roce"]
+fn packets_are_as_large_as_both_ends_and_the_way_take_them() {
+    mtu("ra1", 9000);
+    let pair = Pair::over(&[1], &[]);
+    transfer(&pair, 300_000, 4, |arrived| arrived >= 8);
+    let unequal =
+        "the port 10.87.1.1 takes packets with 4096 bytes and 10.87.1.2 with 1024: 1024 are used";
+    assert!(pair.told(unequal), "{:?}", pair.lines);
+    drop(pair);
+    mtu("rb1", 9000);
+    // It drops what is larger.
+    let tc = |words: &str| {
+        let status = Command::new("tc").args(words.split(' ')).status();
+        assert!(status.unwrap().success(), "tc {words}");
+    };
+    // Not at the root: soft-RoCE is told of what is dropped there, and tries again without end.
+    tc("qdisc replace dev ra1 root handle 1: netem delay 1ms");
+    tc("qdisc add dev ra1 parent 1:1 tbf rate 1gbit burst 2000 limit 1000000");
+    let pair = Pair::over(&[0, 1], &[]);
+    let complaint = "rxea1:1: small packets get through, but none with 4096 bytes";
+    transfer(&pair, 300_000, 4, |arrived| {
+        arrived >= 8 && pair.told(complaint)
+    });
+    assert!(!pair.joined("10.87.1.1"), "{:?}", pair.lines);
+    assert!(dropped(1) > 0);
+    tc("qdisc del dev ra1 root");
+    transfer(&pair, 300_000, 4, |_| pair.joined("10.87.1.1"));
+    let lines = pair.lines.lock().unwrap().clone();
+    let complaints = lines.iter().filter(|line| line.contains(complaint));
+    assert_eq!(complaints.count(), 1, "{lines:?}");
+    drop(pair);
+    mtu("ra1", 1500);
+    mtu("rb1", 1500);
+}
+
+/// What is asked for and is not there, or cannot be, is said in one line.
+#[test]
+#[ignore = "needs the devices of lab/roce.sh: make test-roce"]
+fn what_cannot_be_used_is_said_at_the_start() {
+    let refusal = |more: (&str, &str)| {
+        let env = [
+            ("THALWEG_TRANSPORT", "verbs"),
+            ("THALWEG_IFNAME", "lo"),
+            more,
+        ];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = Config::from_sources(env, None).map_err(|error| error.to_string());
+        config.map_or_else(
+            |error| error,
+            |config| {
+                let opened = Session::open_with(config, Arc::new(|_, _: &str| {}));
+                opened.unwrap_err().to_string()
+            },
+        )
+    };
+    let line = refusal(("THALWEG_HCA", "=mlx5_7"));
+    assert!(
+        line.contains("rxea0:1 (excluded by the settings)"),
+        "{line}"
+    );
+    let line = refusal(("THALWEG_GID_INDEX", "77"));
+    assert!(line.contains("at 77 of its table is no RoCE v2"), "{line}");
+    let line = refusal(("THALWEG_FAMILY", "ipv6"));
+    assert!(line.contains("it has no RoCE v2 address"), "{line}");
+    let line = refusal(("THALWEG_TC", "27"));
+    assert!(line.contains("THALWEG_TC"), "{line}");
 }
 
 #[test]

@@ -514,6 +514,101 @@ fn a_path_that_cannot_be_proved_says_why_and_holds_nobody_up() {
     }
 }
 
+/// Small packets may get through where large ones do not.
+#[test]
+fn a_path_is_proved_by_all_that_was_asked() {
+    let mut ends = Ends::new();
+    control(&mut ends.sender, ping(1));
+    ends.sender.flush().unwrap();
+    ends.fabric.settle();
+    assert_eq!(ends.sender.prove(), Ok(true));
+    ends.sender.pair().set_silent(true);
+    let nothing = vec![0; 1016];
+    let padding = Frame::Padding { bytes: 1016 };
+    ends.sender.send(
+        padding.encode(),
+        MemRange {
+            addr: nothing.as_ptr() as u64,
+            len: 1016,
+        },
+        false,
+    );
+    ends.sender.flush().unwrap();
+    ends.fabric.settle();
+    assert_eq!(ends.sender.prove(), Ok(false));
+    assert_eq!(ends.sender.arrived(), 1);
+    ends.sender.pair().set_silent(false);
+    ends.fabric.settle();
+    assert_eq!(ends.sender.prove(), Ok(true));
+    assert_eq!(ends.sender.arrived(), 2);
+}
+
+#[test]
+fn padding_counts_as_nothing() {
+    let padding = Frame::Padding { bytes: 100 }.encode();
+    let with = |bytes: usize| [padding.as_bytes(), &vec![1; bytes]].concat();
+    let mut victim = Victim::new();
+    victim.say(&with(100)).unwrap();
+    victim.goes_on("padding");
+    for bytes in [0, 99, 101] {
+        let mut victim = Victim::new();
+        let answer = victim.say(&with(bytes));
+        assert!(
+            matches!(answer, Err(ChannelError::Violation(_))),
+            "{bytes}: {answer:?}"
+        );
+        victim.goes_on("padding of another length");
+    }
+    let mut victim = Victim::new();
+    let mut long = padding.as_bytes().to_vec();
+    long[4..8].copy_from_slice(&4097u32.to_le_bytes());
+    let answer = victim.say(&[&long[..], &[1; 4097]].concat());
+    assert!(matches!(answer, Err(ChannelError::Violation(_))));
+    victim.goes_on("more padding than there may be");
+}
+
+#[test]
+fn a_device_that_is_gone_is_not_waited_for() {
+    let mut ends = Ends::new();
+    let from = Buffer::new(&ends.fabric, CHUNK, 1);
+    let to = Buffer::new(&ends.fabric, CHUNK, 0);
+    write(&mut ends.sender, &from, &to, 0, 1);
+    control(&mut ends.sender, ping(1));
+    ends.sender.flush().unwrap();
+    ends.fabric.settle();
+    // What has come is still taken in.
+    ends.receiver.pair().vanish();
+    ends.sender.pair().vanish();
+    let start = Instant::now();
+    ends.receiver.silence(&mut [], &mut ends.told_receiver);
+    ends.sender.silence(&mut [], &mut ends.told_sender);
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    assert_eq!(ends.told_receiver.chunks(), [0]);
+    assert_eq!(ends.told_receiver.frames(), [ping(1)]);
+    assert!(
+        ends.told_sender
+            .events
+            .contains(&Event::Sent { is_data: true })
+    );
+    drop((ends.sender, ends.receiver));
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_path_takes_another_port_where_the_adapter_can_do_that() {
+    let mut ends = Ends::new();
+    assert_eq!(ends.sender.reroute(), None);
+    ends.sender.pair().leaves_from(1);
+    let port = ends.sender.reroute().unwrap();
+    assert_eq!(ends.sender.pair().source_port(), Some(port));
+    assert!(port >= 0xc000, "{port}");
+    // Nothing else changes.
+    control(&mut ends.sender, ping(1));
+    ends.sender.flush().unwrap();
+    ends.settle();
+    assert_eq!(ends.told_receiver.frames(), [ping(1)]);
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Fails {
     Retries,

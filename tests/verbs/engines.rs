@@ -498,7 +498,7 @@ impl World {
                     lost: lost.into(),
                     congested_for: Nanos::from_millis(u64::from(congested)),
                 };
-                self.tx.handle_port(port, &signals, self.now);
+                self.tx.handle_signals(port, &signals, self.now);
             }
             Operation::Close { at_receiver } => self.close(at_receiver),
         }
@@ -1311,7 +1311,7 @@ fn a_port_that_loses_packets_is_left_while_another_is_well() {
                 lost: 1,
                 congested_for: Nanos::ZERO,
             };
-            world.tx.handle_port(port, &signals, world.now);
+            world.tx.handle_signals(port, &signals, world.now);
         }
     };
     let share_of_second = |world: &mut World| {

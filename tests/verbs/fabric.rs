@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
+use thalweg::transport::verbs::Part;
 use thalweg::transport::verbs::channel::{Pair, Role, Slab};
 use thalweg::transport::verbs::sys::{
     Completion, Depths, Done, Operation, Piece, REQUESTS_MAX, Request, SysError,
@@ -97,12 +98,16 @@ struct State {
     /// A call to post has failed: who made it cannot know what became of its requests.
     refused: bool,
     post_receive_fails: u32,
+    /// It can leave from another port than it began with, and leaves from this one.
+    source_port: Option<u16>,
+    /// Its device is gone: it does nothing any more, and says nothing of it.
+    vanished: bool,
     written: u64,
 }
 
 impl State {
     fn is_dead(&self) -> bool {
-        self.failed || self.freed
+        self.failed || self.freed || self.vanished
     }
 
     fn complete(&mut self, number: usize, id: u64, done: Done, is_request: bool) {
@@ -269,6 +274,8 @@ impl Fabric {
                 post_fails: None,
                 refused: false,
                 post_receive_fails: 0,
+                source_port: None,
+                vanished: false,
                 written: 0,
             });
             inner.live.push(number);
@@ -609,6 +616,20 @@ impl MockPair {
         self.state().slow = factor.max(1);
     }
 
+    /// Its device is taken out: nothing of it happens any more, and nothing is told.
+    pub fn vanish(&self) {
+        self.state().vanished = true;
+    }
+
+    /// It can leave from another port than this one.
+    pub fn leaves_from(&self, port: u16) {
+        self.state().source_port = Some(port);
+    }
+
+    pub fn source_port(&self) -> Option<u16> {
+        self.state().source_port
+    }
+
     /// Its completion queue has overrun: what is in it cannot be had any more.
     pub fn overrun(&self) {
         let mut state = self.state();
@@ -674,6 +695,7 @@ fn refusal(call: &'static str, code: i32) -> SysError {
 
 const ENOMEM: i32 = 12;
 const EIO: i32 = 5;
+const EOPNOTSUPP: i32 = 95;
 
 impl Pair for MockPair {
     unsafe fn post(&mut self, requests: &[Request]) -> Result<(), SysError> {
@@ -762,8 +784,24 @@ impl Pair for MockPair {
     }
 
     fn silence(&mut self) -> Result<(), SysError> {
+        if self.state().vanished {
+            return Err(refusal("ibv_modify_qp", EIO));
+        }
         self.fail(FLUSHED);
         Ok(())
+    }
+
+    fn set_source_port(&mut self, port: u16) -> Result<(), SysError> {
+        let mut state = self.state();
+        if state.source_port.is_none() {
+            return Err(refusal("mlx5dv_modify_qp_udp_sport", EOPNOTSUPP));
+        }
+        state.source_port = Some(port);
+        Ok(())
+    }
+
+    fn has(&self, part: Part) -> bool {
+        part == Part::QueuePair(u32::try_from(self.number).unwrap())
     }
 
     fn arm(&mut self) -> Result<(), SysError> {
@@ -790,17 +828,18 @@ impl Drop for MockPair {
         state.freed = true;
         let State {
             failed,
+            vanished,
             outstanding,
             slab,
             ..
         } = *state;
-        let knows = !(state.overrun || state.refused);
+        let knows = !(state.overrun || state.refused || vanished);
         if let Some(key) = slab {
             inner.regions.remove(&key);
         }
         drop(inner);
         if !std::thread::panicking() {
-            assert!(failed, "{number} is freed before it is silent");
+            assert!(failed || vanished, "{number} is freed before it is silent");
             assert!(
                 outstanding == 0 || !knows,
                 "{number} is freed with {outstanding} requests whose end nobody has seen"

@@ -154,6 +154,11 @@ pub enum TxEvent {
         /// Data frames it held.
         outstanding: usize,
     },
+    /// A path that stayed slower than its siblings leaves from another source port now.
+    Rerouted {
+        /// Path.
+        path: u8,
+    },
     /// The answer to a fence came: so many frames are sent again.
     Replayed {
         /// Path.
@@ -216,6 +221,8 @@ pub enum FenceReason {
     LostByPeer,
     /// It stayed slower than its siblings: another source port takes its place.
     Slow,
+    /// The port that it leaves by is down, or has another address now.
+    PortDown,
 }
 
 /// What state a path is in.
@@ -305,6 +312,8 @@ pub struct TxEngine {
     misses: u32,
     search_ended_at: Option<Timestamp>,
     rehashes: Rehashes,
+    /// A path that is to have another source port, if the transport can do that.
+    reroute: Option<u8>,
     dial_tokens: u32,
     dial_earned_at: Timestamp,
     last_life: Timestamp,
@@ -395,6 +404,7 @@ impl TxEngine {
             misses: 0,
             search_ended_at: None,
             rehashes: Rehashes::new(config.paths_max, now),
+            reroute: None,
             dial_tokens: DIAL_BURST,
             dial_earned_at: now,
             last_life: now,
@@ -747,6 +757,7 @@ impl TxEngine {
             | Frame::Announce { .. }
             | Frame::Open { .. }
             | Frame::Demand { .. }
+            | Frame::Padding { .. }
             | Frame::Fence { .. } => return violation("a frame that only a sender sends"),
         }
         Ok(())

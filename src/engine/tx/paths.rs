@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use super::message::{ConnState, TxConn};
-use super::upkeep::VERIFY_FIRST;
+use super::upkeep::{REDIAL_MAX, VERIFY_FIRST};
 use super::{
     FenceReason, PathInfo, PathState, Probes, SendDone, SendError, TxAction, TxEngine, TxEvent,
     index_u8,
@@ -393,6 +393,24 @@ impl TxEngine {
         self.fence(usize::from(path), epoch, FenceReason::Broken, now);
     }
 
+    /// The port that this channel leaves by is down, or has another address now: nobody has to wait
+    /// for its silence.
+    pub fn handle_port_down(&mut self, path: u8, epoch: u16, now: Timestamp) {
+        let index = usize::from(path);
+        self.paths[index].died_silent = false;
+        self.fence(index, epoch, FenceReason::PortDown, now);
+    }
+
+    /// The port that this path leaves by can be used: if it has no channel, it is dialled at once.
+    pub fn handle_port_up(&mut self, path: u8, now: Timestamp) {
+        let p = &mut self.paths[usize::from(path)];
+        p.dial_failures = 0;
+        if p.state == PathState::Vacant {
+            p.dial_at = now;
+            self.dial_tokens = self.dial_tokens.max(self.config.paths_max.into());
+        }
+    }
+
     /// What the transport tells of a path. Call every few milliseconds for each path that has
     /// something in flight.
     pub fn handle_stats(&mut self, path: u8, stats: TransportStats, now: Timestamp) {
@@ -608,7 +626,9 @@ impl TxEngine {
         p.state = PathState::Vacant;
         p.open_fence = Some(epoch);
         p.fence_sent_at = Timestamp::ZERO;
-        p.dial_at = now;
+        // The port says when it is back: until then nothing is to be hoped for.
+        let wait = reason == FenceReason::PortDown;
+        p.dial_at = if wait { now + REDIAL_MAX } else { now };
         p.dial_failures = 0;
         if reason != FenceReason::Slow {
             p.damping.broke(now);
@@ -860,9 +880,50 @@ impl TxEngine {
         let has_faster = self.paths.iter().any(|p| p.rest.is_none());
         let all_active = self.paths.iter().all(TxPath::is_active);
         if self.dial_tokens > 0 && has_faster && all_active && self.rehashes.take(now) {
-            self.paths[index].died_silent = false;
-            self.fence(index, epoch, FenceReason::Slow, now);
+            if self.config.reroute {
+                self.reroute = Some(index_u8(index));
+            } else {
+                self.give_up_slow(index, epoch, now);
+            }
         }
+    }
+
+    fn give_up_slow(&mut self, index: usize, epoch: u16, now: Timestamp) {
+        self.paths[index].died_silent = false;
+        self.fence(index, epoch, FenceReason::Slow, now);
+    }
+
+    /// A path that stays slow, and whose channel is to leave from another source port. Answer with
+    /// [`TxEngine::handle_rerouted`].
+    pub fn poll_reroute(&mut self) -> Option<u8> {
+        self.reroute.take()
+    }
+
+    /// As if this path had stayed slow, for tests of drivers.
+    #[cfg(test)]
+    pub(crate) fn want_reroute(&mut self, path: u8) {
+        self.reroute = Some(path);
+    }
+
+    /// The channel leaves from another port now; or the transport cannot do that, and another channel
+    /// takes its place.
+    pub fn handle_rerouted(&mut self, path: u8, done: bool, now: Timestamp) {
+        let index = usize::from(path);
+        let p = &mut self.paths[index];
+        if !p.is_active() {
+            return;
+        }
+        if !done {
+            let epoch = p.epoch;
+            return self.give_up_slow(index, epoch, now);
+        }
+        // What was measured was another way.
+        p.meter = RateMeter::default();
+        p.delay = PathDelay::default();
+        p.rest = None;
+        p.rests = 0;
+        self.events.push_back(TxEvent::Rerouted { path });
+        self.refresh_views();
     }
 
     /// A chunk took so long from its departure until its completion.
@@ -1029,5 +1090,144 @@ impl TxEngine {
             rtt_min: p.stats.rtt_min,
             marks: p.stats.marks,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{AnyController, Fixed};
+    use crate::engine::EngineConfig;
+    use crate::path::select::{AnySelector, RoundRobin};
+
+    /// A link with a connection and two paths that are up.
+    fn link(reroute: bool) -> (TxEngine, Timestamp) {
+        let config = EngineConfig {
+            paths_max: 2,
+            search: false,
+            rehash: true,
+            reroute,
+            completions: Completions::Local,
+            chunk_bytes: Some(8192),
+            receive_depth: Some(16),
+            ..EngineConfig::default()
+        };
+        let now = Timestamp::from_nanos(1_000_000_000);
+        let controller = AnyController::Fixed(Fixed::new(Bytes(1 << 20)));
+        let selector = AnySelector::RoundRobin(RoundRobin::default());
+        let mut engine = TxEngine::new(config, controller, selector, now);
+        engine.open(1);
+        for _ in 0..2 {
+            engine.handle_timeout(now);
+            for (path, epoch) in dials(&mut engine) {
+                engine.handle_path_up(path, epoch, None, now);
+            }
+        }
+        assert!(engine.paths.iter().all(TxPath::is_active));
+        while engine.poll_event().is_some() {}
+        (engine, now)
+    }
+
+    /// What is dialled now.
+    fn dials(engine: &mut TxEngine) -> Vec<(u8, u16)> {
+        std::iter::from_fn(|| engine.poll_action())
+            .filter_map(|action| match action {
+                TxAction::Dial { path, epoch, .. } => Some((path, epoch)),
+                TxAction::Close { .. } => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_path_whose_port_is_down_is_fenced_at_once_and_dialled_when_it_is_up() {
+        let (mut engine, now) = link(false);
+        let epoch = engine.paths[1].epoch;
+        engine.handle_port_down(1, epoch, now);
+        let fenced = TxEvent::Fenced {
+            path: 1,
+            reason: FenceReason::PortDown,
+            outstanding: 0,
+        };
+        assert_eq!(engine.poll_event(), Some(fenced));
+        assert_eq!(engine.paths[1].open_fence, Some(epoch));
+        // Said again, or of an older channel, it changes nothing.
+        engine.handle_port_down(1, epoch, now);
+        engine.handle_port_down(0, engine.paths[0].epoch.wrapping_sub(1), now);
+        assert_eq!(engine.poll_event(), None);
+        assert!(engine.paths[0].is_active());
+        // Nobody dials what is down over and over; but if nothing says that it is up, it is tried.
+        let soon = now + Nanos::from_millis(100);
+        engine.handle_timeout(soon);
+        assert_eq!(dials(&mut engine), []);
+        engine.handle_port_up(1, soon);
+        engine.handle_timeout(soon);
+        assert_eq!(dials(&mut engine), [(1, epoch + 1)]);
+        engine.handle_dial_failed(1, epoch + 1, soon);
+        engine.handle_timeout(soon + REDIAL_MAX);
+        assert_eq!(dials(&mut engine), [(1, epoch + 2)]);
+    }
+
+    #[test]
+    fn what_is_down_is_tried_again_without_a_word() {
+        let (mut engine, now) = link(false);
+        let epoch = engine.paths[1].epoch;
+        engine.handle_port_down(1, epoch, now);
+        engine.handle_timeout(now + REDIAL_MAX);
+        assert_eq!(dials(&mut engine), [(1, epoch + 1)]);
+    }
+
+    #[test]
+    fn a_port_that_is_up_is_dialled_even_when_no_dial_was_left() {
+        let (mut engine, now) = link(false);
+        let epoch = engine.paths[1].epoch;
+        engine.handle_port_down(1, epoch, now);
+        engine.dial_tokens = 0;
+        engine.handle_port_up(1, now);
+        engine.handle_timeout(now);
+        assert_eq!(dials(&mut engine), [(1, epoch + 1)]);
+    }
+
+    /// As if chunk after chunk had met a long queue there.
+    fn slow(engine: &mut TxEngine, index: usize, now: Timestamp) {
+        let path = &mut engine.paths[index];
+        path.rests = REHASH_AFTER;
+        path.rest = Some(Rest {
+            until: now,
+            longer_until: now,
+            meanwhile: Bytes(0),
+        });
+        engine.rehash(index, now);
+    }
+
+    #[test]
+    fn a_slow_path_gets_another_port_without_a_fence_where_that_can_be() {
+        let (mut engine, now) = link(true);
+        slow(&mut engine, 1, now);
+        assert_eq!(engine.poll_event(), None, "nothing is given up yet");
+        assert_eq!(engine.poll_reroute(), Some(1));
+        assert_eq!(engine.poll_reroute(), None);
+        engine.handle_rerouted(1, true, now);
+        assert_eq!(engine.poll_event(), Some(TxEvent::Rerouted { path: 1 }));
+        assert!(engine.paths[1].is_active() && engine.paths[1].rest.is_none());
+        // Elsewhere another channel takes its place.
+        slow(&mut engine, 1, now);
+        assert_eq!(engine.poll_reroute(), Some(1));
+        engine.handle_rerouted(1, false, now);
+        let fenced = |event| {
+            matches!(
+                event,
+                Some(TxEvent::Fenced {
+                    path: 1,
+                    reason: FenceReason::Slow,
+                    ..
+                })
+            )
+        };
+        assert!(fenced(engine.poll_event()));
+        // As where nobody asks at all.
+        let (mut engine, now) = link(false);
+        slow(&mut engine, 1, now);
+        assert_eq!(engine.poll_reroute(), None);
+        assert!(fenced(engine.poll_event()));
     }
 }

@@ -36,7 +36,7 @@ impl TxEngine {
     /// they say that it is this link's way that is bad.
     ///
     /// That the network asks for less goes to the controller.
-    pub fn handle_port(&mut self, port: u8, signals: &PortSignals, now: Timestamp) {
+    pub fn handle_signals(&mut self, port: u8, signals: &PortSignals, now: Timestamp) {
         let paths = self.paths.iter().filter(|path| path.port == port);
         let own_bytes = paths.map(|path| path.bytes_total).sum::<u64>();
         let Some(p) = self.ports.get_mut(usize::from(port)) else {

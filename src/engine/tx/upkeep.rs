@@ -12,7 +12,7 @@ use crate::units::Nanos;
 /// A dial that has got nowhere for so long is given up: far below TCP's first retry (1 s).
 const REDIAL_MIN: Nanos = Nanos(20_000_000);
 /// Back-off between dials of one path never grows beyond this.
-const REDIAL_MAX: Nanos = Nanos(500_000_000);
+pub(super) const REDIAL_MAX: Nanos = Nanos(500_000_000);
 /// The search probes while a way in use has a queue, or while there has been more to send than the
 /// paths take for so long, queue or not.
 const SATURATED_AFTER: Nanos = Nanos(50_000_000);

@@ -94,6 +94,7 @@ impl HostConfig {
                 paths_max: 16,
                 search: false,
                 rehash: false,
+                reroute: false,
                 // Small messages take the same way as large ones, and links cost less memory.
                 eager_bytes: 0,
                 chunk_bytes: Some(chunk as u32),

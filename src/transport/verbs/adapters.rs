@@ -7,18 +7,19 @@ use std::io;
 use std::mem;
 use std::os::fd::RawFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 
 use super::channel::{Grave, Role, Slab, VerbsChannel};
-use super::device::{self, Choice, GpuDrivers, Port};
+use super::device::{self, Choice, Gid, GpuDrivers, Port};
+use super::readings::Readings;
 use super::sys::{Access, Device, Memory, QueuePair, Route, SysError, flow_label};
 use super::watch::Watch;
 use super::within_host::{self, WithinHost};
-use super::{EAGER_BYTES_MAX, End, GpuAccess, Made, Marking, MemoryKeys, MemoryKind};
+use super::{EAGER_BYTES_MAX, End, GpuAccess, Made, Marking, MemoryKeys, MemoryKind, News};
 use crate::auth;
-use crate::config::RelaxedOrdering;
+use crate::config::{Family, RelaxedOrdering};
 use crate::engine::MemRange;
-use crate::engine::wire::{Header, KEYS_MAX, Keys};
+use crate::engine::wire::{Frame, KEYS_MAX, Keys};
 use crate::transport::{AnyChannel, Channel};
 
 /// The adapter sends a packet again after 4.096 µs times two to the power of this (1.1 s), and gives
@@ -29,6 +30,8 @@ const TIMEOUT: u8 = 18;
 
 /// As [`TIMEOUT`], where no network is between: 0.27 s.
 const TIMEOUT_WITHIN_HOST: u8 = 16;
+/// Bytes of a padding's header: with them a packet of its path is full.
+const PADDING_HEADER: u32 = 8;
 
 /// The opened ports.
 #[derive(Debug)]
@@ -36,12 +39,17 @@ pub struct Adapters {
     ports: Vec<Port>,
     /// That of each port; ports of one device share it.
     devices: Vec<Arc<OpenDevice>>,
+    /// What has become of each since.
+    watch: Mutex<Watch>,
+    /// By which addresses are chosen again.
+    family: Family,
+    gid_index: Option<u8>,
     marking: Marking,
     relaxed: RelaxedOrdering,
     gpus: GpuDrivers,
     grave: Grave<QueuePair>,
     /// What the ports count, while a link wants to know.
-    watch: Mutex<Weak<Watch>>,
+    readings: Mutex<Weak<Readings>>,
 }
 
 #[derive(Debug)]
@@ -197,13 +205,16 @@ impl Adapters {
             return (None, format!("{line}; no thread: {error}"));
         }
         let this = Self {
+            watch: Mutex::new(Watch::new(&found.ports)),
             ports: found.ports,
             devices,
+            family: choice.family,
+            gid_index: choice.gid_index,
             marking,
             relaxed,
             gpus: device::gpu_drivers(Path::new("/sys")),
             grave,
-            watch: Mutex::default(),
+            readings: Mutex::default(),
         };
         (Some(this), line)
     }
@@ -212,6 +223,45 @@ impl Adapters {
     #[must_use]
     pub fn ports(&self) -> &[Port] {
         &self.ports
+    }
+
+    /// The descriptors that can be read when [`Adapters::news`] of this port has something to tell,
+    /// one for each device.
+    #[must_use]
+    pub fn news_fds(&self) -> Vec<(usize, RawFd)> {
+        let is_first = |at: usize| {
+            let device = |port: &Port| port.device == self.ports[at].device;
+            self.ports.iter().position(device) == Some(at)
+        };
+        let first = (0..self.ports.len()).filter(|&at| is_first(at));
+        first
+            .map(|at| (at, self.devices[at].device.events_fd()))
+            .collect()
+    }
+
+    /// What has happened to the device of this port. Never waits.
+    pub fn news(&self, port: usize) -> News {
+        let choice = Choice {
+            hca: None,
+            family: self.family,
+            gid_index: self.gid_index,
+        };
+        let gid = |port: &Port, before: Option<&Gid>| {
+            device::gid(Path::new(device::SYSFS), port, before, &choice)
+        };
+        let mut news = News::default();
+        let mut watch = self.watch();
+        let name = &self.ports[port].device;
+        while !news.is_over
+            && let Some(event) = self.devices[port].device.event()
+        {
+            watch.handle(&self.ports, name, event, gid, &mut news);
+        }
+        news
+    }
+
+    fn watch(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The ports that a link at `port` uses, that one first: those after it in turn, of the same NUMA
@@ -229,18 +279,18 @@ impl Adapters {
 
     /// What the ports count: read as long as somebody holds it. None if there is no thread to do that.
     #[must_use]
-    pub fn watch(&self) -> Option<Arc<Watch>> {
-        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(watch) = watch.upgrade() {
-            return Some(watch);
+    pub fn readings(&self) -> Option<Arc<Readings>> {
+        let mut readings = self.readings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(readings) = readings.upgrade() {
+            return Some(readings);
         }
         let mtu = |(port, device): (&Port, &Arc<OpenDevice>)| {
             let state = device.device.port(port.number);
             state.map_or(0, |state| u32::from(state.mtu))
         };
         let packet_bytes = self.ports.iter().zip(&self.devices).map(mtu).collect();
-        let begun = Watch::begin(self.ports.clone(), packet_bytes).ok()?;
-        *watch = Arc::downgrade(&begun);
+        let begun = Readings::begin(self.ports.clone(), packet_bytes).ok()?;
+        *readings = Arc::downgrade(&begun);
         Some(begun)
     }
 
@@ -262,6 +312,12 @@ impl Adapters {
         let (mut local, mut remote) = (Vec::new(), Vec::new());
         let mut memories = Vec::new();
         for &port in ports {
+            if self.watch().is_gone(port) {
+                // Nothing goes by it any more: no key is asked for.
+                local.push(0);
+                remote.push(0);
+                continue;
+            }
             let access = self.access(port, kind);
             // SAFETY: the caller's promise.
             let memory = unsafe { self.devices[port].register(addr, region, kind, access) }
@@ -364,7 +420,6 @@ impl Adapters {
     /// # Errors
     /// As for [`Adapters::sender`].
     pub fn receiver(&self, port: usize, eager_bytes: u32) -> Result<Unconnected, String> {
-        let eager_bytes = eager_bytes.min(EAGER_BYTES_MAX);
         self.unconnected(port, Role::Receiver { eager_bytes }, (0, 0))
     }
 
@@ -375,15 +430,29 @@ impl Adapters {
         places: (usize, usize),
     ) -> Result<Unconnected, String> {
         let port = &self.ports[index];
+        let name = port.name();
         let device = &self.devices[index].device;
+        let gid = self.watch().gid(index);
+        let gid = gid.map_err(|why| format!("{name}: {why}"))?;
+        let state = device.port(port.number);
+        let state = state.map_err(|error| format!("{name}: {error}"))?;
+        if !state.is_active {
+            return Err(format!("{name}: its link is down"));
+        }
+        let role = match role {
+            Role::Sender => role,
+            // Whether packets of the largest size get through is asked with one of them.
+            Role::Receiver { eager_bytes } => Role::Receiver {
+                eager_bytes: eager_bytes.max(state.mtu.into()).min(EAGER_BYTES_MAX),
+            },
+        };
         let make = || -> Result<(VerbsChannel, End), SysError> {
-            let state = device.port(port.number)?;
             let completions = device.completion_queue(role.completions())?;
             let pair = QueuePair::new(device, &completions, port.number, role.depths())?;
             let end = End {
                 number: pair.number(),
                 first_packet: random() & 0xff_ffff,
-                gid: port.gid.addr,
+                gid: gid.addr,
                 lid: state.lid,
                 mtu: state.mtu,
             };
@@ -392,13 +461,13 @@ impl Adapters {
             channel.bury_in(self.grave.clone());
             Ok((channel, end))
         };
-        let (channel, end) = make().map_err(|error| format!("{}: {error}", port.name()))?;
+        let (channel, end) = make().map_err(|error| format!("{name}: {error}"))?;
         Ok(Unconnected {
             channel: Box::new(channel),
             end,
             route: Route {
                 port: port.number,
-                gid_index: port.gid.index,
+                gid_index: gid.index,
                 flow_label: 0,
                 traffic_class: match role {
                     Role::Sender => self.marking.data,
@@ -407,7 +476,8 @@ impl Adapters {
                 service_level: self.marking.service_level,
                 timeout: TIMEOUT,
             },
-            name: port.name(),
+            name,
+            mtu: state.mtu,
         })
     }
 }
@@ -425,6 +495,8 @@ pub struct Unconnected {
     end: End,
     route: Route,
     name: String,
+    /// Bytes of payload in a packet of the path.
+    mtu: u16,
 }
 
 impl Unconnected {
@@ -440,8 +512,9 @@ impl Unconnected {
     /// The adapter refuses, for instance because its address has changed.
     pub fn connect(&mut self, to: &End, source_port: u16) -> Result<(), String> {
         self.route.flow_label = flow_label(source_port);
+        self.mtu = to.mtu.min(self.end.mtu).max(256);
         let to = End {
-            mtu: to.mtu.min(self.end.mtu),
+            mtu: self.mtu,
             ..*to
         };
         self.channel
@@ -450,21 +523,42 @@ impl Unconnected {
             .map_err(|error| format!("{} to {}: {error}", self.name, to.gid))
     }
 
-    /// Sends a first message.
+    /// Asks whether anything gets through, and then whether packets of the largest size do.
     ///
     /// # Errors
     /// The adapter has failed.
-    pub fn ask(&mut self, header: Header) -> Result<(), String> {
-        self.channel.queue(header, MemRange::default(), 0);
+    pub fn ask(&mut self) -> Result<(), String> {
+        static NOTHING: [u8; EAGER_BYTES_MAX as usize] = [0; EAGER_BYTES_MAX as usize];
+        let ping = Frame::Ping { id: 0, sent_ns: 0 };
+        self.channel.send(ping.encode(), MemRange::default(), false);
+        let bytes = u32::from(self.mtu).saturating_sub(PADDING_HEADER);
+        let nothing = MemRange {
+            addr: NOTHING.as_ptr() as u64,
+            len: bytes.into(),
+        };
+        let padding = Frame::Padding { bytes };
+        self.channel.send(padding.encode(), nothing, false);
         self.channel.flush().map_err(|error| error.to_string())
     }
 
-    /// Whether it has reached the other end.
+    /// Whether all of it has reached the other end.
     ///
     /// # Errors
     /// The adapter has given up.
     pub fn is_answered(&mut self) -> Result<bool, String> {
         self.channel.prove()
+    }
+
+    /// What a user can do about it, if it has not, after a time in which it should have.
+    #[must_use]
+    pub fn advice(&self) -> Option<String> {
+        let Self { name, mtu, .. } = self;
+        (self.channel.arrived() > 0).then(|| {
+            format!(
+                "{name}: small packets get through, but none with {mtu} bytes: an interface or a switch \
+                 on the way has a smaller MTU"
+            )
+        })
     }
 
     /// The path.

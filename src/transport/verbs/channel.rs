@@ -31,7 +31,7 @@ use super::sys::{
     Access, Completion, Depths, Device, Done, Memory, Operation, Piece, QueuePair, REQUESTS_MAX,
     Request, SysError, status_text,
 };
-use super::{EAGER_BYTES_MAX, RECEIVES_DATA};
+use super::{EAGER_BYTES_MAX, Part, RECEIVES_DATA, random_source_port};
 use crate::clock::Timestamp;
 use crate::engine::wire::{Chunk, Eager, Frame, HEADER_BYTES_MAX, Header, Immediate};
 use crate::engine::{MemRange, Sink, Violation, Write};
@@ -86,6 +86,13 @@ pub trait Pair: std::fmt::Debug {
     /// # Errors
     /// As there.
     fn silence(&mut self) -> Result<(), SysError>;
+    /// As [`QueuePair::set_source_port`].
+    ///
+    /// # Errors
+    /// As there.
+    fn set_source_port(&mut self, port: u16) -> Result<(), SysError>;
+    /// Whether this is it, or its completion queue.
+    fn has(&self, part: Part) -> bool;
     /// Lets [`Pair::fd`] tell of the next completion.
     ///
     /// # Errors
@@ -116,6 +123,17 @@ impl Pair for QueuePair {
 
     fn silence(&mut self) -> Result<(), SysError> {
         Self::silence(self)
+    }
+
+    fn set_source_port(&mut self, port: u16) -> Result<(), SysError> {
+        Self::set_source_port(self, port)
+    }
+
+    fn has(&self, part: Part) -> bool {
+        match part {
+            Part::QueuePair(number) => self.number() == number,
+            Part::CompletionQueue(number) => self.completions().number() == number,
+        }
     }
 
     fn arm(&mut self) -> Result<(), SysError> {
@@ -428,7 +446,20 @@ impl<P: Pair> VerbsChannel<P> {
         &self.pair
     }
 
-    /// Whether something of this end's has reached the other. What arrives meanwhile is kept for
+    /// Sends from another source port from now on: another way through the fabric. Says which, if the
+    /// adapter can do that.
+    pub fn reroute(&mut self) -> Option<u16> {
+        let port = random_source_port();
+        self.pair.set_source_port(port).is_ok().then_some(port)
+    }
+
+    /// Messages of this end's that have reached the other.
+    #[must_use]
+    pub fn arrived(&self) -> u64 {
+        self.completed
+    }
+
+    /// Whether all that this end has asked has reached the other. What arrives meanwhile is kept for
     /// [`Channel::receive`].
     ///
     /// # Errors
@@ -455,7 +486,7 @@ impl<P: Pair> VerbsChannel<P> {
         }
         match &self.failure {
             Some(reason) => Err(reason.clone()),
-            None => Ok(self.completed > 0),
+            None => Ok(self.completed > 0 && self.posted.is_empty()),
         }
     }
 
@@ -667,8 +698,12 @@ impl<P: Pair> VerbsChannel<P> {
         if std::mem::replace(&mut self.over, true) {
             return Ok(());
         }
-        let _ = self.pair.silence();
-        let deadline = Timestamp::now() + DRAIN_MAX;
+        // A device that is gone tells nothing more, and is not waited for.
+        let drain = match self.pair.silence() {
+            Ok(()) => DRAIN_MAX,
+            Err(_) => Nanos::ZERO,
+        };
+        let deadline = Timestamp::now() + drain;
         let mut outcome = Ok(());
         while !self.lost && (self.receives > 0 || !self.posted.is_empty()) {
             match self.look(receiver) {
@@ -714,6 +749,7 @@ impl Receiver for Nobody {
             Frame::Eager(Eager { payload, .. }) | Frame::Chunk(Chunk { payload, .. }) => {
                 Some(Sink::Discard(payload.into()))
             }
+            Frame::Padding { bytes } => Some(Sink::Discard(bytes.into())),
             _ => None,
         })
     }

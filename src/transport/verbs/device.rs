@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::fs;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -73,8 +73,10 @@ pub enum Reason {
     Excluded,
     /// It is not active: its state, as the system calls it.
     State(String),
-    /// It has no address that others could reach, or not the one that the settings ask for.
+    /// It has no address that others could reach.
     NoGid,
+    /// What is at this place of its table, where the settings say, is no address for it.
+    NotGid(u8),
     /// It is much slower than the fastest: its speed and that one's, in Mb/s.
     Slow(u32, u32),
 }
@@ -174,7 +176,8 @@ fn port(folder: &Path, device: &str, number: u8, choice: &Choice<'_>) -> Result<
         _ => LinkLayer::Ethernet,
     };
     Ok(Port {
-        gid: choose(gids(&port, link_layer), link_layer, choice).ok_or(Reason::NoGid)?,
+        gid: choose(gids(&port, link_layer), link_layer, choice)
+            .ok_or(choice.gid_index.map_or(Reason::NoGid, Reason::NotGid))?,
         device: device.to_owned(),
         number,
         link_layer,
@@ -192,6 +195,17 @@ fn port(folder: &Path, device: &str, number: u8, choice: &Choice<'_>) -> Result<
         numa_node: word(&folder.join("device/numa_node")).and_then(|node| node.parse().ok()),
         spreads: counters::multipath(folder),
     })
+}
+
+/// The address of a port now: as before while it is in the table, at the same place; else chosen anew.
+#[must_use]
+pub fn gid(sysfs: &Path, port: &Port, before: Option<&Gid>, choice: &Choice<'_>) -> Option<Gid> {
+    let folder = sysfs.join(&port.device).join("ports");
+    let gids = gids(&folder.join(port.number.to_string()), port.link_layer);
+    match before {
+        Some(before) if gids.contains(before) => Some(before.clone()),
+        _ => choose(gids, port.link_layer, choice),
+    }
 }
 
 /// The usable entries of a port's table. Unused ones are zero, or cannot be read.
@@ -273,6 +287,22 @@ impl Port {
     }
 }
 
+/// `3 = 10.87.0.1 of eth7`
+impl fmt::Display for Gid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} = {}",
+            self.index,
+            IpAddr::V6(self.addr).to_canonical()
+        )?;
+        match &self.interface {
+            Some(interface) => write!(f, " of {interface}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.link_layer {
@@ -280,14 +310,7 @@ impl fmt::Display for Port {
             LinkLayer::InfiniBand => "InfiniBand",
         };
         let speed = f64::from(self.speed_mbps) / 1e3;
-        write!(f, "{} ({kind}, {speed} Gb/s, GID ", self.name())?;
-        match self.gid.addr.to_ipv4_mapped() {
-            Some(v4) => write!(f, "{} = {v4}", self.gid.index)?,
-            None => write!(f, "{} = {}", self.gid.index, self.gid.addr)?,
-        }
-        if let Some(interface) = &self.gid.interface {
-            write!(f, " of {interface}")?;
-        }
+        write!(f, "{} ({kind}, {speed} Gb/s, GID {}", self.name(), self.gid)?;
         if let Some(node) = self.numa_node {
             write!(f, ", NUMA node {node}")?;
         }
@@ -303,7 +326,14 @@ impl fmt::Display for Reason {
         match self {
             Self::Excluded => f.write_str("excluded by the settings"),
             Self::State(state) => write!(f, "its link is {state}"),
-            Self::NoGid => f.write_str("it has no RoCE v2 address that can be routed"),
+            Self::NoGid => f.write_str(
+                "it has no RoCE v2 address that can be routed: give its interface one, and see \
+                 THALWEG_FAMILY",
+            ),
+            Self::NotGid(index) => write!(
+                f,
+                "THALWEG_GID_INDEX: at {index} of its table is no RoCE v2 address"
+            ),
             Self::Slow(speed, fastest) => {
                 let gbps = |mbps: u32| f64::from(mbps) / 1e3;
                 let (speed, fastest) = (gbps(*speed), gbps(*fastest));
@@ -316,7 +346,9 @@ impl fmt::Display for Reason {
 /// One line: what was chosen, and what was not and why.
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.ports.is_empty() {
+        if self.ports.is_empty() && self.left_out.is_empty() {
+            f.write_str("there is no RDMA device (see `rdma link`)")?;
+        } else if self.ports.is_empty() {
             f.write_str("no RDMA port can be used")?;
         } else {
             f.write_str("RDMA ports: ")?;
@@ -434,6 +466,45 @@ mod tests {
         // Not RoCE v2, not there.
         assert_eq!(index(Family::Any, Some(2)), None);
         assert_eq!(index(Family::Any, Some(40)), None);
+        assert_eq!(
+            tree.find("", Family::Any, Some(2)).to_string(),
+            "no RDMA port can be used; not mlx5_0:1 (THALWEG_GID_INDEX: at 2 of its table is no \
+             RoCE v2 address)"
+        );
+    }
+
+    #[test]
+    fn an_address_is_kept_while_it_is_there_and_chosen_anew_when_it_is_not() {
+        let tree = Tree::new("anew");
+        let folder = tree.port("mlx5_0", 1, "100 Gb/sec (4X EDR)", V4);
+        let found = tree.find("", Family::Any, None);
+        let port = &found.ports[0];
+        let choice = Choice {
+            hca: None,
+            family: Family::Any,
+            gid_index: None,
+        };
+        let now = |before: Option<&Gid>| gid(tree.path(), port, before, &choice);
+        let index = |before: Option<&Gid>| now(before).map(|gid| gid.index);
+        let first = port.gid.clone();
+        let other = "0000:0000:0000:0000:0000:ffff:0a57:0009";
+        tree.gid(&folder, 2, other, "RoCE v2");
+        assert_eq!(index(None), Some(2), "the first that fits");
+        assert_eq!(
+            now(Some(&first)),
+            Some(first.clone()),
+            "which is no reason to move"
+        );
+        // Another address in its place is not the same.
+        tree.gid(&folder, 3, other, "RoCE v2");
+        assert_eq!(index(Some(&first)), Some(2));
+        let none = "0000:0000:0000:0000:0000:0000:0000:0000";
+        tree.gid(&folder, 2, none, "");
+        tree.gid(&folder, 3, none, "");
+        assert_eq!(now(Some(&first)), None);
+        // It comes back elsewhere.
+        tree.gid(&folder, 9, V4, "RoCE v2");
+        assert_eq!(index(None), Some(9));
     }
 
     #[test]
@@ -448,7 +519,8 @@ mod tests {
         let found = tree.find("", Family::Any, None);
         assert_eq!(
             found.to_string(),
-            "no RDMA port can be used; not rxe0:1 (it has no RoCE v2 address that can be routed)"
+            "no RDMA port can be used; not rxe0:1 (it has no RoCE v2 address that can be routed: \
+             give its interface one, and see THALWEG_FAMILY)"
         );
     }
 
@@ -491,7 +563,10 @@ mod tests {
         };
         let found = find(Path::new("/nonexistent"), &choice);
         assert_eq!(found, Found::default());
-        assert_eq!(found.to_string(), "no RDMA port can be used");
+        assert_eq!(
+            found.to_string(),
+            "there is no RDMA device (see `rdma link`)"
+        );
     }
 
     #[test]

@@ -12,11 +12,13 @@ pub mod channel;
 pub mod counters;
 pub mod device;
 mod ethtool;
+pub mod readings;
 #[cfg(feature = "verbs")]
 pub mod sys;
 #[cfg(test)]
 mod tree;
-pub mod watch;
+#[cfg(feature = "verbs")]
+mod watch;
 #[cfg(feature = "verbs")]
 pub mod within_host;
 
@@ -26,12 +28,20 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use self::adapters::{Adapters, Registration};
+use crate::auth;
 use crate::engine::wire::Keys;
 
 /// Receives that a receiver keeps posted on each path for data frames; its sender counts them.
 pub const RECEIVES_DATA: u32 = 128;
 /// The largest small message that goes without a credit: every one of those receives has room for it.
 pub const EAGER_BYTES_MAX: u32 = 4096;
+
+/// A source port for a path over `RoCE`: a way through the fabric. Adapters use those from here up.
+#[must_use]
+pub fn random_source_port() -> u16 {
+    let [low, high, ..] = auth::nonce().unwrap_or_default();
+    u16::from_le_bytes([low, high]) | 0xc000
+}
 
 /// One end of a queue pair, as the other end has to know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +189,57 @@ impl LinkPorts {
         // SAFETY: the caller's promise.
         unsafe { self.adapters.register(&self.ports, addr, bytes, kind) }
     }
+}
+
+/// Part of a device that may fail by itself, by its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A queue pair.
+    QueuePair(u32),
+    /// A completion queue.
+    CompletionQueue(u32),
+}
+
+/// What the paths of a port have to know of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortEvent {
+    /// Nothing gets through any more, or by another address than before.
+    Down,
+    /// It can be used.
+    Up,
+    /// One path may have failed, and its completions may not say so.
+    Failed(Part),
+}
+
+/// How loud a line for the log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// A user should see to it.
+    Bad,
+    /// Something has changed.
+    Good,
+    /// For those who debug.
+    Detail,
+}
+
+/// A line for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// How loud.
+    pub weight: Weight,
+    /// What has happened, and where.
+    pub text: String,
+}
+
+/// What has happened to a device that nobody asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct News {
+    /// For the paths of which ports, in this order.
+    pub events: Vec<(usize, PortEvent)>,
+    /// For the log.
+    pub notices: Vec<Notice>,
+    /// The device tells nothing more.
+    pub is_over: bool,
 }
 
 /// How packets leave a host.

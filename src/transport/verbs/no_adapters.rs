@@ -1,15 +1,15 @@
 //! The adapters of a library that was built without the feature `verbs`: there are none.
 
-#![allow(unsafe_code, reason = "callers name their memory by address")]
+#![allow(unsafe_code, reason = "the same face as the other")]
 
 use std::convert::Infallible;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use super::device::{Choice, Port};
-use super::watch::Watch;
-use super::{End, GpuAccess, Made, Marking, MemoryKeys, MemoryKind};
+use super::readings::Readings;
+use super::{End, GpuAccess, Made, Marking, MemoryKeys, MemoryKind, News};
 use crate::config::RelaxedOrdering;
-use crate::engine::wire::Header;
 use crate::transport::AnyChannel;
 
 /// Never there.
@@ -43,13 +43,25 @@ impl Adapters {
 
     /// Never called.
     #[must_use]
+    pub fn news_fds(&self) -> Vec<(usize, RawFd)> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[must_use]
+    pub fn news(&self, _port: usize) -> News {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[must_use]
     pub fn companions(&self, _port: usize, _most: usize) -> Vec<usize> {
         match self.0 {}
     }
 
     /// Never called.
     #[must_use]
-    pub fn watch(&self) -> Option<Arc<Watch>> {
+    pub fn readings(&self) -> Option<Arc<Readings>> {
         match self.0 {}
     }
 
@@ -128,7 +140,7 @@ impl Unconnected {
     ///
     /// # Errors
     /// Never.
-    pub fn ask(&mut self, _header: Header) -> Result<(), String> {
+    pub fn ask(&mut self) -> Result<(), String> {
         match self.0 {}
     }
 
@@ -137,6 +149,12 @@ impl Unconnected {
     /// # Errors
     /// Never.
     pub fn is_answered(&mut self) -> Result<bool, String> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[must_use]
+    pub fn advice(&self) -> Option<String> {
         match self.0 {}
     }
 

@@ -19,11 +19,11 @@ use rdma_mummy_sys::{
     ibv_create_cq, ibv_create_qp, ibv_dealloc_pd, ibv_dereg_mr, ibv_destroy_comp_channel,
     ibv_destroy_cq, ibv_destroy_qp, ibv_event_type, ibv_free_device_list, ibv_get_async_event,
     ibv_get_cq_event, ibv_get_device_list, ibv_get_device_name, ibv_modify_qp, ibv_mr,
-    ibv_open_device, ibv_pd, ibv_poll_cq, ibv_port_attr, ibv_post_recv, ibv_post_send, ibv_qp,
-    ibv_qp_attr, ibv_qp_attr_mask, ibv_qp_init_attr, ibv_qp_state, ibv_qp_type, ibv_query_port,
-    ibv_recv_wr, ibv_reg_dmabuf_mr, ibv_reg_mr, ibv_reg_mr_iova2, ibv_req_notify_cq,
-    ibv_send_flags, ibv_send_wr, ibv_sge, ibv_wc, ibv_wc_opcode, ibv_wc_status, ibv_wc_status_str,
-    ibv_wr_opcode,
+    ibv_open_device, ibv_pd, ibv_poll_cq, ibv_port_attr, ibv_port_state, ibv_post_recv,
+    ibv_post_send, ibv_qp, ibv_qp_attr, ibv_qp_attr_mask, ibv_qp_init_attr, ibv_qp_state,
+    ibv_qp_type, ibv_query_port, ibv_recv_wr, ibv_reg_dmabuf_mr, ibv_reg_mr, ibv_reg_mr_iova2,
+    ibv_req_notify_cq, ibv_send_flags, ibv_send_wr, ibv_sge, ibv_wc, ibv_wc_opcode, ibv_wc_status,
+    ibv_wc_status_str, ibv_wr_opcode, mlx5dv_modify_qp_udp_sport,
 };
 use thiserror::Error;
 
@@ -135,6 +135,8 @@ pub struct PortState {
     pub mtu: u16,
     /// Its address in an InfiniBand subnet; 0 on Ethernet.
     pub lid: u16,
+    /// Its link is up.
+    pub is_active: bool,
 }
 
 /// What happened to a device that nobody asked for. Ports by their numbers.
@@ -148,9 +150,10 @@ pub enum DeviceEvent {
     AddressesChanged(i32),
     /// The queue pair of this number has failed, and its completions may not say so.
     QueuePairFailed(u32),
-    /// A completion queue has overrun: what was under way on its queue pairs is not known.
-    CompletionsLost,
-    /// All of it has failed.
+    /// The completion queue of this number has overrun: what was under way on its queue pairs is not
+    /// known.
+    CompletionsLost(u32),
+    /// All of it has failed, or it has been taken out. Nothing more is told of it.
     DeviceFailed,
     /// Something else, as libibverbs numbers it.
     Other(u32),
@@ -221,6 +224,7 @@ impl Device {
             // 1 for 256 to 5 for 4096.
             mtu: 128 << port.active_mtu.clamp(1, 5),
             lid: port.lid,
+            is_active: port.state == ibv_port_state::IBV_PORT_ACTIVE,
         })
     }
 
@@ -237,7 +241,9 @@ impl Device {
         let mut event = MaybeUninit::<ibv_async_event>::zeroed();
         // SAFETY: the context is open; the event is written if there is one.
         if unsafe { ibv_get_async_event(self.0.context.as_ptr(), event.as_mut_ptr()) } != 0 {
-            return None;
+            let nothing = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted];
+            let error = io::Error::last_os_error();
+            return (!nothing.contains(&error.kind())).then_some(DeviceEvent::DeviceFailed);
         }
         let event = event.as_mut_ptr();
         // SAFETY: it has been written. Its kind is read as a number: a newer library may know more
@@ -253,11 +259,12 @@ impl Device {
                 QP_FATAL | QP_REQ_ERR | QP_ACCESS_ERR => {
                     DeviceEvent::QueuePairFailed((*element.qp).qp_num)
                 }
-                CQ_ERR => DeviceEvent::CompletionsLost,
+                CQ_ERR => DeviceEvent::CompletionsLost((*element.cq).handle),
                 DEVICE_FATAL => DeviceEvent::DeviceFailed,
                 other => DeviceEvent::Other(other),
             }
         };
+        // At once, for whoever frees that waits for it.
         // SAFETY: it came from the library, and is acknowledged once.
         unsafe { ibv_ack_async_event(event) };
         Some(told)
@@ -568,6 +575,13 @@ impl CompletionQueue {
     pub fn fd(&self) -> RawFd {
         // SAFETY: it is open.
         unsafe { self.events.as_ref() }.fd
+    }
+
+    /// Its number among those of its device.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        // SAFETY: it is ours.
+        unsafe { self.cq.as_ref() }.handle
     }
 
     /// Lets the descriptor tell of the next completion. What has come before does not count: look
@@ -926,6 +940,18 @@ impl QueuePair {
                 | ibv_qp_attr_mask::IBV_QP_SQ_PSN.0
                 | ibv_qp_attr_mask::IBV_QP_MAX_QP_RD_ATOMIC.0,
         )
+    }
+
+    /// Sends from another UDP port from now on, where the device can change that of a queue pair that
+    /// is connected.
+    ///
+    /// # Errors
+    /// It cannot: another maker's device, or an old one.
+    pub fn set_source_port(&self, port: u16) -> Result<(), SysError> {
+        // SAFETY: it is ours. Of another maker's, the library's part for mlx5 knows that it is not its
+        // own; and without that part the call says that there is none.
+        let returned = unsafe { mlx5dv_modify_qp_udp_sport(self.qp.as_ptr(), port) };
+        check("mlx5dv_modify_qp_udp_sport", returned)
     }
 
     /// Makes it silent: what it was given fails, and nothing that arrives on it is written any
