@@ -296,12 +296,28 @@ fn a_port_that_goes_takes_no_flush_with_it() {
     }
 }
 
+/// What the devices hold, once paths have come up and what earlier tests held has gone.
+fn settled() -> Vec<(String, u64)> {
+    let begun = Instant::now();
+    let (mut held, mut since) = (resources(), Instant::now());
+    while since.elapsed() < Duration::from_secs(2) {
+        assert!(begun.elapsed() < DEADLINE);
+        sleep(Duration::from_millis(50));
+        let now = resources();
+        if now != held {
+            (held, since) = (now, Instant::now());
+        }
+    }
+    held
+}
+
 #[test]
 #[ignore = "needs the devices of lab/roce.sh: make test-roce"]
 fn memory_is_registered_once_and_until_its_last_user_has_left() {
-    let before = resources();
+    let before = settled();
     {
-        let pair = Pair::over(&[0, 1], &[("THALWEG_RELAXED_ORDERING", "on")]);
+        let more = [("THALWEG_RELAXED_ORDERING", "on"), ("THALWEG_PATHS", "2")];
+        let pair = Pair::over(&[0, 1], &more);
         let mut bytes = vec![0u8; 100_000];
         let registrar = pair.recv.registrar();
         let mut register = |len: usize, kind| {
@@ -309,6 +325,7 @@ fn memory_is_registered_once_and_until_its_last_user_has_left() {
             unsafe { registrar.register(bytes.as_mut_ptr(), len, kind) }.unwrap()
         };
         let registrations = || resources()[2].1;
+        settled();
         let none = registrations();
         let first = register(100_000, MemoryKind::Host);
         assert_eq!(registrations(), none + 2, "one for each port");
