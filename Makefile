@@ -77,11 +77,11 @@ test-roce: setup
 	lab/roce.sh run --minutes 15 -- lab/roce-tests.sh $$core $$plugin -- $(ROCE_TESTS) || \
 	  { status=$$?; [ $$status = 75 ] && echo "SKIPPED: test-roce: the guest did not boot" || exit $$status; }
 
-# And the real NCCL over them, through the plugin.
+# And the real NCCL over them, through the plugin: with two devices, and with one that it makes of both.
 test-roce-nccl: lab-tools
 	@if [ "$$(id -u)" != 0 ]; then echo "SKIPPED: test-roce-nccl needs root"; exit 0; fi; \
 	$(CARGO) build --release --locked -p thalweg-nccl-plugin && \
-	lab/roce.sh run --minutes 5 -- lab/roce-nccl.sh $(PLUGIN) || \
+	lab/roce.sh run --minutes 5 -- bash -c 'lab/roce-nccl.sh "$$0" && lab/roce-pci.sh lab/roce-nccl.sh "$$0"' $(PLUGIN) || \
 	  { status=$$?; [ $$status = 75 ] && echo "SKIPPED: test-roce-nccl: the guest did not boot" || exit $$status; }
 
 # Licences and advisories, where cargo-deny is installed (`cargo install cargo-deny --locked`).

@@ -24,4 +24,10 @@ grep -h -m 1 thalweg "$out/nccl.0"
 awk '/^ *[0-9]/ { lines++; wrong += $NF } END { exit !(lines >= 3 && wrong == 0) }' "$out/rank0" ||
   { echo "roce-nccl.sh: too few results, or wrong ones"; exit 1; }
 grep -q 'rxea0.*RoCE' "$out/nccl.0" || { echo "roce-nccl.sh: NCCL did not go over RDMA"; cat "$out/nccl.0"; exit 1; }
+# Under roce-pci.sh NCCL makes one device of the two.
+if [ -e /sys/class/infiniband/rxea0/device ]; then
+  grep -q 'device 2 is rxea0+rxea1' "$out/nccl.0" ||
+    { echo "roce-nccl.sh: NCCL has not merged the two ports"; cat "$out/nccl.0"; exit 1; }
+  echo "ok: and with both ports merged by NCCL"
+fi
 echo "ok: the real NCCL over soft-RoCE"

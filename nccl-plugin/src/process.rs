@@ -121,7 +121,15 @@ pub(crate) fn make_virtual_device(members: &[c_int]) -> Result<c_int, Failure> {
         .collect::<Result<_, _>>()
         .map_err(|_| Failure::argument(format!("there are no such devices: {members:?}")))?;
     let mut process = lock();
-    let index = process.session()?.make_virtual_device(&members)?;
+    let session = process.session()?;
+    let devices = session.devices();
+    let is_placeless = |&member: &usize| devices.get(member).is_some_and(|d| d.pci_path.is_none());
+    if members.len() > 1 && members.iter().any(is_placeless) {
+        return Err(Failure::usage(format!(
+            "devices {members:?} stay apart: NCCL finds no way to a merged device that has no place on PCI"
+        )));
+    }
+    let index = session.make_virtual_device(&members)?;
     process.virtual_devices.push(members);
     Ok(to_c_int(index))
 }

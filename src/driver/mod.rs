@@ -161,19 +161,11 @@ fn goodbye<'a>(channels: impl Iterator<Item = &'a mut AnyChannel>) {
     let mut channels: Vec<_> = channels.collect();
     for channel in &mut channels {
         channel.queue(Frame::Goodbye.encode(), MemRange::default(), 0);
-    }
-    last_words(channels.into_iter());
-}
-
-/// Sees to it that what is queued reaches the peer's host before the channels are closed.
-fn last_words<'a>(channels: impl Iterator<Item = &'a mut AnyChannel>) {
-    let mut channels: Vec<_> = channels.collect();
-    for channel in &mut channels {
         let _ = channel.flush();
     }
     let until = Timestamp::now() + GOODBYE_MAX;
     for channel in channels {
-        channel.settle(until);
+        channel.settle(until, None);
     }
 }
 

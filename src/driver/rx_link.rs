@@ -606,7 +606,17 @@ impl RxInner {
         let now = Timestamp::now();
         // The process may end next: nobody else can say then what has arrived.
         self.acknowledge();
-        super::last_words(self.paths.iter_mut().filter_map(|io| io.channel.as_mut()));
+        for channel in self.paths.iter_mut().filter_map(|io| io.channel.as_mut()) {
+            let _ = channel.flush();
+        }
+        let until = now + super::GOODBYE_MAX;
+        for (path, io) in self.paths.iter_mut().enumerate() {
+            // What arrives meanwhile counts: the peer's adapter tells it.
+            let mut inbound = Inbound::new(&mut self.engine, index_u8(path), now);
+            if let Some(channel) = &mut io.channel {
+                channel.settle(until, Some(&mut inbound));
+            }
+        }
         for path in 0..self.paths.len() {
             if self.paths[path].channel.is_some() {
                 self.silence(path);
@@ -1211,6 +1221,26 @@ mod tests {
         assert_eq!(link.paths_up(), 1);
         happens(0, PortEvent::Down);
         assert_eq!(link.paths_up(), 0);
+    }
+
+    /// A receive that is closed has the paths say their last words; what comes while they do is counted
+    /// like what came before.
+    #[test]
+    fn what_comes_during_last_words_is_counted() {
+        let link = Fixture::new(Nanos::from_secs(30));
+        link.with(0, |channel| {
+            channel.meanwhile = vec![(chunk(0, false), CHUNK)];
+            channel.left = vec![(chunk(1, true), 10)];
+        });
+        link.link.close(CONN);
+        assert_eq!(link.paths_up(), 0);
+        link.up(0, 2, Some(1), Scripted::default());
+        let count = PathCount {
+            path: 0,
+            epoch: 1,
+            count: 2,
+        };
+        assert_eq!(*link.host.welcomes.lock().unwrap(), [None, Some(count)]);
     }
 
     /// The receive has ended, so its buffer may be used for something else.

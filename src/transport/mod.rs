@@ -123,8 +123,8 @@ pub trait Channel {
     }
 
     /// Waits until what was queued has reached the peer's host, if it is lost with the channel
-    /// otherwise.
-    fn settle(&mut self, _until: Timestamp) {}
+    /// otherwise. What arrives meanwhile is for the receiver; without one nobody wants it any more.
+    fn settle(&mut self, _until: Timestamp, _receiver: Option<&mut dyn Receiver>) {}
 
     /// Skips the rest of the payload that is arriving: its memory is not written any more.
     fn discard_arriving(&mut self);
@@ -312,8 +312,8 @@ impl Channel for AnyChannel {
         each!(self, c => c.silence(scratch, receiver));
     }
 
-    fn settle(&mut self, until: Timestamp) {
-        each!(self, c => c.settle(until));
+    fn settle(&mut self, until: Timestamp, receiver: Option<&mut dyn Receiver>) {
+        each!(self, c => c.settle(until, receiver));
     }
 
     fn discard_arriving(&mut self) {

@@ -15,6 +15,8 @@ pub(crate) struct Scripted {
     pub(crate) arriving: Vec<Header>,
     /// Writes of the peer that are found when it is made silent: immediates and bytes.
     pub(crate) left: Vec<(u32, u32)>,
+    /// And those that arrive while it sees to it that what was queued does.
+    pub(crate) meanwhile: Vec<(u32, u32)>,
     /// Nothing can be sent.
     pub(crate) refuses: bool,
     /// A frame waits to be sent.
@@ -64,7 +66,13 @@ impl Channel for Scripted {
         }
     }
 
-    fn settle(&mut self, _until: Timestamp) {}
+    fn settle(&mut self, _until: Timestamp, receiver: Option<&mut dyn Receiver>) {
+        if let Some(receiver) = receiver {
+            for (immediate, bytes) in self.meanwhile.drain(..) {
+                let _ = receiver.written(immediate, bytes);
+            }
+        }
+    }
 
     fn discard_arriving(&mut self) {}
 

@@ -936,7 +936,8 @@ fn settling_ends_when_all_has_arrived_or_the_time_is_up() {
         control(&mut ends.sender, Frame::Goodbye);
     }
     let start = Instant::now();
-    ends.sender.settle(Timestamp::now() + Nanos::from_secs(20));
+    ends.sender
+        .settle(Timestamp::now() + Nanos::from_secs(20), None);
     assert!(start.elapsed() < Duration::from_secs(10));
     assert!(!ends.sender.has_unsent() && !ends.sender.stats().in_flight);
     // Nothing is acknowledged any more.
@@ -944,14 +945,15 @@ fn settling_ends_when_all_has_arrived_or_the_time_is_up() {
     control(&mut ends.sender, Frame::Goodbye);
     let start = Instant::now();
     ends.sender
-        .settle(Timestamp::now() + Nanos::from_millis(30));
+        .settle(Timestamp::now() + Nanos::from_millis(30), None);
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(30) && took < Duration::from_secs(5));
     // It fails meanwhile, or has done so before.
     ends.sender.pair().fail(RETRIES_EXCEEDED);
     for _ in 0..2 {
         let start = Instant::now();
-        ends.sender.settle(Timestamp::now() + Nanos::from_secs(20));
+        ends.sender
+            .settle(Timestamp::now() + Nanos::from_secs(20), None);
         assert!(start.elapsed() < Duration::from_secs(5));
     }
 }
@@ -978,7 +980,7 @@ fn a_goodbye_gets_through_while_messages_come() {
     ends.receiver.flush().unwrap();
     ends.fabric.drives_itself(true);
     ends.receiver
-        .settle(Timestamp::now() + Nanos::from_secs(20));
+        .settle(Timestamp::now() + Nanos::from_secs(20), None);
     assert!(!ends.receiver.stats().in_flight, "it is there");
     ends.sender.receive(&mut [], &mut ends.told_sender).unwrap();
     assert_eq!(ends.told_sender.frames(), [Frame::Goodbye]);

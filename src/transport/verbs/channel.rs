@@ -841,11 +841,13 @@ impl<P: Pair> Channel for VerbsChannel<P> {
         let _ = self.end(receiver);
     }
 
-    fn settle(&mut self, until: Timestamp) {
+    fn settle(&mut self, until: Timestamp, receiver: Option<&mut dyn Receiver>) {
+        let mut nobody = Nobody;
+        let receiver = receiver.unwrap_or(&mut nobody);
         while !(self.over || self.waiting.is_empty() && self.posted.is_empty())
             && Timestamp::now() < until
         {
-            if self.flush().is_err() || self.receive(&mut [], &mut Nobody).is_err() {
+            if self.flush().is_err() || self.receive(&mut [], receiver).is_err() {
                 return;
             }
             std::thread::yield_now();
