@@ -2,7 +2,7 @@
 # make test    everything that can be tested here (CI calls this)
 # make check   the everyday subset, under five minutes
 # make test-roce   sessions, the plugin's tables and the simulator's parity over real RoCE queue pairs, in a guest kernel
-#                  (needs root; 5 minutes)
+#                  (needs root; 4 minutes)
 # make bench   measured beside NCCL's own Socket transport, in one run
 # make bench-roce   the same beside NCCL's IB transport, over soft-RoCE in the guest
 # make gpu-check   beside it once more, under PyTorch's NCCL on a GPU that two ranks share (without one: SKIPPED, status 2)

@@ -19,8 +19,6 @@ for program in "${programs[@]}"; do
   case $name in
     roce-*) arguments+=(--include-ignored) under=() ;;
     parity-*) under=() ;;
-    # The oldest table, the first with 64-bit sizes and virtual devices, and the newest: the guest is slow.
-    suite-*) [ $# -gt 0 ] || arguments=(v6:: v9:: v12::) ;;
   esac
   echo "== ${name%-*} over RDMA"
   start=$SECONDS
