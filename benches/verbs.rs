@@ -26,7 +26,7 @@ use thalweg::path::select::{Adaptive, AnySelector};
 use thalweg::transport::Channel;
 use thalweg::transport::verbs::channel::{Pair, Role, Slab, VerbsChannel};
 use thalweg::transport::verbs::sys::{
-    Completion, Done, Operation, Piece, REQUESTS_MAX, Request, SysError,
+    Completion, Done, Operation, Piece, REQUESTS_MAX, Refused, Request, SysError,
 };
 use thalweg::transport::verbs::{Part, RECEIVES_DATA};
 use thalweg::units::{Bytes, Rate};
@@ -60,7 +60,7 @@ fn completion(id: u64, done: Done) -> Completion {
 }
 
 impl Pair for InstantPair {
-    unsafe fn post(&mut self, requests: &[Request]) -> Result<(), SysError> {
+    unsafe fn post(&mut self, requests: &[Request]) -> Result<(), Refused> {
         let mut peer = self.peer.borrow_mut();
         let mut own = self.own.borrow_mut();
         for request in requests {

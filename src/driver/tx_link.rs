@@ -876,6 +876,7 @@ mod tests {
         fn new(channels: [Scripted; 2]) -> Self {
             let config = EngineConfig {
                 paths_max: 2,
+                ports: 2,
                 search: false,
                 rehash: true,
                 reroute: true,

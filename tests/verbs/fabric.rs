@@ -17,7 +17,7 @@ use std::rc::Rc;
 use thalweg::transport::verbs::Part;
 use thalweg::transport::verbs::channel::{Pair, Role, Slab};
 use thalweg::transport::verbs::sys::{
-    Completion, Depths, Done, Operation, Piece, REQUESTS_MAX, Request, SysError,
+    Completion, Depths, Done, Operation, Piece, REQUESTS_MAX, Refused, Request, SysError,
 };
 
 /// What failed requests say, as libibverbs numbers it (`enum ibv_wc_status`).
@@ -698,19 +698,23 @@ const EIO: i32 = 5;
 const EOPNOTSUPP: i32 = 95;
 
 impl Pair for MockPair {
-    unsafe fn post(&mut self, requests: &[Request]) -> Result<(), SysError> {
+    unsafe fn post(&mut self, requests: &[Request]) -> Result<(), Refused> {
         assert!(requests.len() <= REQUESTS_MAX, "handed over in parts");
         let number = self.number;
         let mut state = self.state();
         let mut accepted = state.post_fails.take().unwrap_or(usize::MAX);
-        for request in requests {
+        for (taken, request) in requests.iter().enumerate() {
+            let refused = |code| Refused {
+                taken,
+                error: refusal("ibv_post_send", code),
+            };
             if accepted == 0 {
                 state.refused = true;
-                return Err(refusal("ibv_post_send", EIO));
+                return Err(refused(EIO));
             }
             accepted = accepted.saturating_sub(1);
             if state.outstanding >= state.role.depths().send {
-                return Err(refusal("ibv_post_send", ENOMEM));
+                return Err(refused(ENOMEM));
             }
             state.outstanding += 1;
             if state.failed {

@@ -29,7 +29,7 @@ use std::sync::mpsc::Sender;
 
 use super::sys::{
     Access, Completion, Depths, Device, Done, Memory, Operation, Piece, QueuePair, REQUESTS_MAX,
-    Request, SysError, status_text,
+    Refused, Request, SysError, status_text,
 };
 use super::{EAGER_BYTES_MAX, Part, RECEIVES_DATA, random_source_port};
 use crate::clock::Timestamp;
@@ -67,7 +67,7 @@ pub trait Pair: std::fmt::Debug {
     ///
     /// # Safety
     /// As there.
-    unsafe fn post(&mut self, requests: &[Request]) -> Result<(), SysError>;
+    unsafe fn post(&mut self, requests: &[Request]) -> Result<(), Refused>;
     /// As [`QueuePair::post_receive`].
     ///
     /// # Errors
@@ -105,7 +105,7 @@ pub trait Pair: std::fmt::Debug {
 }
 
 impl Pair for QueuePair {
-    unsafe fn post(&mut self, requests: &[Request]) -> Result<(), SysError> {
+    unsafe fn post(&mut self, requests: &[Request]) -> Result<(), Refused> {
         // SAFETY: the caller's promise.
         unsafe { Self::post(self, requests) }
     }
@@ -667,8 +667,10 @@ impl<P: Pair> VerbsChannel<P> {
         }
         self.may_send = true;
         if !self.over && self.failure.is_none() {
-            // A queue pair that refuses has failed, and its completions say why.
-            let _ = self.post_receive(completion.id);
+            // Without it the sender would count a receive too many.
+            if let Err(error) = self.post_receive(completion.id) {
+                self.failure = Some(error.to_string());
+            }
         }
         Ok(())
     }
@@ -790,9 +792,9 @@ impl<P: Pair> Channel for VerbsChannel<P> {
             }
             // SAFETY: chunks belong to sends that have not ended, whose owners keep them valid
             // (closing a connection ends such channels first); slots stay until they are completed.
-            if let Err(error) = unsafe { self.pair.post(&requests) } {
-                // None of them will be completed.
-                self.posted.truncate(self.posted.len() - count);
+            if let Err(Refused { taken, error }) = unsafe { self.pair.post(&requests) } {
+                // The others will not be completed.
+                self.posted.truncate(self.posted.len() - count + taken);
                 self.failure.get_or_insert_with(|| error.to_string());
                 break Err(ChannelError::Adapter(error.to_string()));
             }

@@ -73,6 +73,15 @@ pub enum SysError {
     },
 }
 
+/// Some requests were not taken.
+#[derive(Debug)]
+pub struct Refused {
+    /// The first so many were.
+    pub taken: usize,
+    /// Why the next one was not.
+    pub error: SysError,
+}
+
 /// Most calls return an error number, and a few set `errno`.
 fn check(call: &'static str, returned: i32) -> Result<(), SysError> {
     match returned {
@@ -996,8 +1005,8 @@ impl QueuePair {
     /// Hands requests over, at most [`REQUESTS_MAX`], in their order and with one doorbell.
     ///
     /// # Errors
-    /// Too much is under way, or the queue pair is in no state to send; none of them counts then,
-    /// and the queue pair has to be silenced.
+    /// Too much is under way, or the queue pair is in no state to send. It has to be silenced then;
+    /// those that it took before are completed like any other.
     ///
     /// # Panics
     /// There are more than [`REQUESTS_MAX`].
@@ -1005,7 +1014,7 @@ impl QueuePair {
     /// # Safety
     /// What is read stays as it is until the request is done, or the queue pair is silent and its
     /// completions have been taken out.
-    pub unsafe fn post(&self, requests: &[Request]) -> Result<(), SysError> {
+    pub unsafe fn post(&self, requests: &[Request]) -> Result<(), Refused> {
         assert!(requests.len() <= REQUESTS_MAX, "handed over in parts");
         let mut chain = [const { MaybeUninit::<ibv_send_wr>::uninit() }; REQUESTS_MAX];
         let mut lists = [Piece::default().list(); REQUESTS_MAX];
@@ -1056,7 +1065,13 @@ impl QueuePair {
         let mut bad = ptr::null_mut();
         // SAFETY: it is ours; requests and lists are read before the call returns.
         let returned = unsafe { ibv_post_send(self.qp.as_ptr(), next, &raw mut bad) };
-        check("ibv_post_send", returned)
+        check("ibv_post_send", returned).map_err(|error| Refused {
+            // The device names the first that it has not taken.
+            taken: (0..requests.len())
+                .find(|&at| ptr::eq(chain[at].as_ptr(), bad))
+                .unwrap_or(0),
+            error,
+        })
     }
 }
 

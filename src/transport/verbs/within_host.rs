@@ -142,9 +142,9 @@ impl<P: Pair> WithinHost<P> {
         };
         // SAFETY: the slab outlives the queue pair, and a stage is free again only once its request has
         // ended.
-        if let Err(error) = unsafe { self.pair.post(&[request]) } {
+        if let Err(refused) = unsafe { self.pair.post(&[request]) } {
             self.free.extend(stage);
-            return Err(error.to_string());
+            return Err(refused.error.to_string());
         }
         self.begun.push_back(stage);
         Ok(true)
