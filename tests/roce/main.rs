@@ -309,6 +309,7 @@ fn a_device_counts_until_it_is_gone() {
         assert!(Instant::now() < deadline, "{since:?}");
     }
     let expected = PortCounters {
+        sent: since.sent,
         out_of_sequence: Some(0),
         sequence_naks: Some(0),
         retransmitted: since.retransmitted,
@@ -317,6 +318,7 @@ fn a_device_counts_until_it_is_gone() {
     };
     assert_eq!(since, expected);
     assert!(since.retransmitted.is_some());
+    assert!(since.sent > Some(0));
     far.receive(2, Piece::default());
     assert_eq!(near.next().map(|c: Completion| c.done), [Done::Sent]);
 
