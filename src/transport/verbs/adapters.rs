@@ -375,6 +375,8 @@ impl Adapters {
     pub fn within_host(&self, index: usize) -> Made {
         let port = &self.ports[index];
         let device = &self.devices[index].device;
+        let gid = self.watch().gid(index);
+        let gid = gid.map_err(|why| format!("{}: {why}", port.name()))?;
         let make = || -> Result<WithinHost, SysError> {
             let state = device.port(port.number)?;
             let depths = within_host::DEPTHS;
@@ -383,13 +385,13 @@ impl Adapters {
             let end = End {
                 number: pair.number(),
                 first_packet: random() & 0xff_ffff,
-                gid: port.gid.addr,
+                gid: gid.addr,
                 lid: state.lid,
                 mtu: state.mtu,
             };
             let route = Route {
                 port: port.number,
-                gid_index: port.gid.index,
+                gid_index: gid.index,
                 flow_label: 0,
                 traffic_class: self.marking.data,
                 service_level: self.marking.service_level,
