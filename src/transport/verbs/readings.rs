@@ -1,9 +1,10 @@
-//! Reads what ports count, every 10 ms, on a thread of its own: an adapter may take long to answer.
+//! Reads what ports count, every 10 ms, on a thread of its own: an adapter may take long to answer. One
+//! that does is asked less often.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::counters::{Counters, PortCounters};
 use super::device::{Port, SYSFS};
@@ -13,6 +14,8 @@ use crate::engine::PortSignals;
 const READ_EVERY: Duration = Duration::from_millis(10);
 /// While nothing is sent.
 const QUIET_EVERY: Duration = Duration::from_millis(100);
+/// Between two readings passes so many times what one takes: where they are slow, they are few.
+const IDLE_TIMES: u32 = 50;
 
 /// What all ports of a process count. They are read as long as somebody holds this.
 #[derive(Debug)]
@@ -83,6 +86,7 @@ fn run(readings: &Weak<Readings>, ports: &[Port]) {
     let mut counters: Vec<_> = ports.iter().map(open).collect();
     let mut counted = vec![PortCounters::default(); ports.len()];
     while let Some(shared) = readings.upgrade() {
+        let begun = Instant::now();
         let mut is_quiet = true;
         for ((port, counters), counted) in ports.iter().zip(&mut counters).zip(&mut counted) {
             let before = std::mem::replace(counted, counters.read());
@@ -94,6 +98,7 @@ fn run(readings: &Weak<Readings>, ports: &[Port]) {
         }
         shared.publish(&counted);
         drop(shared);
-        std::thread::sleep(if is_quiet { QUIET_EVERY } else { READ_EVERY });
+        let least = if is_quiet { QUIET_EVERY } else { READ_EVERY };
+        std::thread::sleep(least.max(begun.elapsed() * IDLE_TIMES));
     }
 }
