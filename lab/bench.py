@@ -586,6 +586,7 @@ class Bench:
     failure_settings = ("default", "4x4")
     nccl_settings = ("default", "1x4", "2x4")
     nccl_failure_settings = ("default", "2x4")
+    nccl_variant = staticmethod(nccl_variant)
 
     def __init__(self, options, nccl_lib):
         self.quick, self.repeat, self.only = options.quick, options.repeat, options.only
@@ -606,7 +607,7 @@ class Bench:
         return self.port
 
     def variants(self, settings):
-        out = [] if self.only == "plugin" else [nccl_variant(s, self.nccl_lib) for s in settings]
+        out = [] if self.only == "plugin" else [self.nccl_variant(s, self.nccl_lib) for s in settings]
         if self.only != "nccl":
             out.append(Variant("thalweg", True, {}, ["--plugin", self.plugin]))
         return out
@@ -666,18 +667,23 @@ def table(rows, nccl="NCCL Socket"):
     return "\n".join(lines)
 
 
-def parse(argv):
-    parser = argparse.ArgumentParser(description="Compare the Thalweg plugin with NCCL's own Socket transport.")
-    parser.add_argument("--scene", action="append", choices=SCENES, help="only this scene (may be given several times)")
+def add_options(parser, scenes):
+    """What every comparison takes."""
+    parser.add_argument("--scene", action="append", choices=scenes, help="only this scene (may be given several times)")
     parser.add_argument("--only", choices=("nccl", "plugin"), help="only one side of the comparison")
     parser.add_argument("--plugin", default=os.path.join(ROOT, "target/release/libnccl_net_thalweg.so"))
     parser.add_argument("--build", default=os.path.join(ROOT, "target/lab"), help="where peer_bench and nccl_cpu are built")
-    parser.add_argument("--settings", help="NCCL's settings to try instead of the scenes' own, as in default,4x4 (threads x sockets)")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions, of which the median counts (default 3); on loopback the best of 2 more")
+    parser.add_argument("--quick", action="store_true", help="shorter runs, once each: for a first look, not for figures")
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description="Compare the Thalweg plugin with NCCL's own Socket transport.")
+    add_options(parser, SCENES)
+    parser.add_argument("--settings", help="NCCL's settings to try instead of the scenes' own, as in default,4x4 (threads x sockets)")
     parser.add_argument("--queue", type=int, metavar="BYTES", help="the fabric's queues, instead of fabric.sh's own size")
     parser.add_argument("--patience", type=float, default=0, metavar="SECONDS",
                         help="before each run, wait so long at most for the rest of the machine to be quiet (default 0)")
-    parser.add_argument("--quick", action="store_true", help="shorter runs, once each: for a first look, not for figures")
     parser.add_argument("--json", metavar="FILE", help="write every run and the table's figures there")
     options = parser.parse_args(argv)
     if options.quick:

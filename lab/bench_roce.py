@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from bench import ROOT, Bench, Row, Variant, peer_bench, table
+from bench import Bench, Row, Variant, add_options, peer_bench, table
 
 REPORT_MS = 50
 # An emulated core is slow: what a shaped rail carries must be far below what it can do.
@@ -204,23 +204,13 @@ SCENES = {
 class RoceBench(Bench):
     device_settings = ("default", "4")  # queue pairs for each connection
     latency_settings = failure_settings = ("default",)
-
-    def variants(self, settings):
-        out = [] if self.only == "plugin" else [nccl_variant(s, self.nccl_lib) for s in settings]
-        if self.only != "nccl":
-            out.append(Variant("thalweg", True, {}, ["--plugin", self.plugin]))
-        return out
+    nccl_variant = staticmethod(nccl_variant)
 
 
 def parse(argv):
     parser = argparse.ArgumentParser(description="Compare the Thalweg plugin with NCCL's own IB transport on soft-RoCE.")
-    parser.add_argument("--scene", action="append", choices=SCENES, help="only this scene (may be given several times)")
-    parser.add_argument("--only", choices=("nccl", "plugin"), help="only one side of the comparison")
-    parser.add_argument("--plugin", default=os.path.join(ROOT, "target/release/libnccl_net_thalweg.so"))
-    parser.add_argument("--build", default=os.path.join(ROOT, "target/lab"), help="where peer_bench is built")
+    add_options(parser, SCENES)
     parser.add_argument("--nccl", required=True, help="NCCL's library")
-    parser.add_argument("--repeat", type=int, default=3, help="repetitions, of which the median counts (default 3)")
-    parser.add_argument("--quick", action="store_true", help="shorter runs, once each: for a first look, not for figures")
     options = parser.parse_args(argv)
     if options.quick:
         options.repeat = 1

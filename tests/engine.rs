@@ -176,16 +176,6 @@ const GIVE_UP: Nanos = Nanos(500_000_000);
 const BYTE_TIME: u64 = 16; // ns: 500 Mb/s
 const BUFFER: u32 = 3_000_000;
 
-fn byte_of(conn: u8, tag: u8, ordinal: u32, at: usize) -> u8 {
-    let mixed = u32::from(conn)
-        .wrapping_mul(31)
-        .wrapping_add(u32::from(tag) * 7)
-        .wrapping_add(ordinal.wrapping_mul(131))
-        .wrapping_add(u32::try_from(at).unwrap().wrapping_mul(13))
-        .wrapping_add(u32::try_from(at >> 8).unwrap());
-    mixed as u8
-}
-
 impl World {
     fn new(shape: Shape, controller: AnyController, selector: AnySelector) -> Self {
         Self::over(PATHS as u8, shape, controller, selector)
@@ -313,7 +303,7 @@ impl World {
         *ordinal += 1;
         self.lengths.insert((conn, tag, this), size);
         let data: Vec<u8> = (0..size as usize)
-            .map(|at| byte_of(conn, tag, this, at))
+            .map(|at| property::byte_of(conn.into(), tag, this, at))
             .collect();
         let range = MemRange {
             addr: data.as_ptr() as u64,
@@ -687,7 +677,7 @@ impl World {
             for (at, &byte) in posted.buffer[..len].iter().enumerate() {
                 assert_eq!(
                     byte,
-                    byte_of(conn, tag, ordinal, at),
+                    property::byte_of(conn.into(), tag, ordinal, at),
                     "byte {at} of message {ordinal} with tag {tag} on connection {conn}"
                 );
             }

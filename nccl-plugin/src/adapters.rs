@@ -112,7 +112,7 @@ pub(crate) const V9: v9::Net = v9::Net {
     close_listen: Some(close_listen),
     get_device_mr: None,
     irecv_consumed: None,
-    make_v_device: Some(make_v_device_v9),
+    make_v_device: Some(make_v_device),
 };
 
 pub(crate) const V10: v10::Net = v10::Net {
@@ -135,7 +135,7 @@ pub(crate) const V10: v10::Net = v10::Net {
     close_listen: Some(close_listen),
     get_device_mr: None,
     irecv_consumed: None,
-    make_v_device: Some(make_v_device_v9),
+    make_v_device: Some(make_v_device),
 };
 
 pub(crate) const V11: v11::Net = v11::Net {
@@ -158,7 +158,7 @@ pub(crate) const V11: v11::Net = v11::Net {
     close_listen: Some(close_listen),
     get_device_mr: None,
     irecv_consumed: None,
-    make_v_device: Some(make_v_device_v9),
+    make_v_device: Some(make_v_device),
     finalize: Some(finalize),
     // It speaks of a communicator's next operation; nothing in the core depends on that.
     set_net_attr: None,
@@ -184,7 +184,7 @@ pub(crate) const V12: v12::Net = v12::Net {
     close_listen: Some(close_listen),
     get_device_mr: None,
     irecv_consumed: None,
-    make_v_device: Some(make_v_device_v12),
+    make_v_device: Some(make_v_device),
     finalize: Some(finalize),
     set_net_attr: None,
 };
@@ -258,47 +258,44 @@ unsafe extern "C" fn get_properties<P: From<Device>>(
     })
 }
 
-unsafe extern "C" fn make_v_device_v9(
-    device: *mut c_int,
-    props: *mut v9::VDeviceProps,
-) -> ResultCode {
-    guard("makeVDevice", || {
-        // SAFETY: what NCCL passes to `makeVDevice`: a structure of this table's version.
-        let props = unsafe { props.as_ref() }.ok_or_else(|| Failure::argument("props is null"))?;
-        // SAFETY: as above.
-        unsafe { make_v_device(device, props.ndevs, &props.devs) }
-    })
+/// Devices of which one is to be made, in a version's structure: how many, and a place for each that
+/// there may be.
+trait Members {
+    fn members(&self) -> (c_int, &[c_int]);
 }
 
-unsafe extern "C" fn make_v_device_v12(
-    device: *mut c_int,
-    props: *mut v12::VDeviceProps,
-) -> ResultCode {
-    guard("makeVDevice", || {
-        // SAFETY: what NCCL passes to `makeVDevice`: a structure of this table's version.
-        let props = unsafe { props.as_ref() }.ok_or_else(|| Failure::argument("props is null"))?;
-        // SAFETY: as above.
-        unsafe { make_v_device(device, props.ndevs, &props.devs) }
-    })
-}
-
-/// # Safety
-/// `device` is null or may be written.
-unsafe fn make_v_device(device: *mut c_int, count: c_int, devs: &[c_int]) -> Result<(), Failure> {
-    let members = usize::try_from(count)
-        .ok()
-        .and_then(|count| devs.get(..count))
-        .filter(|members| !members.is_empty())
-        .ok_or_else(|| {
-            let most = devs.len();
-            Failure::argument(format!("{count} devices in one; it takes 1 to {most}"))
-        })?;
-    // Looked at first: a device that nobody hears of would stay.
-    if device.is_null() {
-        return Err(Failure::argument("d is null"));
+impl Members for v9::VDeviceProps {
+    fn members(&self) -> (c_int, &[c_int]) {
+        (self.ndevs, &self.devs)
     }
-    // SAFETY: the caller's promise.
-    unsafe { put(device, process::make_virtual_device(members)?, "d") }
+}
+
+impl Members for v12::VDeviceProps {
+    fn members(&self) -> (c_int, &[c_int]) {
+        (self.ndevs, &self.devs)
+    }
+}
+
+unsafe extern "C" fn make_v_device<P: Members>(device: *mut c_int, props: *mut P) -> ResultCode {
+    guard("makeVDevice", || {
+        // SAFETY: what NCCL passes to `makeVDevice`: a structure of this table's version.
+        let props = unsafe { props.as_ref() }.ok_or_else(|| Failure::argument("props is null"))?;
+        let (count, devs) = props.members();
+        let members = usize::try_from(count)
+            .ok()
+            .and_then(|count| devs.get(..count))
+            .filter(|members| !members.is_empty())
+            .ok_or_else(|| {
+                let most = devs.len();
+                Failure::argument(format!("{count} devices in one; it takes 1 to {most}"))
+            })?;
+        // Looked at first: a device that nobody hears of would stay.
+        if device.is_null() {
+            return Err(Failure::argument("d is null"));
+        }
+        // SAFETY: NCCL's pointer to where it wants the number.
+        unsafe { put(device, process::make_virtual_device(members)?, "d") }
+    })
 }
 
 /// NCCL's structures point to `char` without `const`, but are only read.

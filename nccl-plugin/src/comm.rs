@@ -76,6 +76,15 @@ enum End {
     Closed,
 }
 
+impl End {
+    fn receiving(&self) -> Result<&RecvConnection, Failure> {
+        match self {
+            Self::Recv(connection) => Ok(connection),
+            _ => Err(Failure::argument("this comm sends")),
+        }
+    }
+}
+
 /// An outstanding request.
 struct Pending {
     request: Request,
@@ -274,9 +283,7 @@ impl Comm {
         };
         let state = &mut *state;
         state.check_usable()?;
-        let End::Recv(connection) = &state.end else {
-            return Err(Failure::argument("this comm sends"));
-        };
+        let connection = state.end.receiving()?;
         let mut buffers = [NO_BUFFER; MAX_RECVS];
         let mut registrations = [NO_REGISTRATION; MAX_RECVS];
         for (i, slot) in slots.iter().enumerate() {
@@ -316,9 +323,7 @@ impl Comm {
         let mut state = self.enter_waiting();
         let state = &mut *state;
         state.check_usable()?;
-        let End::Recv(connection) = &state.end else {
-            return Err(Failure::argument("this comm sends"));
-        };
+        let connection = state.end.receiving()?;
         let mut buffers = [NO_BUFFER; MAX_RECVS];
         let mut registrations = [NO_REGISTRATION; MAX_RECVS];
         let mut count = 0;

@@ -302,8 +302,7 @@ impl RxLink {
 
     /// Something has happened at a port of this host, by its index there.
     pub fn port_event(&self, port: usize, event: PortEvent) {
-        let place = |ports: &LinkPorts| ports.ports.iter().position(|&own| own == port);
-        if let Some(place) = self.rdma.as_ref().and_then(place) {
+        if let Some(place) = self.rdma.as_ref().and_then(|ports| ports.place_of(port)) {
             self.happens(place, event);
         }
     }

@@ -387,7 +387,7 @@ impl TxLink {
 
     /// Something has happened at a port of this host, by its index there.
     pub fn port_event(&self, port: usize, event: PortEvent) {
-        let place = |rdma: &TxRdma| rdma.ports.ports.iter().position(|&own| own == port);
+        let place = |rdma: &TxRdma| rdma.ports.place_of(port);
         if let Some(place) = self.rdma.as_ref().and_then(place) {
             self.mail(TxMail::Port { place, event });
         }

@@ -1,4 +1,4 @@
-//! How property tests are run.
+//! How property tests of the engines are run.
 
 use proptest::test_runner::{Config, FileFailurePersistence, RngSeed};
 
@@ -19,4 +19,15 @@ pub fn seeded(seeds: &'static str, seed: u64) -> Config {
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(seeds))),
         ..explore
     }
+}
+
+/// A byte of a message: every message has others.
+pub fn byte_of(conn: u32, tag: u8, ordinal: u32, at: usize) -> u8 {
+    let mixed = conn
+        .wrapping_mul(31)
+        .wrapping_add(u32::from(tag) * 7)
+        .wrapping_add(ordinal.wrapping_mul(131))
+        .wrapping_add((at as u32).wrapping_mul(13))
+        .wrapping_add((at >> 8) as u32);
+    mixed as u8
 }

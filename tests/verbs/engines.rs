@@ -11,6 +11,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 use thalweg::clock::Timestamp;
 use thalweg::control::{AnyController, Delay, DelayConfig, Fixed};
+use thalweg::driver::{rx_link, tx_link};
 use thalweg::engine::wire::{Frame, Keys, PathCount};
 use thalweg::engine::{
     Completions, EngineConfig, FenceReason, MemRange, PortSignals, RecvError, RxAction, RxEngine,
@@ -296,81 +297,47 @@ struct World {
     failure: Option<String>,
 }
 
-fn byte_of(conn: u32, tag: u8, ordinal: u32, at: usize) -> u8 {
-    let mixed = conn
-        .wrapping_mul(31)
-        .wrapping_add(u32::from(tag) * 7)
-        .wrapping_add(ordinal.wrapping_mul(131))
-        .wrapping_add((at as u32).wrapping_mul(13))
-        .wrapping_add((at >> 8) as u32);
-    mixed as u8
-}
-
 /// The sending driver's, in the test's time.
 struct SenderInbound<'a> {
-    engine: &'a mut TxEngine,
+    driver: tx_link::Inbound<'a>,
     given: &'a mut VecDeque<Timestamp>,
-    path: u8,
-    epoch: u16,
     now: Timestamp,
     /// Somebody looked a moment ago.
     lately: bool,
-    data: u32,
-    completed_at: Option<Timestamp>,
-}
-
-impl SenderInbound<'_> {
-    fn tell(&mut self) {
-        let count = std::mem::take(&mut self.data);
-        if count > 0 {
-            let Self { path, epoch, .. } = *self;
-            self.engine
-                .handle_completions(path, epoch, count, self.completed_at, self.now);
-        }
-    }
 }
 
 impl Receiver for SenderInbound<'_> {
-    fn frame(&mut self, header: &[u8], _arrived_ns: u64) -> Result<Option<Sink>, Violation> {
-        let frame = Frame::decode(header)?;
-        self.engine
-            .handle_frame(self.path, frame, header, self.now)
-            .map(|()| None)
-    }
-
-    fn payload_done(&mut self) {}
-
-    fn sent(&mut self, sent: Sent) {
-        let given_at = self.given.pop_front().expect("it was given before");
-        if sent.is_data {
-            self.data += 1;
-            self.completed_at = self.lately.then_some(self.now);
-        } else {
-            let Self { path, epoch, .. } = *self;
-            self.engine
-                .handle_control_arrived(path, epoch, given_at, self.now);
-        }
-    }
-}
-
-/// The receiving driver's.
-struct ReceiverInbound<'a> {
-    engine: &'a mut RxEngine,
-    path: u8,
-}
-
-impl Receiver for ReceiverInbound<'_> {
-    fn frame(&mut self, header: &[u8], _arrived_ns: u64) -> Result<Option<Sink>, Violation> {
-        self.engine
-            .handle_frame(self.path, Frame::decode(header)?, 1)
+    fn frame(&mut self, header: &[u8], arrived_ns: u64) -> Result<Option<Sink>, Violation> {
+        self.driver.frame(header, arrived_ns)
     }
 
     fn payload_done(&mut self) {
-        self.engine.handle_payload_done(self.path);
+        self.driver.payload_done();
+    }
+
+    fn sent(&mut self, sent: Sent) {
+        self.driver.sent(Sent {
+            given_at: self.given.pop_front().expect("it was given before"),
+            completed_at: self.lately.then_some(self.now),
+            ..sent
+        });
+    }
+}
+
+/// The receiving driver's, likewise.
+struct ReceiverInbound<'a>(rx_link::Inbound<'a>);
+
+impl Receiver for ReceiverInbound<'_> {
+    fn frame(&mut self, header: &[u8], _arrived_ns: u64) -> Result<Option<Sink>, Violation> {
+        self.0.frame(header, 1)
+    }
+
+    fn payload_done(&mut self) {
+        self.0.payload_done();
     }
 
     fn written(&mut self, immediate: u32, bytes: u32) -> Result<(), Violation> {
-        self.engine.handle_immediate(self.path, immediate, bytes)
+        self.0.written(immediate, bytes)
     }
 }
 
@@ -551,7 +518,7 @@ impl World {
         *ordinal += 1;
         self.lengths.insert((conn, tag, this), size);
         let data: Vec<u8> = (0..size as usize)
-            .map(|at| byte_of(conn, tag, this, at))
+            .map(|at| property::byte_of(conn, tag, this, at))
             .collect();
         let range = MemRange {
             addr: data.as_ptr() as u64,
@@ -850,17 +817,13 @@ impl World {
             return 0;
         };
         let mut inbound = SenderInbound {
-            engine: &mut self.tx,
+            driver: tx_link::Inbound::new(&mut self.tx, path as u8, end.epoch, self.now),
             given: &mut end.given,
-            path: path as u8,
-            epoch: end.epoch,
             now: self.now,
             lately: self.now.since(self.sender_looked_at) <= TICK,
-            data: 0,
-            completed_at: None,
         };
         let received = end.channel.receive(&mut [], &mut inbound);
-        inbound.tell();
+        inbound.driver.tell();
         match received {
             Ok(count) => count,
             Err(error) => {
@@ -1016,10 +979,8 @@ impl World {
         let Some(end) = &mut self.receivers[path] else {
             return;
         };
-        let mut inbound = ReceiverInbound {
-            engine: &mut self.rx,
-            path: path as u8,
-        };
+        let mut inbound =
+            ReceiverInbound(rx_link::Inbound::new(&mut self.rx, path as u8, self.now));
         if let Err(error) = end.channel.receive(&mut [], &mut inbound) {
             assert!(!matches!(error, ChannelError::Violation(_)), "{error}");
             self.receiver_broken(path);
@@ -1029,10 +990,8 @@ impl World {
     /// Takes in what has come over a path, and closes it.
     fn silence(&mut self, path: usize) {
         if let Some(mut end) = self.receivers[path].take() {
-            let mut inbound = ReceiverInbound {
-                engine: &mut self.rx,
-                path: path as u8,
-            };
+            let mut inbound =
+                ReceiverInbound(rx_link::Inbound::new(&mut self.rx, path as u8, self.now));
             end.channel.silence(&mut [], &mut inbound);
             let pair = end.channel.pair();
             let all = pair.completions() == 0 || pair.was_refused();
@@ -1124,7 +1083,7 @@ impl World {
                     let wrong = message
                         .iter()
                         .enumerate()
-                        .position(|(at, &byte)| byte != byte_of(conn, tag, ordinal, at));
+                        .position(|(at, &byte)| byte != property::byte_of(conn, tag, ordinal, at));
                     assert_eq!(
                         wrong, None,
                         "a byte of message {ordinal} with tag {tag} on connection {conn}"

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use super::channel::{Grave, Role, Slab, VerbsChannel};
 use super::device::{self, Choice, Gid, GpuDrivers, Port};
 use super::readings::Readings;
-use super::sys::{Access, Device, Memory, QueuePair, Route, SysError, flow_label};
+use super::sys::{Access, Device, Memory, PortState, QueuePair, Route, SysError, flow_label};
 use super::watch::Watch;
 use super::within_host::{self, WithinHost};
 use super::{EAGER_BYTES_MAX, End, GpuAccess, Made, Marking, MemoryKeys, MemoryKind, News};
@@ -382,13 +382,7 @@ impl Adapters {
             let depths = within_host::DEPTHS;
             let completions = device.completion_queue(depths.send + depths.receive)?;
             let pair = QueuePair::within_host(device, &completions, port.number, depths)?;
-            let end = End {
-                number: pair.number(),
-                first_packet: random() & 0xff_ffff,
-                gid: gid.addr,
-                lid: state.lid,
-                mtu: state.mtu,
-            };
+            let end = end_of(&pair, &gid, state);
             let route = Route {
                 port: port.number,
                 gid_index: gid.index,
@@ -451,13 +445,7 @@ impl Adapters {
         let make = || -> Result<(VerbsChannel, End), SysError> {
             let completions = device.completion_queue(role.completions())?;
             let pair = QueuePair::new(device, &completions, port.number, role.depths())?;
-            let end = End {
-                number: pair.number(),
-                first_packet: random() & 0xff_ffff,
-                gid: gid.addr,
-                lid: state.lid,
-                mtu: state.mtu,
-            };
+            let end = end_of(&pair, &gid, state);
             let slab = |bytes| Slab::registered(device, bytes);
             let mut channel = VerbsChannel::new(pair, role, places, slab)?;
             channel.bury_in(self.grave.clone());
@@ -481,6 +469,17 @@ impl Adapters {
             name,
             mtu: state.mtu,
         })
+    }
+}
+
+/// What the other end has to know of a queue pair at a port with this address.
+fn end_of(pair: &QueuePair, gid: &Gid, state: PortState) -> End {
+    End {
+        number: pair.number(),
+        first_packet: random() & 0xff_ffff,
+        gid: gid.addr,
+        lid: state.lid,
+        mtu: state.mtu,
     }
 }
 

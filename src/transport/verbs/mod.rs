@@ -165,6 +165,12 @@ pub struct LinkPorts {
 }
 
 impl LinkPorts {
+    /// Which of the link's own ports this one of the host's is.
+    #[must_use]
+    pub fn place_of(&self, port: usize) -> Option<usize> {
+        self.ports.iter().position(|&own| own == port)
+    }
+
     /// What the ports are called.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
