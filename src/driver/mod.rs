@@ -37,7 +37,9 @@ pub enum Step {
     Sweep,
 }
 
-/// How often a driven link looks at its timers and at what the kernel knows of its paths.
+/// How often a driven link looks at its timers and at what the kernel knows of its paths. It takes in
+/// first what has arrived anywhere, whatever the step is for: what lies there would pass for silence.
+/// A small message is done when it is submitted, so a caller who sends nothing else never asks for more.
 const TIMER_GAP: Nanos = Nanos(1_000_000);
 /// While there is more to send than the paths take, the kernel is asked this often what has gone.
 const BACKLOG_GAP: Nanos = Nanos(50_000);
@@ -46,23 +48,39 @@ const IDLE_POLL_GAP: Nanos = Nanos(10_000);
 /// Bytes read at once ahead of a header.
 const SCRATCH_BYTES: usize = 16 << 10;
 
-/// Fruitless looks in a row after which the caller's core is offered to others.
+/// Fruitless looks in a row after which the caller's core is offered to others: where each asks the
+/// kernel, and where it reads memory.
 const IDLE_LOOKS: u32 = 24;
+const IDLE_LOOKS_AT_MEMORY: u32 = 512;
 
 /// Counts fruitless looks at a link. A caller that polls without end starves whatever shares its
 /// core, and that may be the kernel thread that carries its own packets.
-#[derive(Debug, Default)]
-struct Idle(AtomicU32);
+#[derive(Debug)]
+struct Idle {
+    looks: AtomicU32,
+    max: u32,
+}
 
 impl Idle {
+    fn new(is_looked_at: bool) -> Self {
+        Self {
+            looks: AtomicU32::new(0),
+            max: if is_looked_at {
+                IDLE_LOOKS_AT_MEMORY
+            } else {
+                IDLE_LOOKS
+            },
+        }
+    }
+
     fn after(&self, step: Step, moved: bool) {
         if moved {
-            self.0.store(0, Ordering::Relaxed);
+            self.looks.store(0, Ordering::Relaxed);
         } else if step == Step::Progress {
             // Two callers may count at once and lose a count: it is only a habit.
-            let looks = self.0.load(Ordering::Relaxed) + 1;
-            self.0.store(looks % IDLE_LOOKS, Ordering::Relaxed);
-            if looks == IDLE_LOOKS {
+            let looks = self.looks.load(Ordering::Relaxed) + 1;
+            self.looks.store(looks % self.max, Ordering::Relaxed);
+            if looks == self.max {
                 std::thread::yield_now();
             }
         }

@@ -250,7 +250,7 @@ impl RxLink {
             mailbox: Mutex::default(),
             failing: Mutex::new(None),
             driven_at: AtomicU64::new(0),
-            idle: Idle::default(),
+            idle: Idle::new(params.rdma.is_some()),
             poll_fd,
             host,
             me: me.clone(),
@@ -458,8 +458,10 @@ impl RxInner {
         if link.dirty.take() {
             self.collect(link);
         }
+        let timers_are_due = now >= self.timer_at;
+        let step = if timers_are_due { Step::Sweep } else { step };
         let received = step != Step::Submit && self.receive(link, step, now);
-        if now >= self.timer_at {
+        if timers_are_due {
             self.timer_at = now + TIMER_GAP;
             self.timers(link, now);
         }

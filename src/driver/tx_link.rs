@@ -289,7 +289,7 @@ impl TxLink {
             dirty: Flag::new(),
             mailbox: Mutex::new(Vec::new()),
             driven_at: AtomicU64::new(0),
-            idle: Idle::default(),
+            idle: Idle::new(params.rdma.is_some()),
             poll_fd,
             host,
             me: me.clone(),
@@ -472,8 +472,10 @@ impl TxInner {
         if link.dirty.take() {
             self.collect(link, now);
         }
+        let timers_are_due = now >= self.timer_at;
+        let step = if timers_are_due { Step::Sweep } else { step };
         let received = step != Step::Submit && self.receive(step, now);
-        if now >= self.timer_at {
+        if timers_are_due {
             self.timer_at = now + TIMER_GAP;
             self.timers(now);
             self.take_signals(link, now);
@@ -844,7 +846,7 @@ mod tests {
     use crate::path::select::{AnySelector, RoundRobin};
     use crate::transport::scripted::Scripted;
     use crate::transport::verbs::Part;
-    use crate::units::Bytes;
+    use crate::units::{Bytes, Nanos};
 
     /// A session that writes down what it is asked and told.
     #[derive(Debug, Default)]
@@ -960,6 +962,27 @@ mod tests {
         link.host.dials.lock().unwrap().clear();
         link.happens(0, PortEvent::Up);
         assert_eq!(*link.host.dials.lock().unwrap(), [(0, 2)]);
+    }
+
+    #[test]
+    fn a_caller_who_only_submits_takes_in_what_arrives() {
+        let link = Fixture::new([Scripted::default(), Scripted::default()]);
+        let arrives = Scripted {
+            arriving: vec![Frame::Goodbye.encode()],
+            ..Scripted::default()
+        };
+        let mut inner = link.link.inner.lock_spinning();
+        inner.is_looked_at = true;
+        inner.paths[1].channel = Some(AnyChannel::Scripted(Box::new(arrives)));
+        let is_heard = |inner: &TxInner| {
+            let channel = inner.paths[1].channel.as_ref();
+            matches!(channel, Some(AnyChannel::Scripted(channel)) if channel.arriving.is_empty())
+        };
+        let due = inner.timer_at;
+        inner.step(&link.link, Step::Submit, due - Nanos(1));
+        assert!(!is_heard(&inner), "not at every submission");
+        inner.step(&link.link, Step::Submit, due);
+        assert!(is_heard(&inner));
     }
 
     #[test]

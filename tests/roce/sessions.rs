@@ -277,6 +277,15 @@ fn messages_of_all_sizes_arrive_whole() {
     }
 }
 
+#[test]
+#[ignore = "needs the devices of lab/roce.sh: make test-roce"]
+fn small_messages_alone_make_no_path_look_silent() {
+    let pair = Pair::over(&[0], &[]);
+    // One at a time, each done when it is submitted: nobody ever waits at the sending end.
+    transfer(&pair, 8, 1, |arrived| arrived >= 3000);
+    assert!(!pair.told("fenced"));
+}
+
 /// Puts a rail's link into this state, and its route back, which goes with the link.
 pub(crate) fn link(rail: u8, up: bool) {
     let state = if up { "up" } else { "down" };
