@@ -56,6 +56,7 @@ fn completion(id: u64, done: Done) -> Completion {
         id,
         queue_pair: 1,
         done,
+        stamp: None,
     }
 }
 
@@ -100,6 +101,10 @@ impl Pair for InstantPair {
         let count = own.completions.len().min(REQUESTS_MAX);
         taken.extend(own.completions.drain(..count));
         Ok(())
+    }
+
+    fn time(&mut self, _stamp: u64, _now: Timestamp) -> Option<Timestamp> {
+        None
     }
 
     fn silence(&mut self) -> Result<(), SysError> {

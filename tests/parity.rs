@@ -278,7 +278,7 @@ impl Rails {
                 control: 0,
                 service_level: 0,
             };
-            let (adapters, about) = Adapters::open(&choice, marking, RelaxedOrdering::Auto);
+            let (adapters, about) = Adapters::open(&choice, marking, RelaxedOrdering::Auto, true);
             adapters.unwrap_or_else(|| panic!("{about}"))
         };
         let rails = Self {

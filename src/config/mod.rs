@@ -64,6 +64,8 @@ pub struct Config {
     pub ports: u8,
     /// Whether what arrives over RDMA may get into memory in any order.
     pub relaxed_ordering: RelaxedOrdering,
+    /// Whether adapters' time stamps tell when chunks arrived.
+    pub nic_timestamps: bool,
     /// On which ports to listen.
     pub port: PortRange,
     /// What both ends of a link must know.
@@ -214,6 +216,7 @@ impl Config {
             service_level: 0,
             ports: 0,
             relaxed_ordering: RelaxedOrdering::Auto,
+            nic_timestamps: false,
             port: PortRange::ANY,
             secret: None,
             dead_peer: Nanos::ZERO,

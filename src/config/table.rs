@@ -363,6 +363,17 @@ static TABLE: &[Variable] = &[
         ..PLAIN
     },
     Variable {
+        name: "THALWEG_NIC_TIMESTAMPS",
+        default: Some("on"),
+        allowed: "on or off",
+        help: "whether an adapter's time stamps, where it has them, say when chunks arrived",
+        apply: |config, text| {
+            config.nic_timestamps = switch(text)?;
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Variable {
         name: "THALWEG_PORT",
         default: Some("0"),
         allowed: "0 for any port, one port, or a range such as 47000-47100",

@@ -127,6 +127,7 @@ fn every_setting_is_read_from_either_source() {
         ("sl", "3", "3"),
         ("ports", "4", "4"),
         ("relaxed_ordering", "\"on\"", "on"),
+        ("nic_timestamps", "false", "off"),
         ("port", "\"47000-47100\"", "47000-47100"),
         ("secret_file", &format!("\"{secret}\""), &secret),
         ("dead_peer_ms", "5000", "5000"),
@@ -173,6 +174,7 @@ fn every_setting_is_read_from_either_source() {
         assert_eq!(config.control_traffic_class, Some(184));
         assert_eq!((config.service_level, config.ports), (3, 4));
         assert_eq!(config.relaxed_ordering, RelaxedOrdering::On);
+        assert!(!config.nic_timestamps);
         assert_eq!(
             config.port,
             PortRange {

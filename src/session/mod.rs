@@ -239,7 +239,8 @@ impl Session {
                 control: config.control_traffic_class.unwrap_or(config.traffic_class),
                 service_level: config.service_level,
             };
-            Adapters::open(&choice, marking, config.relaxed_ordering)
+            let (relaxed, stamps) = (config.relaxed_ordering, config.nic_timestamps);
+            Adapters::open(&choice, marking, relaxed, stamps)
         };
         if rdma.is_none() && config.transport == TransportKind::Verbs {
             return Err(Error::new(

@@ -21,8 +21,8 @@ use thalweg::transport::verbs::End;
 use thalweg::transport::verbs::counters::{Counters, PortCounters};
 use thalweg::transport::verbs::device::{self, Choice, Found, Port};
 use thalweg::transport::verbs::sys::{
-    Access, Completion, Depths, Device, DeviceEvent, Done, Memory, Operation, Piece, QueuePair,
-    Request, Route, flow_label, status_text,
+    Access, Completion, Depths, Device, DeviceEvent, Done, Form, Memory, Operation, Piece,
+    QueuePair, Request, Route, flow_label, status_text,
 };
 
 fn find(hca: &str) -> Found {
@@ -45,12 +45,12 @@ struct Host {
 }
 
 impl Host {
-    fn new(name: &str, bytes: usize) -> Self {
+    fn new(name: &str, bytes: usize, form: Form) -> Self {
         let [port] = &find(&format!("={name}")).ports[..] else {
             panic!("{name}: {}", find(""))
         };
         let device = Device::open(name).unwrap();
-        let completions = device.completion_queue(256).unwrap();
+        let completions = device.completion_queue(form, 256).unwrap();
         let depths = Depths {
             send: 64,
             receive: 64,
@@ -141,8 +141,12 @@ impl Host {
     }
 }
 
-fn pair(bytes: usize) -> (Host, Host) {
-    let (near, far) = (Host::new("rxea0", bytes), Host::new("rxeb0", bytes));
+/// Those that soft-RoCE has: it stamps nothing.
+const FORMS: [Form; 2] = [Form::Plain, Form::Extended];
+
+fn pair(bytes: usize, form: Form) -> (Host, Host) {
+    let near = Host::new("rxea0", bytes, form);
+    let far = Host::new("rxeb0", bytes, form);
     near.connect(&far);
     far.connect(&near);
     (near, far)
@@ -162,92 +166,98 @@ fn ports_are_found_with_the_address_that_can_be_routed() {
 #[test]
 #[ignore = "needs the devices of lab/roce.sh: make test-roce"]
 fn writes_arrive_over_the_wire_in_order_with_what_they_say() {
-    let wire = || {
-        let sent = fs::read_to_string("/sys/class/net/ra0/statistics/tx_bytes").unwrap();
-        sent.trim().parse::<usize>().unwrap()
-    };
-    let (mut near, far) = pair(100_000);
-    for (at, byte) in near.bytes.iter_mut().enumerate() {
-        *byte = u8::try_from(at % 251).unwrap();
+    for form in FORMS {
+        let wire = || {
+            let sent = fs::read_to_string("/sys/class/net/ra0/statistics/tx_bytes").unwrap();
+            sent.trim().parse::<usize>().unwrap()
+        };
+        let (mut near, far) = pair(100_000, form);
+        for (at, byte) in near.bytes.iter_mut().enumerate() {
+            *byte = u8::try_from(at % 251).unwrap();
+        }
+        for id in 0..3 {
+            far.receive(id, Piece::default());
+        }
+        let before = wire();
+        let parts = [(0usize, 40_000), (40_000, 60_000), (0, 0)];
+        let requests = parts.map(|part| {
+            near.write(
+                &far,
+                part.1 as u64,
+                part,
+                0xdead_0000 + u32::try_from(part.0).unwrap(),
+            )
+        });
+        near.post(&requests);
+        let received = far.next::<3>().map(|c| (c.id, c.queue_pair, c.done));
+        let number = far.queue_pair.number();
+        let said = [
+            (40_000, 0xdead_0000),
+            (60_000, 0xdead_9c40),
+            (0, 0xdead_0000),
+        ];
+        assert_eq!(
+            received,
+            [0, 1, 2].map(|id| (id as u64, number, Done::Written(said[id].0, said[id].1)))
+        );
+        let sent = near.next::<3>().map(|c| (c.id, c.done));
+        assert_eq!(sent, [40_000, 60_000, 0].map(|id| (id, Done::Sent)));
+        assert!(near.bytes == far.bytes);
+        assert!(wire() - before >= near.bytes.len());
     }
-    for id in 0..3 {
-        far.receive(id, Piece::default());
-    }
-    let before = wire();
-    let parts = [(0usize, 40_000), (40_000, 60_000), (0, 0)];
-    let requests = parts.map(|part| {
-        near.write(
-            &far,
-            part.1 as u64,
-            part,
-            0xdead_0000 + u32::try_from(part.0).unwrap(),
-        )
-    });
-    near.post(&requests);
-    let received = far.next::<3>().map(|c| (c.id, c.queue_pair, c.done));
-    let number = far.queue_pair.number();
-    let said = [
-        (40_000, 0xdead_0000),
-        (60_000, 0xdead_9c40),
-        (0, 0xdead_0000),
-    ];
-    assert_eq!(
-        received,
-        [0, 1, 2].map(|id| (id as u64, number, Done::Written(said[id].0, said[id].1)))
-    );
-    let sent = near.next::<3>().map(|c| (c.id, c.done));
-    assert_eq!(sent, [40_000, 60_000, 0].map(|id| (id, Done::Sent)));
-    assert!(near.bytes == far.bytes);
-    assert!(wire() - before >= near.bytes.len());
 }
 
 #[test]
 #[ignore = "needs the devices of lab/roce.sh: make test-roce"]
 fn messages_go_into_the_receives_in_turn() {
-    let (mut near, far) = pair(8192);
-    near.bytes[..100].fill(1);
-    near.bytes[100..4000].fill(2);
-    far.receive(1, far.piece(0, 4096));
-    far.receive(2, far.piece(4096, 4096));
-    // One that is handed over with its request, and one that is not.
-    for (id, piece) in [(1, near.piece(0, 100)), (2, near.piece(100, 3900))] {
-        near.post(&[Request {
-            id,
-            local: piece,
-            operation: Operation::Send,
-        }]);
+    for form in FORMS {
+        let (mut near, far) = pair(8192, form);
+        near.bytes[..100].fill(1);
+        near.bytes[100..4000].fill(2);
+        far.receive(1, far.piece(0, 4096));
+        far.receive(2, far.piece(4096, 4096));
+        // One that is handed over with its request, and one that is not.
+        for (id, piece) in [(1, near.piece(0, 100)), (2, near.piece(100, 3900))] {
+            near.post(&[Request {
+                id,
+                local: piece,
+                operation: Operation::Send,
+            }]);
+        }
+        let received = far.next::<2>().map(|c| (c.id, c.done));
+        assert_eq!(
+            received,
+            [(1, Done::Received(100)), (2, Done::Received(3900))]
+        );
+        assert!(far.bytes[..100].iter().all(|&byte| byte == 1));
+        assert!(far.bytes[4096..4096 + 3900].iter().all(|&byte| byte == 2));
     }
-    let received = far.next::<2>().map(|c| (c.id, c.done));
-    assert_eq!(
-        received,
-        [(1, Done::Received(100)), (2, Done::Received(3900))]
-    );
-    assert!(far.bytes[..100].iter().all(|&byte| byte == 1));
-    assert!(far.bytes[4096..4096 + 3900].iter().all(|&byte| byte == 2));
 }
 
 /// What a fence rests on: after it nothing that was sent on a path can be counted or written.
 #[test]
 #[ignore = "needs the devices of lab/roce.sh: make test-roce"]
 fn a_silent_queue_pair_gives_everything_back_and_takes_nothing() {
-    let (mut near, far) = pair(10_000);
-    near.bytes.fill(7);
-    far.receive(1, Piece::default());
-    far.receive(2, Piece::default());
-    far.queue_pair.silence().unwrap();
-    let flushed: [_; 2] = far.next();
-    for (id, flushed) in (1..).zip(flushed) {
-        let Done::Failed(status) = flushed.done else {
-            panic!("{flushed:?}")
-        };
-        assert_eq!(flushed.id, id);
-        let text = status_text(status).to_lowercase();
-        assert!(text.contains("flush"), "{text}");
+    for form in FORMS {
+        let (mut near, far) = pair(10_000, form);
+        near.bytes.fill(7);
+        far.receive(1, Piece::default());
+        far.receive(2, Piece::default());
+        far.queue_pair.silence().unwrap();
+        let flushed: [_; 2] = far.next();
+        for (id, flushed) in (1..).zip(flushed) {
+            let Done::Failed(status) = flushed.done else {
+                panic!("{flushed:?}")
+            };
+            assert_eq!(flushed.id, id);
+            let text = status_text(status).to_lowercase();
+            assert!(text.contains("flush"), "{text}");
+        }
+        near.post(&[near.write(&far, 3, (0, 10_000), 0)]);
+        let [failed] = near.next();
+        assert!(matches!(failed.done, Done::Failed(_)), "{failed:?}");
+        assert!(far.bytes.iter().all(|&byte| byte == 0));
     }
-    near.post(&[near.write(&far, 3, (0, 10_000), 0)]);
-    let [failed] = near.next();
-    assert!(matches!(failed.done, Done::Failed(_)), "{failed:?}");
-    assert!(far.bytes.iter().all(|&byte| byte == 0));
 }
 
 /// Without the library, or without devices, it is the library that is missing.
@@ -260,6 +270,15 @@ fn a_device_that_is_not_there_is_named() {
             || text.ends_with("without them there is TCP"),
         "{text}"
     );
+}
+
+#[test]
+#[ignore = "needs the devices of lab/roce.sh: make test-roce"]
+fn a_device_without_a_clock_has_no_stamps() {
+    let device = Device::open("rxea0").unwrap();
+    assert!(!device.has_stamps());
+    let error = device.completion_queue(Form::Stamped, 16).unwrap_err();
+    assert!(error.to_string().contains("ibv_create_cq"), "{error}");
 }
 
 #[test]
@@ -300,7 +319,7 @@ fn a_device_counts_until_it_is_gone() {
     let sysfs = Path::new(device::SYSFS);
     let mut counters = Counters::open(sysfs, "rxea0", 1, Some("ra0"));
     let before = counters.read();
-    let (near, far) = pair(100);
+    let (near, far) = pair(100, Form::Plain);
     // There is no receive for it, yet.
     near.post(&[near.write(&far, 1, (0, 100), 2)]);
     let mut since = PortCounters::default();

@@ -307,6 +307,33 @@ fn a_completion_that_may_have_waited_for_long_tells_no_time() {
 }
 
 #[test]
+fn an_adapters_stamp_tells_the_time_unless_it_cannot_be() {
+    let mut ends = Ends::new();
+    ends.fabric.delay(0);
+    let mut completed_at = |ahead: i64| {
+        ends.sender.pair().stamps(ahead);
+        control(&mut ends.sender, ping(0));
+        ends.sender.flush().unwrap();
+        ends.fabric.settle();
+        let done = Timestamp::now();
+        std::thread::sleep(Duration::from_millis(20));
+        ends.look();
+        let sent = ends.told_sender.sent.pop().unwrap();
+        (sent, done)
+    };
+    let (sent, done) = completed_at(0);
+    let told = sent.completed_at.unwrap();
+    assert!(
+        sent.given_at <= told && told <= done,
+        "long before the look"
+    );
+    for ahead in [-1_000_000_000, 1_000_000_000] {
+        let (sent, _) = completed_at(ahead);
+        assert_eq!(sent.completed_at, None, "{ahead}");
+    }
+}
+
+#[test]
 fn messages_that_go_along_with_their_request_need_no_slot() {
     for (inline, given) in [(128, 3 * SLOTS), (0, SLOTS)] {
         let fabric = Fabric::new(1);

@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
+use thalweg::clock::Timestamp;
 use thalweg::transport::verbs::Part;
 use thalweg::transport::verbs::channel::{Pair, Role, Slab};
 use thalweg::transport::verbs::sys::{
@@ -100,6 +101,8 @@ struct State {
     post_receive_fails: u32,
     /// It can leave from another port than it began with, and leaves from this one.
     source_port: Option<u16>,
+    /// Its adapter stamps completions, by a clock that is so much ahead, in ns.
+    clock: Option<i64>,
     /// Its device is gone: it does nothing any more, and says nothing of it.
     vanished: bool,
     written: u64,
@@ -115,6 +118,7 @@ impl State {
             id,
             queue_pair: u32::try_from(number).unwrap(),
             done,
+            stamp: self.clock.map(|_| Timestamp::now().as_nanos()),
         };
         assert!(
             self.completions.len() < self.role.completions() as usize,
@@ -275,6 +279,7 @@ impl Fabric {
                 refused: false,
                 post_receive_fails: 0,
                 source_port: None,
+                clock: None,
                 vanished: false,
                 written: 0,
             });
@@ -626,6 +631,11 @@ impl MockPair {
         self.state().source_port = Some(port);
     }
 
+    /// Its adapter stamps completions from now on, by a clock that seems to be so much ahead, in ns.
+    pub fn stamps(&self, ahead: i64) {
+        self.state().clock = Some(ahead);
+    }
+
     pub fn source_port(&self) -> Option<u16> {
         self.state().source_port
     }
@@ -785,6 +795,11 @@ impl Pair for MockPair {
             taken.push(completion);
         }
         Ok(())
+    }
+
+    fn time(&mut self, stamp: u64, _now: Timestamp) -> Option<Timestamp> {
+        let ahead = self.state().clock?;
+        Some(Timestamp::from_nanos(stamp.checked_add_signed(ahead)?))
     }
 
     fn silence(&mut self) -> Result<(), SysError> {

@@ -12,7 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use super::channel::{Grave, Role, Slab, VerbsChannel};
 use super::device::{self, Choice, Gid, GpuDrivers, Port};
 use super::readings::Readings;
-use super::sys::{Access, Device, Memory, PortState, QueuePair, Route, SysError, flow_label};
+use super::sys::{
+    Access, CompletionQueue, Device, Form, Memory, PortState, QueuePair, Route, SysError,
+    flow_label,
+};
 use super::watch::Watch;
 use super::within_host::{self, WithinHost};
 use super::{EAGER_BYTES_MAX, End, GpuAccess, Made, Marking, MemoryKeys, MemoryKind, News};
@@ -46,6 +49,7 @@ pub struct Adapters {
     gid_index: Option<u8>,
     marking: Marking,
     relaxed: RelaxedOrdering,
+    stamps: bool,
     gpus: GpuDrivers,
     grave: Grave<QueuePair>,
     /// What the ports count, while a link wants to know.
@@ -159,12 +163,13 @@ impl OpenDevice {
 
 impl Adapters {
     /// Opens the ports that a host has and the settings admit; none if there are none. The line says
-    /// what was chosen and why.
+    /// what was chosen and why. `stamps`: the time stamps of adapters that have them are used.
     #[must_use]
     pub fn open(
         choice: &Choice<'_>,
         marking: Marking,
         relaxed: RelaxedOrdering,
+        stamps: bool,
     ) -> (Option<Self>, String) {
         let mut found = device::find(Path::new(device::SYSFS), choice);
         let mut opened: BTreeMap<String, Arc<OpenDevice>> = BTreeMap::new();
@@ -212,6 +217,7 @@ impl Adapters {
             gid_index: choice.gid_index,
             marking,
             relaxed,
+            stamps,
             gpus: device::gpu_drivers(Path::new("/sys")),
             grave,
             readings: Mutex::default(),
@@ -275,6 +281,18 @@ impl Adapters {
             .filter(|&other| self.ports[other].numa_node == node)
             .take(most.min(KEYS_MAX))
             .collect()
+    }
+
+    /// Of a path: what it is told is stamped where the device can do that.
+    fn completion_queue(
+        &self,
+        device: &Device,
+        entries: u32,
+    ) -> Result<Arc<CompletionQueue>, SysError> {
+        let stamped = (self.stamps && device.has_stamps())
+            .then(|| device.completion_queue(Form::Stamped, entries).ok())
+            .flatten();
+        stamped.map_or_else(|| device.completion_queue(Form::Plain, entries), Ok)
     }
 
     /// What the ports count: read as long as somebody holds it. None if there is no thread to do that.
@@ -380,7 +398,7 @@ impl Adapters {
         let make = || -> Result<WithinHost, SysError> {
             let state = device.port(port.number)?;
             let depths = within_host::DEPTHS;
-            let completions = device.completion_queue(depths.send + depths.receive)?;
+            let completions = device.completion_queue(Form::Plain, depths.send + depths.receive)?;
             let pair = QueuePair::within_host(device, &completions, port.number, depths)?;
             let end = end_of(&pair, &gid, state);
             let route = Route {
@@ -443,7 +461,7 @@ impl Adapters {
             },
         };
         let make = || -> Result<(VerbsChannel, End), SysError> {
-            let completions = device.completion_queue(role.completions())?;
+            let completions = self.completion_queue(device, role.completions())?;
             let pair = QueuePair::new(device, &completions, port.number, role.depths())?;
             let end = end_of(&pair, &gid, state);
             let slab = |bytes| Slab::registered(device, bytes);

@@ -58,6 +58,9 @@ const LAST_WORDS_MAX: Nanos = Nanos(50_000_000);
 /// for its completion to tell how long it took.
 const UNSEEN_PART: u64 = 4;
 
+/// A stamp may be later than the moment at which a look began, but not by more than looks take.
+const LOOK_MAX: Nanos = Nanos(10_000_000);
+
 /// What a channel needs of a queue pair and its completion queue. Tests have others than adapters.
 pub trait Pair: std::fmt::Debug {
     /// As [`QueuePair::post`].
@@ -81,6 +84,8 @@ pub trait Pair: std::fmt::Debug {
     /// # Errors
     /// The queue has overrun, or the device is gone.
     fn poll(&mut self, taken: &mut Vec<Completion>) -> Result<(), SysError>;
+    /// As [`QueuePair::time`].
+    fn time(&mut self, stamp: u64, now: Timestamp) -> Option<Timestamp>;
     /// As [`QueuePair::silence`].
     ///
     /// # Errors
@@ -119,6 +124,10 @@ impl Pair for QueuePair {
         self.completions()
             .poll(|completion| taken.push(completion))
             .map(|_| ())
+    }
+
+    fn time(&mut self, stamp: u64, now: Timestamp) -> Option<Timestamp> {
+        Self::time(self, stamp, now)
     }
 
     fn silence(&mut self) -> Result<(), SysError> {
@@ -638,11 +647,10 @@ impl<P: Pair> VerbsChannel<P> {
             self.free_slots.extend(posted.slot);
             if completion.done == Done::Sent {
                 self.completed += 1;
-                let took = now.since(posted.given_at);
                 receiver.sent(Sent {
                     is_data: posted.is_data,
                     given_at: posted.given_at,
-                    completed_at: (unseen.0 <= took.0 / UNSEEN_PART).then_some(now),
+                    completed_at: self.completed_at(posted.given_at, completion.stamp, now, unseen),
                 });
             }
         } else {
@@ -673,6 +681,23 @@ impl<P: Pair> VerbsChannel<P> {
             }
         }
         Ok(())
+    }
+
+    /// When a request was carried out: by the adapter's stamp, unless that cannot be. Else it is now, if
+    /// somebody was looking.
+    fn completed_at(
+        &mut self,
+        given_at: Timestamp,
+        stamp: Option<u64>,
+        now: Timestamp,
+        unseen: Nanos,
+    ) -> Option<Timestamp> {
+        let by_adapter = stamp
+            .and_then(|stamp| self.pair.time(stamp, now))
+            .filter(|&at| given_at <= at && at <= now + LOOK_MAX)
+            .map(|at| at.min(now));
+        let was_seen = unseen.0 <= now.since(given_at).0 / UNSEEN_PART;
+        by_adapter.or_else(|| was_seen.then_some(now))
     }
 
     /// Takes in a batch; says how much that was.

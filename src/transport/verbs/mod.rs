@@ -14,6 +14,8 @@ pub mod device;
 mod ethtool;
 pub mod readings;
 #[cfg(feature = "verbs")]
+pub mod stamps;
+#[cfg(feature = "verbs")]
 pub mod sys;
 #[cfg(test)]
 mod tree;

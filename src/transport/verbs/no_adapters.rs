@@ -31,6 +31,7 @@ impl Adapters {
         _choice: &Choice<'_>,
         _marking: Marking,
         _relaxed: RelaxedOrdering,
+        _stamps: bool,
     ) -> (Option<Self>, String) {
         (None, "no RDMA in this build".into())
     }

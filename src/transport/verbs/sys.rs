@@ -15,19 +15,25 @@ use std::sync::Arc;
 
 use rdma_mummy_sys::{
     ibv_access_flags, ibv_ack_async_event, ibv_ack_cq_events, ibv_alloc_pd, ibv_async_event,
-    ibv_close_device, ibv_comp_channel, ibv_context, ibv_cq, ibv_create_comp_channel,
-    ibv_create_cq, ibv_create_qp, ibv_dealloc_pd, ibv_dereg_mr, ibv_destroy_comp_channel,
-    ibv_destroy_cq, ibv_destroy_qp, ibv_event_type, ibv_free_device_list, ibv_get_async_event,
-    ibv_get_cq_event, ibv_get_device_list, ibv_get_device_name, ibv_modify_qp, ibv_mr,
-    ibv_open_device, ibv_pd, ibv_poll_cq, ibv_port_attr, ibv_port_state, ibv_post_recv,
-    ibv_post_send, ibv_qp, ibv_qp_attr, ibv_qp_attr_mask, ibv_qp_init_attr, ibv_qp_state,
-    ibv_qp_type, ibv_query_port, ibv_recv_wr, ibv_reg_dmabuf_mr, ibv_reg_mr, ibv_reg_mr_iova2,
-    ibv_req_notify_cq, ibv_send_flags, ibv_send_wr, ibv_sge, ibv_wc, ibv_wc_opcode, ibv_wc_status,
-    ibv_wc_status_str, ibv_wr_opcode, mlx5dv_modify_qp_udp_sport,
+    ibv_close_device, ibv_comp_channel, ibv_context, ibv_cq, ibv_cq_ex, ibv_cq_init_attr_ex,
+    ibv_create_comp_channel, ibv_create_cq, ibv_create_cq_ex, ibv_create_cq_wc_flags,
+    ibv_create_qp, ibv_dealloc_pd, ibv_dereg_mr, ibv_destroy_comp_channel, ibv_destroy_cq,
+    ibv_destroy_qp, ibv_device_attr_ex, ibv_end_poll, ibv_event_type, ibv_free_device_list,
+    ibv_get_async_event, ibv_get_cq_event, ibv_get_device_list, ibv_get_device_name, ibv_modify_qp,
+    ibv_mr, ibv_open_device, ibv_pd, ibv_poll_cq, ibv_poll_cq_attr, ibv_port_attr, ibv_port_state,
+    ibv_post_recv, ibv_post_send, ibv_qp, ibv_qp_attr, ibv_qp_attr_mask, ibv_qp_init_attr,
+    ibv_qp_state, ibv_qp_type, ibv_query_device_ex, ibv_query_port, ibv_query_rt_values_ex,
+    ibv_recv_wr, ibv_reg_dmabuf_mr, ibv_reg_mr, ibv_reg_mr_iova2, ibv_req_notify_cq,
+    ibv_send_flags, ibv_send_wr, ibv_sge, ibv_start_poll, ibv_values_ex, ibv_values_mask, ibv_wc,
+    ibv_wc_opcode, ibv_wc_read_byte_len, ibv_wc_read_completion_ts, ibv_wc_read_imm_data,
+    ibv_wc_read_opcode, ibv_wc_read_qp_num, ibv_wc_status, ibv_wc_status_str, ibv_wr_opcode,
+    mlx5dv_modify_qp_udp_sport,
 };
 use thiserror::Error;
 
+use super::stamps::Clock;
 use super::{DmaBuf, End};
+use crate::clock::Timestamp;
 
 /// A call that failed.
 #[derive(Debug, Error)]
@@ -114,6 +120,8 @@ struct Opened {
     context: NonNull<ibv_context>,
     domain: NonNull<ibv_pd>,
     name: String,
+    /// That of its stamps, not read yet, if it has them.
+    clock: Option<Clock>,
 }
 
 // SAFETY: verbs objects may be used from any thread, several at a time.
@@ -213,10 +221,17 @@ impl Device {
             return Err(error);
         };
         Ok(Self(Arc::new(Opened {
+            clock: clock(context),
             context,
             domain,
             name: name.to_owned(),
         })))
+    }
+
+    /// Whether completions can tell when requests were carried out ([`Form::Stamped`]).
+    #[must_use]
+    pub fn has_stamps(&self) -> bool {
+        self.0.clock.is_some()
     }
 
     /// What a port is like now.
@@ -374,26 +389,34 @@ impl Device {
         )
     }
 
-    /// A completion queue for so many completions at once.
+    /// A completion queue for so many completions at once, which are taken out in this form.
     ///
     /// # Errors
-    /// The device has no room for it.
-    pub fn completion_queue(&self, entries: u32) -> Result<Arc<CompletionQueue>, SysError> {
-        let entries = i32::try_from(entries).unwrap_or(i32::MAX);
+    /// The device has no room for it, or does not know the form.
+    pub fn completion_queue(
+        &self,
+        form: Form,
+        entries: u32,
+    ) -> Result<Arc<CompletionQueue>, SysError> {
         // SAFETY: the context is open.
         let events = unsafe { ibv_create_comp_channel(self.0.context.as_ptr()) };
         let events = NonNull::new(events).ok_or_else(|| last("ibv_create_comp_channel"))?;
         // SAFETY: it has just been made.
         never_wait(unsafe { events.as_ref() }.fd);
-        // SAFETY: context and channel are open.
-        let cq = unsafe {
-            ibv_create_cq(
-                self.0.context.as_ptr(),
-                entries,
-                ptr::null_mut(),
-                events.as_ptr(),
-                0,
-            )
+        let (context, channel) = (self.0.context.as_ptr(), events.as_ptr());
+        let cq = if form == Form::Plain {
+            let entries = i32::try_from(entries).unwrap_or(i32::MAX);
+            // SAFETY: context and channel are open.
+            unsafe { ibv_create_cq(context, entries, ptr::null_mut(), channel, 0) }
+        } else {
+            // SAFETY: plain numbers and pointers, of which zeros are valid.
+            let mut init: ibv_cq_init_attr_ex = unsafe { mem::zeroed() };
+            init.cqe = entries;
+            init.channel = channel;
+            init.wc_flags = form.flags();
+            // SAFETY: context and channel are open. A null pointer stays one: the plain queue is the
+            // beginning of the extended one.
+            unsafe { ibv_create_cq_ex(context, &raw mut init).cast() }
         };
         let Some(cq) = NonNull::new(cq) else {
             let error = last("ibv_create_cq");
@@ -403,10 +426,35 @@ impl Device {
         };
         Ok(Arc::new(CompletionQueue {
             cq,
+            form,
             events,
-            _device: self.clone(),
+            device: self.clone(),
         }))
     }
+}
+
+/// The clock of a device's stamps, if it can be read.
+fn clock(context: NonNull<ibv_context>) -> Option<Clock> {
+    // SAFETY: plain numbers, of which zeros are valid: what an old library does not know stays zero.
+    let mut attr: ibv_device_attr_ex = unsafe { mem::zeroed() };
+    // SAFETY: the context is open, and asks for nothing special.
+    let returned = unsafe { ibv_query_device_ex(context.as_ptr(), ptr::null(), &raw mut attr) };
+    check("ibv_query_device_ex", returned).ok()?;
+    ticks(context)?;
+    Clock::new(attr.hca_core_clock, attr.completion_timestamp_mask)
+}
+
+/// What a device's clock says now.
+fn ticks(context: NonNull<ibv_context>) -> Option<u64> {
+    let only = ibv_values_mask::IBV_VALUES_MASK_RAW_CLOCK.0;
+    // SAFETY: plain numbers, of which zeros are valid.
+    let mut values: ibv_values_ex = unsafe { mem::zeroed() };
+    values.comp_mask = only;
+    // SAFETY: the context is open.
+    let returned = unsafe { ibv_query_rt_values_ex(context.as_ptr(), &raw mut values) };
+    // Ticks are told as if they were ns of a time.
+    (returned == 0 && values.comp_mask & only != 0)
+        .then(|| values.raw_clock.tv_nsec.cast_unsigned())
 }
 
 /// Events are asked for, not waited for.
@@ -537,11 +585,35 @@ impl fmt::Debug for Memory {
     }
 }
 
+/// In what form completions are taken out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Several with one call, each with what every adapter tells.
+    Plain,
+    /// One by one, each with what is asked of it.
+    Extended,
+    /// So, and with the adapter's stamp.
+    Stamped,
+}
+
+impl Form {
+    fn flags(self) -> u64 {
+        let mut flags = ibv_create_cq_wc_flags::IBV_WC_EX_WITH_BYTE_LEN.0
+            | ibv_create_cq_wc_flags::IBV_WC_EX_WITH_IMM.0
+            | ibv_create_cq_wc_flags::IBV_WC_EX_WITH_QP_NUM.0;
+        if self == Self::Stamped {
+            flags |= ibv_create_cq_wc_flags::IBV_WC_EX_WITH_COMPLETION_TIMESTAMP.0;
+        }
+        flags.into()
+    }
+}
+
 /// Where completions of queue pairs come.
 pub struct CompletionQueue {
     cq: NonNull<ibv_cq>,
+    form: Form,
     events: NonNull<ibv_comp_channel>,
-    _device: Device,
+    device: Device,
 }
 
 // SAFETY: verbs objects may be used from any thread, several at a time.
@@ -571,6 +643,8 @@ pub struct Completion {
     pub queue_pair: u32,
     /// What happened.
     pub done: Done,
+    /// The adapter's stamp: when, by its clock.
+    pub stamp: Option<u64>,
 }
 
 /// Completions that are taken out at once.
@@ -620,7 +694,14 @@ impl CompletionQueue {
     ///
     /// # Errors
     /// The queue has overrun, or the device is gone.
-    pub fn poll(&self, mut take: impl FnMut(Completion)) -> Result<usize, SysError> {
+    pub fn poll(&self, take: impl FnMut(Completion)) -> Result<usize, SysError> {
+        match self.form {
+            Form::Plain => self.poll_plain(take),
+            Form::Extended | Form::Stamped => self.poll_extended(take),
+        }
+    }
+
+    fn poll_plain(&self, mut take: impl FnMut(Completion)) -> Result<usize, SysError> {
         // Most looks find nothing: then no byte of this is touched.
         let mut batch = [const { MaybeUninit::<ibv_wc>::uninit() }; BATCH as usize];
         // SAFETY: the queue is ours, the array has so many entries.
@@ -646,11 +727,54 @@ impl CompletionQueue {
                     id: (*wc).wr_id,
                     queue_pair: (*wc).qp_num,
                     done,
+                    stamp: None,
                 }
             };
             take(completion);
         }
         Ok(count)
+    }
+
+    /// One at a time: after the last of several, libraries disagree about what is to be called next.
+    fn poll_extended(&self, mut take: impl FnMut(Completion)) -> Result<usize, SysError> {
+        let cq = self.cq.as_ptr().cast::<ibv_cq_ex>();
+        for count in 0..BATCH as usize {
+            // SAFETY: plain numbers, of which zeros are valid.
+            let mut attr: ibv_poll_cq_attr = unsafe { mem::zeroed() };
+            // SAFETY: the queue is ours and was made in this form.
+            match unsafe { ibv_start_poll(cq, &raw mut attr) } {
+                0 => {}
+                // Nothing has come, and nothing is to be ended.
+                libc::ENOENT => return Ok(count),
+                code => return check("ibv_start_poll", code).map(|()| count),
+            }
+            // SAFETY: between start and end the functions tell of one completion: of a failed one only
+            // what every one has, of others what the form asks for.
+            let completion = unsafe {
+                let done = match (*cq).status {
+                    ibv_wc_status::IBV_WC_SUCCESS => match ibv_wc_read_opcode(cq) {
+                        ibv_wc_opcode::IBV_WC_RECV_RDMA_WITH_IMM => Done::Written(
+                            ibv_wc_read_byte_len(cq),
+                            u32::from_be(ibv_wc_read_imm_data(cq)),
+                        ),
+                        ibv_wc_opcode::IBV_WC_RECV => Done::Received(ibv_wc_read_byte_len(cq)),
+                        _ => Done::Sent,
+                    },
+                    status => Done::Failed(status),
+                };
+                let is_stamped = self.form == Form::Stamped && done == Done::Sent;
+                let completion = Completion {
+                    id: (*cq).wr_id,
+                    queue_pair: ibv_wc_read_qp_num(cq),
+                    done,
+                    stamp: is_stamped.then(|| ibv_wc_read_completion_ts(cq)),
+                };
+                ibv_end_poll(cq);
+                completion
+            };
+            take(completion);
+        }
+        Ok(BATCH as usize)
     }
 }
 
@@ -732,6 +856,8 @@ pub struct QueuePair {
     completions: Arc<CompletionQueue>,
     /// Bytes that can be handed over with a request.
     inline: u32,
+    /// By which its completions are stamped.
+    clock: Option<Clock>,
     _device: Device,
 }
 
@@ -872,6 +998,7 @@ impl QueuePair {
             completions: Arc::clone(completions),
             // What the device has made of it: at least as much.
             inline: init.cap.max_inline_data,
+            clock: device.0.clock,
             _device: device.clone(),
         };
         let mut attr = attributes(ibv_qp_state::IBV_QPS_INIT);
@@ -903,6 +1030,17 @@ impl QueuePair {
     #[must_use]
     pub fn completions(&self) -> &Arc<CompletionQueue> {
         &self.completions
+    }
+
+    /// When what is stamped so was carried out; none if that cannot be told.
+    pub fn time(&mut self, stamp: u64, now: Timestamp) -> Option<Timestamp> {
+        let clock = self.clock.as_mut()?;
+        if clock.is_due(now) {
+            let before = Timestamp::now();
+            let ticks = ticks(self.completions.device.0.context)?;
+            clock.set(before, ticks, Timestamp::now());
+        }
+        clock.time(stamp, now)
     }
 
     /// Connects it to the other end; `first_packet` is our own. Receives that writes may need are
