@@ -175,12 +175,14 @@ impl Health {
         }
     }
 
-    /// What has departed so much later on siblings has arrived before what this path holds.
+    /// What has departed so much later on siblings has arrived before what this path holds, whose
+    /// chunks take up to `tail`: they may wait for each other, on a port that is slower than others.
     #[must_use]
-    pub fn overtaken(by: Nanos, config: &HealthConfig) -> Verdict {
-        if by >= config.dead_min {
+    pub fn overtaken(by: Nanos, tail: Nanos, config: &HealthConfig) -> Verdict {
+        let dead = (tail * 2).clamp(config.dead_min, config.dead_max);
+        if by >= dead {
             Verdict::Dead
-        } else if by >= config.suspect_min {
+        } else if by >= tail.clamp(config.suspect_min, dead) {
             Verdict::Suspect
         } else {
             Verdict::Fine
@@ -221,6 +223,23 @@ mod tests {
             Verdict::Fine,
             "it was late, not dead"
         );
+    }
+
+    #[test]
+    fn what_is_overtaken_may_have_waited_for_chunks_of_its_own_path() {
+        let config = HealthConfig::default();
+        let at_ms = |by, tail| {
+            let (by, tail) = (Nanos::from_millis(by), Nanos::from_millis(tail));
+            Health::overtaken(by, tail, &config)
+        };
+        assert_eq!(at_ms(19, 0), Verdict::Fine);
+        assert_eq!(at_ms(20, 0), Verdict::Suspect);
+        assert_eq!(at_ms(80, 0), Verdict::Dead);
+        // At 30 Mb/s, four chunks of 64 KiB take 70 ms.
+        assert_eq!(at_ms(69, 70), Verdict::Fine);
+        assert_eq!(at_ms(139, 70), Verdict::Suspect);
+        assert_eq!(at_ms(140, 70), Verdict::Dead);
+        assert_eq!(at_ms(2000, 5000), Verdict::Dead, "within bounds");
     }
 
     #[test]

@@ -27,7 +27,6 @@ use super::bitmap::SlidingBitmap;
 use super::wire::{self, Chunk, Frame, Header, Keys};
 use super::{Completions, EAGER_WINDOW, EngineConfig, MemRange, Ordinals, UNHEARD};
 use crate::clock::Timestamp;
-use crate::control::median::Median;
 use crate::control::{AnyController, Controller};
 use crate::path::health::{Marks, Verdict};
 use crate::path::loss::Lossy;
@@ -300,8 +299,6 @@ pub struct TxEngine {
     newest_arrival: Timestamp,
     /// The time of the last completion or timeout.
     now: Timestamp,
-    /// The queues that the last chunks met, on any path.
-    recent_queues: Median,
     /// The least time from a chunk's departure to its completion.
     base_rtt: Base,
     /// Least time that the adapter was said to need for a byte, in units of 2^-10 ns.
@@ -396,7 +393,6 @@ impl TxEngine {
             base: Base::default(),
             newest_arrival: Timestamp::ZERO,
             now,
-            recent_queues: Median::default(),
             base_rtt: Base::default(),
             adapter_byte_time: u64::MAX >> 1,
             backlog_since: None,

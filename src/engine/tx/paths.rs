@@ -214,6 +214,11 @@ pub(super) struct PathDelay {
 }
 
 impl PathDelay {
+    /// What a chunk takes that is late, but not lost.
+    fn tail(&self) -> Nanos {
+        self.rtt + self.rtt_var * 4
+    }
+
     fn observe(&mut self, rtt: Nanos) {
         if self.rtt.is_zero() {
             self.rtt = rtt;
@@ -504,7 +509,7 @@ impl TxEngine {
         let chunk = p.queue.front().map(|oldest| oldest.departs);
         let held = chunk.into_iter().chain(p.watched).min();
         p.verdict = held.map_or(Verdict::Fine, |departed| {
-            Health::overtaken(newest.since(departed), &config)
+            Health::overtaken(newest.since(departed), p.delay.tail(), &config)
         });
         let verdict = p.verdict;
         if let Some(departed) = held
@@ -876,8 +881,12 @@ impl TxEngine {
         if !self.config.rehash || p.rests < REHASH_AFTER || !p.queue.is_empty() {
             return;
         }
-        let epoch = p.epoch;
-        let has_faster = self.paths.iter().any(|p| p.rest.is_none());
+        let (epoch, port) = (p.epoch, p.port);
+        // Where all ways of a port are slow, it is the port: another way there is no better. Whether the
+        // only one of a port is cannot be told, so it is tried.
+        let is_only = self.paths.iter().filter(|p| p.port == port).count() == 1;
+        let mut others = self.paths.iter().filter(|p| is_only || p.port == port);
+        let has_faster = others.any(|p| p.rest.is_none());
         let all_active = self.paths.iter().all(TxPath::is_active);
         if self.dial_tokens > 0 && has_faster && all_active && self.rehashes.take(now) {
             if self.config.reroute {
@@ -935,7 +944,8 @@ impl TxEngine {
         };
         let p = &mut self.paths[index];
         p.delay.observe(rtt);
-        let usual = self.recent_queues.get();
+        let recent_queues = &mut self.ports[usize::from(p.port)].recent_queues;
+        let usual = recent_queues.get();
         let idle = rtt - queue;
         let was_over = p.rest.is_none_or(|rest| now >= rest.until);
         p.rest = (queue.0 > REST_QUEUES * usual + idle.0).then(|| Rest {
@@ -948,7 +958,7 @@ impl TxEngine {
             Some(_) => p.rests.saturating_add(u8::from(was_over)),
             None => 0,
         };
-        self.recent_queues.push(queue.0);
+        recent_queues.push(queue.0);
         if p.verdict == Verdict::Fine {
             self.controller.on_sample(&Sample {
                 now,
@@ -1098,6 +1108,7 @@ mod tests {
     use super::*;
     use crate::control::{AnyController, Fixed};
     use crate::engine::EngineConfig;
+    use crate::engine::tx::ports::TxPort;
     use crate::path::select::{AnySelector, RoundRobin};
 
     /// A link with a connection and two paths that are up.
@@ -1197,6 +1208,39 @@ mod tests {
             meanwhile: Bytes(0),
         });
         engine.rehash(index, now);
+    }
+
+    #[test]
+    fn a_path_is_slow_beside_those_of_its_own_port() {
+        let (mut engine, now) = link(true);
+        // The ways of the second port, were there more paths at each.
+        let took = [Nanos::from_micros(10), Nanos::from_micros(90)];
+        let rests = |engine: &mut TxEngine| {
+            for index in [0, 0, 1].repeat(20) {
+                engine.sample(index, took[index], index == 0, Bytes(0), now);
+            }
+            engine.paths[1].rest.is_some()
+        };
+        assert!(rests(&mut engine), "a detour");
+        let (mut engine, _) = link(true);
+        engine.paths[1].port = 1;
+        engine.ports.resize_with(2, TxPort::default);
+        assert!(!rests(&mut engine), "a slower port");
+    }
+
+    #[test]
+    fn a_port_that_is_slow_as_a_whole_is_left_as_it_is() {
+        let (mut engine, now) = link(true);
+        slow(&mut engine, 0, now);
+        assert_eq!(engine.poll_reroute(), Some(0));
+        slow(&mut engine, 1, now);
+        assert_eq!(engine.poll_reroute(), None, "both rest");
+        engine.paths[0].port = 1;
+        slow(&mut engine, 1, now);
+        assert_eq!(engine.poll_reroute(), None);
+        engine.paths[0].rest = None;
+        slow(&mut engine, 1, now);
+        assert_eq!(engine.poll_reroute(), Some(1), "the only one of its port");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use super::{TxEngine, TxEvent};
 use crate::clock::Timestamp;
 use crate::control::Controller;
+use crate::control::median::Median;
 use crate::path::loss::Loss;
 use crate::units::Nanos;
 
@@ -26,6 +27,8 @@ pub(super) struct TxPort {
     /// What the link itself had sent by it at the last reading, in bytes.
     own_bytes: u64,
     congested_until: Timestamp,
+    /// Queues that its last chunks met, in ns.
+    pub(super) recent_queues: Median,
 }
 
 impl TxEngine {
