@@ -18,8 +18,12 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use common::{PATIENCE, connect, until};
+use thalweg::auth::Key;
 use thalweg::config::Config;
 use thalweg::error::{Error, ErrorKind};
+use thalweg::session::fuzzing::{
+    Handle, Hello, NoWelcome, Refusal, WELCOME_BYTES, Welcome, read_challenge,
+};
 use thalweg::session::{
     Completion, HANDLE_BYTES, Listener, LogLevel, MAX_RECVS, MAX_REQUESTS, MemoryKeys, RecvBuffer,
     RecvConnection, Request, SendConnection, Session,
@@ -369,6 +373,46 @@ fn another_version_of_the_greeting_is_told_so() {
     let _ = stranger.read_to_end(&mut answer);
     assert_eq!(answer.len(), 24 + 64, "a challenge and a refusal");
     assert_eq!(answer[24..30], *b"THWG\x03\x01");
+}
+
+#[test]
+fn a_link_that_was_given_up_is_not_taken_for_a_new_one() {
+    let _gate = together();
+    let b = open(&[]);
+    let (_listener, handle) = b.0.listen(0).unwrap();
+    let key = Key::derive(&Handle::decode(&handle).unwrap().token, None);
+    let answer = |epoch, is_known| {
+        let mut socket = TcpStream::connect(port_of(&handle)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut challenge = [0; 24];
+        socket.read_exact(&mut challenge).unwrap();
+        let challenge = read_challenge(&challenge).unwrap();
+        let hello = Hello {
+            nonce: [1; 16],
+            link: [2; 16],
+            path: 0,
+            paths: 1,
+            epoch,
+            fence: None,
+            is_known,
+            port: 1,
+            rdma: None,
+        };
+        socket.write_all(&hello.encode(&key, &challenge)).unwrap();
+        let mut welcome = [0; WELCOME_BYTES];
+        socket.read_exact(&mut welcome).unwrap();
+        (
+            Welcome::decode(&welcome, &key, &[1; 16], &challenge),
+            socket,
+        )
+    };
+    let (refused, _) = answer(1, true);
+    assert_eq!(refused, Err(NoWelcome::Refused(Refusal::NoLink)));
+    warned(&b.1, &["127.0.0.1", "its link was given up here"]);
+    let (welcome, _first) = answer(2, false);
+    welcome.unwrap();
+    let (welcome, _second) = answer(3, true);
+    welcome.unwrap();
 }
 
 #[test]

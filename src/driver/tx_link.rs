@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::conn::{Conn, LinkRef, Submission, untoken};
@@ -55,8 +55,8 @@ pub enum TxMail {
         epoch: u16,
         /// Why.
         reason: String,
-        /// Nobody listens there any more.
-        refused: bool,
+        /// No other dial can succeed either, since so it is.
+        over: Option<&'static str>,
     },
     /// Something has happened at one of the link's own ports.
     Port {
@@ -93,6 +93,7 @@ pub trait TxHost: Send + Sync + std::fmt::Debug {
 pub struct TxLink {
     inner: TryLock<TxInner>,
     dirty: Flag,
+    was_up: AtomicBool,
     mailbox: Mutex<Vec<TxMail>>,
     driven_at: AtomicU64,
     idle: Idle,
@@ -287,6 +288,7 @@ impl TxLink {
         Ok(Arc::new_cyclic(|me| Self {
             inner: TryLock::new(inner),
             dirty: Flag::new(),
+            was_up: AtomicBool::new(false),
             mailbox: Mutex::new(Vec::new()),
             driven_at: AtomicU64::new(0),
             idle: Idle::new(params.rdma.is_some()),
@@ -375,8 +377,17 @@ impl TxLink {
         self.drive(Step::Submit);
     }
 
+    /// Whether a path has been up: the peer knows the link.
+    #[must_use]
+    pub fn was_up(&self) -> bool {
+        self.was_up.load(Ordering::Relaxed)
+    }
+
     /// Leaves a note for whoever drives the link next, and drives it if nobody does.
     pub fn mail(&self, mail: TxMail) {
+        if matches!(mail, TxMail::PathUp { .. }) {
+            self.was_up.store(true, Ordering::Relaxed);
+        }
         self.mailbox
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -577,12 +588,13 @@ impl TxInner {
                 path,
                 epoch,
                 reason,
-                refused,
+                over,
             } => {
                 self.engine.handle_dial_failed(path, epoch, now);
-                if refused && !self.engine.any_up() {
-                    self.engine
-                        .fail(format!("{reason}: the peer process is gone"));
+                if let Some(over) = over
+                    && !self.engine.any_up()
+                {
+                    self.engine.fail(format!("{reason}: {over}"));
                 }
                 self.last_refusal = Some(reason);
             }
@@ -983,6 +995,28 @@ mod tests {
         assert!(!is_heard(&inner), "not at every submission");
         inner.step(&link.link, Step::Submit, due);
         assert!(is_heard(&inner));
+    }
+
+    #[test]
+    fn what_no_other_dial_can_change_ends_the_link_once_no_path_is_up() {
+        let link = Fixture::new([Scripted::default(), Scripted::default()]);
+        assert!(link.link.was_up());
+        let fails = |path, epoch| {
+            link.link.mail(TxMail::DialFailed {
+                path,
+                epoch,
+                reason: "connecting to peer: it has given the link up".into(),
+                over: Some("nothing can be told of"),
+            });
+            let inner = link.link.inner.lock_spinning();
+            inner.engine.failure().map(str::to_owned)
+        };
+        link.happens(0, PortEvent::Down);
+        assert_eq!(fails(0, 2), None, "another path is up");
+        link.happens(1, PortEvent::Down);
+        let failure = fails(0, 2).unwrap();
+        let says = "it has given the link up: nothing can be told of";
+        assert!(failure.ends_with(says), "{failure}");
     }
 
     #[test]

@@ -42,10 +42,12 @@ pub enum Refusal {
     Proof = 2,
     /// The path was to go over RDMA, and the listener cannot have it so.
     NoRdma = 3,
+    /// The link has had paths, and the listener has given it up since.
+    NoLink = 4,
 }
 
 impl Refusal {
-    const ALL: [Self; 3] = [Self::Version, Self::Proof, Self::NoRdma];
+    const ALL: [Self; 4] = [Self::Version, Self::Proof, Self::NoRdma, Self::NoLink];
 }
 
 impl Refusal {
@@ -62,6 +64,27 @@ impl Refusal {
             Self::NoRdma => {
                 "its RDMA port cannot be used now: its log says why (THALWEG_TRANSPORT=tcp does without)"
             }
+            Self::NoLink => "it has given the link up",
+        }
+    }
+}
+
+/// Why a dialler is not welcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoWelcome {
+    /// The listener refuses.
+    Refused(Refusal),
+    /// What answers there is no listener of the job. For a log line.
+    Other(&'static str),
+}
+
+impl NoWelcome {
+    /// What the dialler's user should read.
+    #[must_use]
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.advice(),
+            Self::Other(what) => what,
         }
     }
 }
@@ -81,6 +104,9 @@ pub struct Hello {
     pub epoch: u16,
     /// An earlier channel of the path whose fence has not been answered.
     pub fence: Option<u16>,
+    /// A path of the link has been up: a listener that does not know it has given it up, and with it all
+    /// that it had taken in.
+    pub is_known: bool,
     /// Where the dialler itself listens: nobody there means that it is gone.
     pub port: u16,
     /// The path goes over RDMA.
@@ -178,6 +204,7 @@ impl Hello {
         out[42..44].copy_from_slice(&self.epoch.to_le_bytes());
         out[44..46].copy_from_slice(&self.fence.unwrap_or(0).to_le_bytes());
         out[46] = u8::from(self.fence.is_some());
+        out[47] = u8::from(self.is_known);
         out[48..50].copy_from_slice(&self.port.to_le_bytes());
         if let Some(rdma) = &self.rdma {
             out[56] = 1;
@@ -230,6 +257,7 @@ impl Hello {
             paths: bytes[41],
             epoch: u16_at(42),
             fence: (bytes[46] != 0).then(|| u16_at(44)),
+            is_known: bytes[47] != 0,
             port: u16_at(48),
             rdma: (bytes[56] != 0).then(|| RdmaHello {
                 device: bytes[57],
@@ -268,19 +296,21 @@ impl Welcome {
     /// Reads and checks a welcome.
     ///
     /// # Errors
-    /// Why there is none, for a log line.
+    /// Why there is none.
     pub fn decode(
         bytes: &[u8; WELCOME_BYTES],
         key: &Key,
         hello: &[u8; 16],
         challenge: &[u8; 16],
-    ) -> Result<Self, &'static str> {
+    ) -> Result<Self, NoWelcome> {
         if bytes[..4] != MAGIC || bytes[4] != WELCOME {
-            return Err("something that is not thalweg answers there");
+            return Err(NoWelcome::Other(
+                "something that is not thalweg answers there",
+            ));
         }
         for refusal in Refusal::ALL {
             if bytes[5] == refusal as u8 {
-                return Err(refusal.advice());
+                return Err(NoWelcome::Refused(refusal));
             }
         }
         let mut proof = [0; 16];
@@ -292,7 +322,9 @@ impl Welcome {
             &bytes[..WELCOME_PROVEN],
             &proof,
         ) {
-            return Err("the listener could not prove that it knows the token and the secret");
+            return Err(NoWelcome::Other(
+                "the listener could not prove that it knows the token and the secret",
+            ));
         }
         let u32_at = |at: usize| {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
@@ -333,6 +365,7 @@ mod tests {
             paths: 8,
             epoch: 7,
             fence: Some(6),
+            is_known: true,
             port: 4001,
             rdma: Some(RdmaHello {
                 device: 1,
@@ -402,7 +435,8 @@ mod tests {
         );
         assert_eq!(Hello::decode(&[0; HELLO_BYTES], &key, &[9; 16]), Err(None));
         let refused = Welcome::decode(&refuse(Refusal::Proof), &key, &[3; 16], &[9; 16]);
-        assert!(refused.unwrap_err().contains("THALWEG_SECRET"));
+        assert_eq!(refused, Err(NoWelcome::Refused(Refusal::Proof)));
+        assert!(refused.unwrap_err().advice().contains("THALWEG_SECRET"));
         let forged = Welcome {
             fenced_count: 0,
             eager_bytes: 1,

@@ -14,12 +14,13 @@ mod handshake;
 mod rdma;
 mod service;
 
-/// What the fuzz targets need of the handshake and of handles; no part of the library's face.
+/// What the fuzz targets, and tests that dial by hand, need of the handshake and of handles; no part of
+/// the library's face.
 #[doc(hidden)]
 pub mod fuzzing {
     pub use super::handle::Handle;
     pub use super::handshake::{
-        HELLO_BYTES, Hello, WELCOME_BYTES, Welcome, challenge, read_challenge,
+        HELLO_BYTES, Hello, NoWelcome, Refusal, WELCOME_BYTES, Welcome, challenge, read_challenge,
     };
 }
 

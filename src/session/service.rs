@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use socket2::{Domain, Socket, Type};
 
 use super::handshake::{
-    self, CHALLENGE_BYTES, HELLO_BYTES, Hello, Refusal, WELCOME_BYTES, Welcome,
+    self, CHALLENGE_BYTES, HELLO_BYTES, Hello, NoWelcome, Refusal, WELCOME_BYTES, Welcome,
 };
 use super::rdma::{Accepted, RdmaDial};
 use super::{DeviceInfo, LogLevel, LogSink};
@@ -788,7 +788,7 @@ impl Service {
                 Some(DialState::Proving) => "nothing gets through over RDMA",
                 _ => "connected, but no greeting came",
             };
-            self.dial_failed(key, advice.as_deref().unwrap_or(what), false);
+            self.dial_failed(key, advice.as_deref().unwrap_or(what), None);
             if let Some(line) = advice {
                 self.warn_once(line);
             }
@@ -876,7 +876,7 @@ impl Service {
         dial.rdma = Some(rdma);
         self.outgoing.insert(key, dial);
         if let Err(error) = begun {
-            self.dial_failed(key, &error, false);
+            self.dial_failed(key, &error, None);
         }
     }
 
@@ -897,7 +897,7 @@ impl Service {
                     self.connect_dial(key);
                 }
             }
-            Err(error) => self.dial_failed(key, &error, false),
+            Err(error) => self.dial_failed(key, &error, None),
         }
     }
 
@@ -916,13 +916,13 @@ impl Service {
         match outcome {
             Ok(socket) => dial.socket = Some(socket),
             Err(error) => {
-                let refused = error.kind() == io::ErrorKind::ConnectionRefused;
-                self.dial_failed(key, &error.to_string(), refused);
+                self.dial_failed(key, &error.to_string(), is_gone(&error));
             }
         }
     }
 
-    fn dial_failed(&mut self, key: u64, what: &str, refused: bool) {
+    /// `over`: what that says of the peer, if no other dial can succeed either.
+    fn dial_failed(&mut self, key: u64, what: &str, over: Option<&'static str>) {
         let Some(dial) = self.outgoing.remove(&key) else {
             return;
         };
@@ -934,7 +934,7 @@ impl Service {
             path: dial.path,
             epoch: dial.epoch,
             reason,
-            refused,
+            over,
         });
     }
 
@@ -949,8 +949,7 @@ impl Service {
             match socket.take_error() {
                 Ok(None) => {}
                 Ok(Some(error)) | Err(error) => {
-                    let refused = error.kind() == io::ErrorKind::ConnectionRefused;
-                    self.dial_failed(key, &error.to_string(), refused);
+                    self.dial_failed(key, &error.to_string(), is_gone(&error));
                     return;
                 }
             }
@@ -969,7 +968,7 @@ impl Service {
             Ok(false) => return,
             Err(error) => {
                 let what = format!("the greeting broke off ({error})");
-                self.dial_failed(key, &what, false);
+                self.dial_failed(key, &what, None);
                 return;
             }
         }
@@ -983,8 +982,8 @@ impl Service {
                     .and_then(handshake::read_challenge);
                 let (challenge, nonce) = match (read, auth::nonce()) {
                     (Ok(challenge), Ok(nonce)) => (challenge, nonce),
-                    (Err(what), _) => return self.dial_failed(key, what, false),
-                    (_, Err(error)) => return self.dial_failed(key, &error.to_string(), false),
+                    (Err(what), _) => return self.dial_failed(key, what, None),
+                    (_, Err(error)) => return self.dial_failed(key, &error.to_string(), None),
                 };
                 dial.challenge = challenge;
                 dial.nonce = nonce;
@@ -995,6 +994,7 @@ impl Service {
                     paths: dial.link.paths,
                     epoch: dial.epoch,
                     fence: dial.fence,
+                    is_known: dial.link.was_up(),
                     port: listening_port(&self.shared.addrs, socket),
                     rdma: dial
                         .rdma
@@ -1005,21 +1005,25 @@ impl Service {
                 let bytes = hello.encode(&dial.link.key, &challenge);
                 dial.state = DialState::Welcomed;
                 if let Err(error) = socket.write_all(&bytes) {
-                    self.dial_failed(key, &error.to_string(), false);
+                    self.dial_failed(key, &error.to_string(), None);
                 }
             }
             DialState::Welcomed => {
                 let read = buffer
                     .first_chunk()
-                    .ok_or("short")
+                    .ok_or(NoWelcome::Other("short"))
                     .and_then(|b| Welcome::decode(b, &dial.link.key, &dial.nonce, &dial.challenge));
                 match read {
                     Ok(welcome) => self.welcomed(key, welcome),
-                    Err(what) => self.dial_failed(key, what, false),
+                    Err(why) => {
+                        let is_over = why == NoWelcome::Refused(Refusal::NoLink);
+                        let over = is_over.then_some("nothing that was under way can be told of");
+                        self.dial_failed(key, why.advice(), over);
+                    }
                 }
             }
             // Nobody writes there; that it closes is seen below.
-            DialState::Proving => self.dial_failed(key, "the peer gave up", false),
+            DialState::Proving => self.dial_failed(key, "the peer gave up", None),
         }
     }
 
@@ -1042,7 +1046,7 @@ impl Service {
         for (key, error) in ended {
             match error {
                 None => self.proved(key),
-                Some(error) => self.dial_failed(key, &error, false),
+                Some(error) => self.dial_failed(key, &error, None),
             }
         }
     }
@@ -1080,7 +1084,7 @@ impl Service {
         *state = DialState::Proving;
         let mismatch = rdma.mismatch(&welcome);
         if let Err(error) = rdma.connect(&self.shared, welcome, key) {
-            self.dial_failed(key, &error, false);
+            self.dial_failed(key, &error, None);
         }
         if let Some(line) = mismatch {
             self.warn_once(line);
@@ -1109,7 +1113,7 @@ impl Service {
                 path,
                 epoch,
                 reason,
-                refused: false,
+                over: None,
             });
             return;
         }
@@ -1129,7 +1133,7 @@ impl Service {
                     path,
                     epoch,
                     reason,
-                    refused: false,
+                    over: None,
                 });
             }
         }
@@ -1256,7 +1260,8 @@ impl Service {
             Err(Some(refusal)) => {
                 let _ = handshake.socket.write_all(&handshake::refuse(refusal));
                 let what = match refusal {
-                    Refusal::NoRdma => "wants RDMA", // never the answer to a hello's form
+                    // Never the answer to a hello's form.
+                    Refusal::NoRdma | Refusal::NoLink => "wants what there is not",
                     Refusal::Version => {
                         "speaks another version of the protocol: install the same release on all hosts"
                     }
@@ -1290,6 +1295,12 @@ impl Service {
         } = handshake;
         if self.is_cut(hello.path) {
             return;
+        }
+        if hello.is_known && !locked(&self.shared.rx_links).contains_key(&hello.link) {
+            let mut socket = socket;
+            let _ = socket.write_all(&handshake::refuse(Refusal::NoLink));
+            let what = "its link was given up here";
+            return self.not_accepted(remote, what);
         }
         let accepted = |socket, made| Accepted {
             hello: *hello,
@@ -1403,6 +1414,12 @@ impl Service {
         self.shared.links_added.raise();
         Ok(link)
     }
+}
+
+/// What a failed connection says of the peer.
+fn is_gone(error: &io::Error) -> Option<&'static str> {
+    let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+    refused.then_some("the peer process is gone")
 }
 
 impl AnyLink {
