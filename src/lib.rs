@@ -17,5 +17,6 @@ pub mod path;
 pub mod session;
 pub mod sim;
 pub mod sync;
+pub mod telemetry;
 pub mod transport;
 pub mod units;

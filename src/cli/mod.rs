@@ -3,6 +3,7 @@
 //! 2 where the command or a scenario is wrong.
 
 mod compare;
+mod paths;
 mod progress;
 mod run;
 mod suite;
@@ -37,6 +38,8 @@ enum Command {
     /// Try a network, an algorithm or a setting in the packet-level simulator
     #[command(subcommand)]
     Sim(Sim),
+    /// The paths of this host's processes, as they are now
+    Paths(paths::PathsArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -172,14 +175,16 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let Command::Sim(command) = cli.command;
     let mut out = std::io::stdout().lock();
-    let result = match command {
-        Sim::Run(args) => run::run(&args, &mut out),
-        Sim::Sweep(args) => sweep::sweep(&args, &mut out),
-        Sim::Compare(args) => compare::compare(&args, &mut out),
-        Sim::List(args) => list(&args, &mut out),
-        Sim::Suite(args) => suite::suite(args.table, args.json, &mut out),
+    let result = match cli.command {
+        Command::Paths(args) => paths::paths(&args, &mut out),
+        Command::Sim(command) => match command {
+            Sim::Run(args) => run::run(&args, &mut out),
+            Sim::Sweep(args) => sweep::sweep(&args, &mut out),
+            Sim::Compare(args) => compare::compare(&args, &mut out),
+            Sim::List(args) => list(&args, &mut out),
+            Sim::Suite(args) => suite::suite(args.table, args.json, &mut out),
+        },
     };
     match result.and_then(|()| Ok(out.flush()?)) {
         Ok(()) => ExitCode::SUCCESS,

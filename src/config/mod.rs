@@ -86,6 +86,10 @@ pub struct Config {
     pub linger: Nanos,
     /// Where to write a trace of every path.
     pub trace_file: Option<PathBuf>,
+    /// Whether what is measured is kept where others can watch it.
+    pub telemetry: bool,
+    /// Where: a folder in memory.
+    pub shm_folder: PathBuf,
     /// How often the trace has a sample.
     pub trace_interval: Nanos,
     /// Which faults to inject, for tests.
@@ -227,6 +231,8 @@ impl Config {
             io_threads: 0,
             linger: Nanos::ZERO,
             trace_file: None,
+            telemetry: false,
+            shm_folder: PathBuf::new(),
             trace_interval: Nanos::ZERO,
             fault_file: None,
             search: false,

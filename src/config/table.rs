@@ -490,6 +490,28 @@ static TABLE: &[Variable] = &[
         ..PLAIN
     },
     Variable {
+        name: "THALWEG_TELEMETRY",
+        default: Some("on"),
+        allowed: "on or off",
+        help: "whether what is measured is kept in memory that `thalweg paths` looks into",
+        apply: |config, text| {
+            config.telemetry = switch(text)?;
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Variable {
+        name: "THALWEG_SHM_DIR",
+        default: Some("/dev/shm"),
+        allowed: "the name of a folder",
+        help: "where that memory is: a folder on a file system in memory; it is made if it is missing",
+        apply: |config, text| {
+            config.shm_folder = path(text)?;
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Variable {
         name: "THALWEG_TRACE_FILE",
         allowed: "the name of a file",
         help: "where to write what every path does, sample by sample",

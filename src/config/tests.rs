@@ -137,6 +137,8 @@ fn every_setting_is_read_from_either_source() {
         ("window_bytes", "\"1G\"", "1024M"),
         ("io_threads", "2", "2"),
         ("linger_ms", "0", "0"),
+        ("telemetry", "false", "off"),
+        ("shm_dir", "\"/mnt/shm\"", "/mnt/shm"),
         ("trace_file", "\"/tmp/trace\"", "/tmp/trace"),
         ("trace_ms", "10", "10"),
         ("fault_file", "\"faults\"", "faults"),
@@ -193,6 +195,8 @@ fn every_setting_is_read_from_either_source() {
         assert_eq!(config.window_bytes, 1 << 30);
         assert_eq!(config.io_threads, 2);
         assert_eq!(config.linger, Nanos::ZERO);
+        assert!(!config.telemetry);
+        assert_eq!(config.shm_folder, Path::new("/mnt/shm"));
         assert_eq!(config.trace_file.as_deref(), Some(Path::new("/tmp/trace")));
         assert_eq!(config.trace_interval, Nanos::from_millis(10));
         assert_eq!(config.fault_file.as_deref(), Some(Path::new("faults")));

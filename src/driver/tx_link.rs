@@ -581,6 +581,8 @@ impl TxInner {
                     addrs: Some(addrs),
                 };
                 self.last_refusal = None;
+                let (local, remote) = addrs;
+                self.engine.name_path(path, &format!("{local} {remote}"));
                 self.engine.limit_eager(eager_bytes);
                 self.engine.handle_path_up(path, epoch, previous, now);
             }

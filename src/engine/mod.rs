@@ -123,4 +123,11 @@ impl Ordinals {
         self.0.push((tag, 1));
         0
     }
+
+    /// Whether this one has been given out.
+    fn has_given(&self, tag: i32, ordinal: u32) -> bool {
+        let next = self.0.iter().find(|(t, _)| *t == tag);
+        // They wrap around; what is nearer behind than ahead was given.
+        next.is_some_and(|(_, next)| next.wrapping_sub(ordinal).wrapping_sub(1) < 1 << 31)
+    }
 }

@@ -1170,6 +1170,8 @@ impl RxEngine {
                 self.say(Frame::Credit(credit));
                 return Ok(());
             }
+            // Its message has come meanwhile, over a path that is faster than the announcement's.
+            None if c.ordinals.has_given(tag, ordinal) => {}
             None if c.wanted.len() < 512 => c.wanted.push((tag, ordinal)),
             None => return Err(Violation::Protocol("more announcements than messages")),
         }
@@ -1543,4 +1545,78 @@ impl Slot {
 
 fn eager_cost(eager: Eager) -> u64 {
     u64::from(eager.payload) + EAGER_OVERHEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONN: u32 = 1;
+
+    /// An engine with a connection and a path.
+    fn engine() -> RxEngine {
+        let mut engine = RxEngine::new(EngineConfig::default(), Timestamp::now());
+        engine.handle_path_up(0, 1, None);
+        let open = Frame::Open {
+            conn: CONN,
+            listener: 1,
+        };
+        engine.handle_frame(0, open, 0).unwrap();
+        engine.answer_open(CONN, true);
+        engine
+    }
+
+    fn announce(engine: &mut RxEngine, ordinal: u32) -> Result<Option<Sink>, Violation> {
+        let announce = Frame::Announce {
+            conn: CONN,
+            tag: 7,
+            ordinal,
+            size: 0,
+        };
+        engine.handle_frame(0, announce, 0)
+    }
+
+    #[test]
+    fn announcements_of_messages_that_have_come_are_forgotten() {
+        let mut engine = engine();
+        // More than may be announced at once, each after its message: that went another way.
+        for ordinal in 0..2000 {
+            engine.post(
+                CONN,
+                ordinal.into(),
+                7,
+                MemRange::default(),
+                Keys::default(),
+            );
+            let eager = Frame::Eager(Eager {
+                conn: CONN,
+                tag: 7,
+                ordinal,
+                payload: 0,
+            });
+            engine.handle_frame(0, eager, 0).unwrap();
+            engine.handle_payload_done(0);
+            let done = engine.poll_completion().unwrap();
+            assert_eq!((done.token, done.result), (ordinal.into(), Ok(0)));
+            announce(&mut engine, ordinal).unwrap();
+        }
+        assert_eq!(engine.conns[&CONN].wanted, []);
+        // What is announced before its receive is posted is remembered, once.
+        for _ in 0..2 {
+            announce(&mut engine, 2000).unwrap();
+            announce(&mut engine, 2001).unwrap();
+        }
+        assert_eq!(engine.conns[&CONN].wanted, [(7, 2000), (7, 2001)]);
+    }
+
+    #[test]
+    fn what_has_been_counted_wraps_around() {
+        let mut ordinals = Ordinals(vec![(7, 3)]);
+        assert!(ordinals.has_given(7, 2) && ordinals.has_given(7, 0));
+        assert!(ordinals.has_given(7, u32::MAX), "before it wrapped around");
+        assert!(!ordinals.has_given(7, 3) && !ordinals.has_given(8, 0));
+        ordinals.0[0].1 = u32::MAX;
+        assert_eq!(ordinals.next(7), u32::MAX);
+        assert!(ordinals.has_given(7, u32::MAX) && !ordinals.has_given(7, 0));
+    }
 }

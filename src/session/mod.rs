@@ -51,6 +51,7 @@ use crate::error::{Error, ErrorKind};
 use crate::path::select::{
     Adaptive, AnySelector, LeastOutstanding, PowerOfTwo, RoundRobin, StaticHash, Weighted,
 };
+use crate::telemetry;
 use crate::transport::verbs::adapters::{self, Adapters};
 use crate::transport::verbs::device::{Choice, Port};
 pub use crate::transport::verbs::{DmaBuf, GpuAccess, MemoryKeys, MemoryKind};
@@ -577,12 +578,19 @@ impl Session {
                 DelayConfig::for_tcp(self.line_rate()),
             ),
         };
-        let engine = TxEngine::new(
+        let mut engine = TxEngine::new(
             engine,
             controller(config, delay, self.line_rate()),
             selector(config.selector, rdma.is_some()),
             now,
         );
+        let peer = routes[0].1.to_string();
+        let recorder = shared.recorder.as_ref();
+        if let Some(link) =
+            recorder.and_then(|recorder| recorder.link(telemetry::Role::Sender, &peer))
+        {
+            engine.record(link);
+        }
         let params = TxParams {
             rdma,
             id: auth::nonce().map_err(system)?,
@@ -590,7 +598,7 @@ impl Session {
                 &handle.token,
                 shared.config.secret.as_ref().map(Secret::as_bytes),
             ),
-            name: routes[0].1.to_string(),
+            name: peer,
             routes,
         };
         let host: Arc<dyn TxHost> = Arc::clone(shared) as _;

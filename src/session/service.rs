@@ -29,6 +29,7 @@ use crate::driver::{Poller, RxLink, Step, TxLink};
 use crate::engine::wire::PathCount;
 use crate::engine::{EngineConfig, FenceReason, PathState, Probes, RxEngine, TxAction, TxEvent};
 use crate::sync::Flag;
+use crate::telemetry::Recorder;
 use crate::transport::AnyChannel;
 use crate::transport::faulty::{FaultFile, Faults};
 use crate::transport::tcp::TcpChannel;
@@ -101,6 +102,7 @@ pub struct Shared {
     wake: OwnedFd,
     stopping: AtomicBool,
     trace: Option<Mutex<File>>,
+    pub(super) recorder: Option<Recorder>,
     dials: AtomicU32,
     pub(super) me: Weak<Shared>,
 }
@@ -154,6 +156,14 @@ impl Shared {
             }
             None => None,
         };
+        let recorder = config
+            .telemetry
+            .then(|| Recorder::open(&config.shm_folder))
+            .transpose()?;
+        let (recorder, line) = recorder.unzip();
+        if let Some(line) = line.flatten() {
+            log(LogLevel::Warn, &line);
+        }
         Ok(Arc::new_cyclic(|me| Self {
             config,
             key,
@@ -170,6 +180,7 @@ impl Shared {
             wake,
             stopping: AtomicBool::new(false),
             trace,
+            recorder,
             dials: AtomicU32::new(0),
             me: me.clone(),
         }))
@@ -489,6 +500,9 @@ impl Service {
         let mut ready = Vec::new();
         // Pairs with the store in `Shared::stop`.
         while !self.shared.stopping.load(Ordering::Acquire) {
+            if let Some(recorder) = &self.shared.recorder {
+                recorder.beat(Timestamp::now());
+            }
             let wait_ms = self.look_after_links();
             ready.clear();
             self.poller.wait(wait_ms, |key| ready.push(key));

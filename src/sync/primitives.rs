@@ -7,7 +7,7 @@ pub(super) use loom::{
     cell::UnsafeCell,
     hint::spin_loop,
     sync::Arc,
-    sync::atomic::{AtomicBool, AtomicUsize},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence},
     thread::yield_now,
 };
 
@@ -15,7 +15,7 @@ pub(super) use loom::{
 pub(super) use std::{
     hint::spin_loop,
     sync::Arc,
-    sync::atomic::{AtomicBool, AtomicUsize},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence},
     thread::yield_now,
 };
 

@@ -10,6 +10,7 @@ mod eager;
 mod message;
 mod paths;
 mod ports;
+mod record;
 mod transmit;
 mod upkeep;
 
@@ -22,6 +23,7 @@ use self::message::{ConnState, Message, TxConn};
 use self::paths::{Rehashes, TxPath};
 pub use self::ports::PortSignals;
 use self::ports::TxPort;
+use self::record::Record;
 use self::upkeep::DIAL_BURST;
 use super::bitmap::SlidingBitmap;
 use super::wire::{self, Chunk, Frame, Header, Keys};
@@ -320,6 +322,7 @@ pub struct TxEngine {
     /// A path has been up: there may be credits from before those that come up now.
     had_path: bool,
     failed: Option<String>,
+    record: Record,
 }
 
 /// What the receiver has allowed, and what it has been told. Bytes of chunks since the link began.
@@ -414,6 +417,7 @@ impl TxEngine {
             }),
             had_path: false,
             failed: None,
+            record: Record::default(),
         }
     }
 
@@ -484,6 +488,7 @@ impl TxEngine {
             };
             c.credits
                 .retain(|credit| (credit.tag, credit.ordinal) != (tag, ordinal));
+            self.record.ended(source.len);
             return Submitted::Copy(target);
         }
         let message = Message {
@@ -766,7 +771,12 @@ impl TxEngine {
 
     /// The next send that has ended.
     pub fn poll_completion(&mut self) -> Option<SendDone> {
-        self.done.pop_front()
+        let done = self.done.pop_front()?;
+        match &done.result {
+            Ok(bytes) => self.record.ended(*bytes),
+            Err(_) => self.record.failures += 1,
+        }
+        Some(done)
     }
 
     /// The next event worth telling.

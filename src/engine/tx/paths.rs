@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use super::message::{ConnState, TxConn};
+use super::record::PathRecord;
 use super::upkeep::{REDIAL_MAX, VERIFY_FIRST};
 use super::{
     FenceReason, PathInfo, PathState, Probes, SendDone, SendError, TxAction, TxEngine, TxEvent,
@@ -17,6 +18,7 @@ use crate::engine::Completions;
 use crate::engine::wire::{Frame, PathCount};
 use crate::path::health::{Health, Marks, TransportStats, Verdict};
 use crate::path::search::Candidate;
+use crate::telemetry::schema::PathHistogram;
 use crate::units::{Bytes, Nanos};
 
 /// Bytes of one path that may have reached the peer's host without having been taken in by its
@@ -280,6 +282,7 @@ pub(super) struct TxPath {
     /// It died of silence: the same port pair will tell when its way is back.
     pub(super) died_silent: bool,
     pub(super) bytes_total: u64,
+    pub(super) record: PathRecord,
 }
 
 impl TxPath {
@@ -317,6 +320,16 @@ impl TxPath {
             verifying: None,
             died_silent: false,
             bytes_total: 0,
+            record: PathRecord::default(),
+        }
+    }
+
+    /// Its smoothed round trip: by completions where they tell, else as the transport says.
+    pub(super) fn round_trip(&self) -> Nanos {
+        if self.delay.rtt.is_zero() {
+            self.stats.rtt
+        } else {
+            self.delay.rtt
         }
     }
 
@@ -619,6 +632,7 @@ impl TxEngine {
         }
         let was_active = p.state == PathState::Active;
         let outstanding = p.queue.len();
+        p.record.fences += 1;
         self.actions.push_back(TxAction::Close { path, epoch });
         if self.peer_leaves {
             p.state = PathState::Vacant;
@@ -717,6 +731,7 @@ impl TxEngine {
             }
             frames += 1;
         }
+        self.paths[index].record.replays += frames as u64;
         self.views[index].outstanding = Bytes(0);
         self.events.push_back(TxEvent::Replayed {
             path: index_u8(index),
@@ -944,6 +959,9 @@ impl TxEngine {
         };
         let p = &mut self.paths[index];
         p.delay.observe(rtt);
+        if let Some(recorder) = &p.record.recorder {
+            recorder.observe(PathHistogram::Delay, rtt.0);
+        }
         let recent_queues = &mut self.ports[usize::from(p.port)].recent_queues;
         let usual = recent_queues.get();
         let idle = rtt - queue;

@@ -36,6 +36,7 @@ impl TxEngine {
     /// Does what time has made due: fences that were not answered, dials, the search.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         self.now = now;
+        self.publish(now);
         if self.failed.is_some() {
             return;
         }

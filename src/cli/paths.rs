@@ -1,0 +1,227 @@
+//! `thalweg paths`: the paths of this host's processes, as they are now.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use super::{Failure, print_json};
+use crate::sim::report::table::Table;
+use crate::telemetry::reader::{self, Link, PathNow, Process};
+use crate::telemetry::schema::{
+    LinkCounter, LinkGauge, Metric, PathCounter, PathGauge, PathHistogram,
+};
+use crate::telemetry::{DEFAULT_FOLDER, Role};
+
+#[derive(Debug, Args)]
+pub(super) struct PathsArgs {
+    /// Where the processes record [default: `THALWEG_SHM_DIR`, else /dev/shm]
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn paths(args: &PathsArgs, out: &mut impl Write) -> Result<(), Failure> {
+    let set = || std::env::var_os("THALWEG_SHM_DIR").map(PathBuf::from);
+    let folder = args.folder.clone().or_else(set);
+    let folder = folder.unwrap_or_else(|| DEFAULT_FOLDER.into());
+    let (readers, lines) = reader::find(&folder)
+        .map_err(|error| Failure::Usage(format!("{}: {error}", folder.display())))?;
+    for line in &lines {
+        eprintln!("thalweg: {line}");
+    }
+    let processes: Vec<_> = readers.iter().map(reader::Reader::read).collect();
+    if args.json {
+        let processes: Vec<_> = processes.iter().map(process_json).collect();
+        return print_json(out, &processes);
+    }
+    if processes.is_empty() {
+        eprintln!("thalweg: no process records in {}", folder.display());
+    }
+    for process in &processes {
+        write!(out, "{}", text(process))?;
+    }
+    Ok(())
+}
+
+/// Its links, each with a table of its paths.
+fn text(process: &Process) -> String {
+    let state = if process.is_alive { "" } else { ", ended" };
+    let mut text = format!("{} {}{state}\n", process.program, process.pid);
+    for link in &process.links {
+        let gauge = |gauge: LinkGauge| link.gauges[gauge as usize];
+        let way = match link.role {
+            Role::Sender => "to",
+            Role::Receiver => "from",
+        };
+        let _ = writeln!(
+            text,
+            "\nlink {way} {}: {} messages, {}; window {}, in flight {}",
+            link.name,
+            link.counters[LinkCounter::Messages as usize],
+            bytes(link.counters[LinkCounter::MessageBytes as usize]),
+            bytes(gauge(LinkGauge::Window)),
+            bytes(gauge(LinkGauge::InFlight)),
+        );
+        let mut table = Table::new([
+            "path",
+            "state",
+            "sent",
+            "in flight",
+            "Gb/s",
+            "rtt us",
+            "p50 us",
+            "p99 us",
+            "fences",
+            "ends",
+        ]);
+        for path in &link.paths {
+            table.push(row(path));
+        }
+        text += &table.to_text();
+    }
+    text.push('\n');
+    text
+}
+
+fn row(path: &PathNow) -> Vec<String> {
+    let gauge = |gauge: PathGauge| path.gauges[gauge as usize];
+    let delay = &path.histograms[PathHistogram::Delay as usize];
+    let quantile = |per_mille| delay.quantile(per_mille).map_or_else(|| "–".into(), micros);
+    let megabits = gauge(PathGauge::Rate) / 125_000;
+    vec![
+        path.number.to_string(),
+        state(gauge(PathGauge::State)).to_owned(),
+        bytes(path.counters[PathCounter::SentBytes as usize]),
+        bytes(gauge(PathGauge::Outstanding)),
+        format!("{}.{:03}", megabits / 1000, megabits % 1000),
+        micros(gauge(PathGauge::RoundTrip)),
+        quantile(500),
+        quantile(990),
+        path.counters[PathCounter::Fences as usize].to_string(),
+        path.ends.clone(),
+    ]
+}
+
+fn state(number: u64) -> &'static str {
+    match number {
+        0 => "down",
+        1 => "dialled",
+        2 => "standby",
+        3 => "used",
+        4 => "fenced",
+        _ => "?",
+    }
+}
+
+fn micros(nanos: u64) -> String {
+    format!("{}.{}", nanos / 1000, nanos / 100 % 10)
+}
+
+/// With the largest unit of which there is one at least.
+fn bytes(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let unit = (u64::BITS - bytes.leading_zeros()).saturating_sub(1) / 10;
+    let tenths = (u128::from(bytes) * 10) >> (10 * unit);
+    match unit {
+        0 => format!("{bytes} B"),
+        unit => format!("{}.{} {}", tenths / 10, tenths % 10, units[unit as usize]),
+    }
+}
+
+fn process_json(process: &Process) -> Value {
+    json!({
+        "pid": process.pid,
+        "program": process.program,
+        "alive": process.is_alive,
+        "started_wall_ns": process.started_wall_ns,
+        "age_ns": process.age.0,
+        "links": process.links.iter().map(link_json).collect::<Vec<_>>(),
+    })
+}
+
+fn link_json(link: &Link) -> Value {
+    let mut fields = Map::new();
+    fields.insert("peer".into(), link.name.clone().into());
+    let role = match link.role {
+        Role::Sender => "sender",
+        Role::Receiver => "receiver",
+    };
+    fields.insert("role".into(), role.into());
+    numbers(
+        &mut fields,
+        LinkCounter::ALL.iter().map(|c| c.metric()),
+        &link.counters,
+    );
+    numbers(
+        &mut fields,
+        LinkGauge::ALL.iter().map(|g| g.metric()),
+        &link.gauges,
+    );
+    let paths: Vec<_> = link.paths.iter().map(path_json).collect();
+    fields.insert("paths".into(), paths.into());
+    fields.into()
+}
+
+fn path_json(path: &PathNow) -> Value {
+    let mut fields = Map::new();
+    fields.insert("path".into(), path.number.into());
+    fields.insert("ends".into(), path.ends.clone().into());
+    numbers(
+        &mut fields,
+        PathCounter::ALL.iter().map(|c| c.metric()),
+        &path.counters,
+    );
+    numbers(
+        &mut fields,
+        PathGauge::ALL.iter().map(|g| g.metric()),
+        &path.gauges,
+    );
+    for (metric, counts) in PathHistogram::ALL
+        .iter()
+        .map(|h| h.metric())
+        .zip(&path.histograms)
+    {
+        let value = json!({
+            "count": counts.count(),
+            "sum": counts.sum,
+            "p50": counts.quantile(500),
+            "p99": counts.quantile(990),
+        });
+        fields.insert(metric.field(), value);
+    }
+    fields.into()
+}
+
+fn numbers(fields: &mut Map<String, Value>, metrics: impl Iterator<Item = Metric>, values: &[u64]) {
+    for (metric, &value) in metrics.zip(values) {
+        fields.insert(metric.field(), value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_the_largest_unit_that_fits() {
+        let told = [
+            0,
+            1023,
+            1024,
+            1536,
+            10 << 20,
+            (5 << 30) + (1 << 29),
+            u64::MAX,
+        ]
+        .map(bytes);
+        let expected = [
+            "0 B", "1023 B", "1.0 KiB", "1.5 KiB", "10.0 MiB", "5.5 GiB", "15.9 EiB",
+        ];
+        assert_eq!(told, expected);
+    }
+}

@@ -1,0 +1,253 @@
+//! What a process measures and decides, kept where others can watch it without touching the process.
+//!
+//! `schema` is the one table of everything that is measured; `segment` the file in memory in which it is
+//! kept; `histogram` how often there were values of which size; `reader` what others see.
+//!
+//! **Whoever holds a link publishes.** Engines count in plain numbers, under the lock of their link; with
+//! the timers, every 10 ms, the numbers are copied into the segment. So the data path pays nothing for
+//! counters, and only a histogram's values are put there one by one. What a reader sees is 10 ms old at most
+//! while a link is driven; a link that nobody drives has nothing new.
+
+pub mod histogram;
+pub mod reader;
+pub mod schema;
+mod segment;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use self::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram};
+use self::segment::{LINKS, LinkPlace, Mapping, PATHS, PathPlace, label_words};
+use crate::clock::Timestamp;
+
+pub use self::segment::DEFAULT_FOLDER;
+
+/// Which way a link's data goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// This process sends.
+    Sender,
+    /// It receives.
+    Receiver,
+}
+
+/// Records what a process measures. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Recorder(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    mapping: Mapping,
+    free: Mutex<Free>,
+    /// Ever given to a place: a reader tells by it whether a place is still the same's.
+    generations: AtomicU64,
+}
+
+impl Shared {
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn generation(&self) -> u64 {
+        self.generations.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// Places that nobody has.
+#[derive(Debug, Default)]
+struct Free {
+    links: Places,
+    paths: Places,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    returned: Vec<usize>,
+    /// Those from here on have never been taken.
+    next: usize,
+}
+
+impl Places {
+    fn take(&mut self, places: usize) -> Option<usize> {
+        self.returned.pop().or_else(|| {
+            let place = self.next;
+            (place < places).then(|| {
+                self.next += 1;
+                place
+            })
+        })
+    }
+}
+
+impl Recorder {
+    /// Records into a new segment in this folder. If that cannot be, into memory of this process, and the
+    /// line says why.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub fn open(folder: &Path) -> io::Result<(Self, Option<String>)> {
+        segment::clean(folder);
+        let (mapping, line) = match Mapping::create(folder) {
+            Ok(mapping) => (mapping, None),
+            Err(error) => (Mapping::private()?, Some(segment::advice(folder, &error))),
+        };
+        let shared = Shared {
+            mapping,
+            free: Mutex::default(),
+            generations: AtomicU64::new(0),
+        };
+        Ok((Self(Arc::new(shared)), line))
+    }
+
+    /// A place for a link. None if there is no more room, or no memory for it.
+    #[must_use]
+    pub fn link(&self, role: Role, name: &str) -> Option<LinkRecorder> {
+        let index = self.0.free().links.take(LINKS)?;
+        let segment = self.0.mapping.get();
+        let place = &segment.links[index];
+        if !self.0.mapping.reserve(place) {
+            self.0.free().links.returned.push(index);
+            return None;
+        }
+        segment
+            .header
+            .links_used
+            .fetch_max(index as u64 + 1, Ordering::Relaxed);
+        clear(&place.counters);
+        clear(&place.gauges);
+        let role = u64::from(role == Role::Receiver);
+        place.label.write(&label_words(role, name));
+        place
+            .generation
+            .store(self.0.generation(), Ordering::Release);
+        Some(LinkRecorder(Arc::new(LinkGuard {
+            shared: Arc::clone(&self.0),
+            index,
+        })))
+    }
+
+    /// The process is well: said now and then.
+    pub fn beat(&self, now: Timestamp) {
+        let beat = &self.0.mapping.get().header.beat;
+        beat.store(now.as_nanos(), Ordering::Relaxed);
+    }
+}
+
+fn clear(numbers: &[AtomicU64]) {
+    for number in numbers {
+        number.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Records a link, until it and its paths' recorders are dropped.
+#[derive(Debug)]
+pub struct LinkRecorder(Arc<LinkGuard>);
+
+#[derive(Debug)]
+struct LinkGuard {
+    shared: Arc<Shared>,
+    index: usize,
+}
+
+impl LinkGuard {
+    fn place(&self) -> &LinkPlace {
+        &self.shared.mapping.get().links[self.index]
+    }
+}
+
+impl Drop for LinkGuard {
+    fn drop(&mut self) {
+        self.place().generation.store(0, Ordering::Release);
+        self.shared.free().links.returned.push(self.index);
+    }
+}
+
+impl LinkRecorder {
+    /// A place for a path of the link, by its number there. None if there is no more room, or no memory
+    /// for it.
+    #[must_use]
+    pub fn path(&self, number: u8) -> Option<PathRecorder> {
+        let shared = &self.0.shared;
+        let index = shared.free().paths.take(PATHS)?;
+        let segment = shared.mapping.get();
+        let place = &segment.paths[index];
+        if !shared.mapping.reserve(place) {
+            shared.free().paths.returned.push(index);
+            return None;
+        }
+        segment
+            .header
+            .paths_used
+            .fetch_max(index as u64 + 1, Ordering::Relaxed);
+        clear(&place.counters);
+        clear(&place.gauges);
+        place
+            .histograms
+            .iter()
+            .for_each(histogram::Histogram::clear);
+        let this = PathRecorder {
+            link: Arc::clone(&self.0),
+            index,
+            number,
+        };
+        this.name("");
+        place
+            .generation
+            .store(shared.generation(), Ordering::Release);
+        Some(this)
+    }
+
+    /// What it has counted so far.
+    pub fn count(&self, counter: LinkCounter, so_far: u64) {
+        self.0.place().counters[counter as usize].store(so_far, Ordering::Relaxed);
+    }
+
+    /// What it is now.
+    pub fn set(&self, gauge: LinkGauge, value: u64) {
+        self.0.place().gauges[gauge as usize].store(value, Ordering::Relaxed);
+    }
+}
+
+/// Records a path, until it is dropped.
+#[derive(Debug)]
+pub struct PathRecorder {
+    link: Arc<LinkGuard>,
+    index: usize,
+    number: u8,
+}
+
+impl PathRecorder {
+    fn place(&self) -> &PathPlace {
+        &self.link.shared.mapping.get().paths[self.index]
+    }
+
+    /// Where it leads from and to.
+    pub fn name(&self, ends: &str) {
+        let owner = self.link.index as u64 | u64::from(self.number) << 32;
+        self.place().label.write(&label_words(owner, ends));
+    }
+
+    /// What it has counted so far.
+    pub fn count(&self, counter: PathCounter, so_far: u64) {
+        self.place().counters[counter as usize].store(so_far, Ordering::Relaxed);
+    }
+
+    /// What it is now.
+    pub fn set(&self, gauge: PathGauge, value: u64) {
+        self.place().gauges[gauge as usize].store(value, Ordering::Relaxed);
+    }
+
+    /// A value of which it is counted how large it was.
+    pub fn observe(&self, histogram: PathHistogram, value: u64) {
+        self.place().histograms[histogram as usize].observe(value);
+    }
+}
+
+impl Drop for PathRecorder {
+    fn drop(&mut self) {
+        self.place().generation.store(0, Ordering::Release);
+        self.link.shared.free().paths.returned.push(self.index);
+    }
+}

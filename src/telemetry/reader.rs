@@ -1,0 +1,188 @@
+//! What others see of a process: its segment as it is now, without touching the process.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Role;
+use super::histogram::Counts;
+use super::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram};
+use super::segment::{self, LABEL_WORDS, LINKS, LinkPlace, Mapping, PATHS, PathPlace, label_text};
+use crate::clock::Timestamp;
+use crate::sync::notice::Notice;
+use crate::units::Nanos;
+
+/// A process's segment, to be looked into as often as one likes.
+#[derive(Debug)]
+pub struct Reader {
+    mapping: Mapping,
+    path: PathBuf,
+}
+
+/// What a process recorded, at one time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its number, in its own container.
+    pub pid: u64,
+    /// Name of the program.
+    pub program: String,
+    /// It runs: if not, this is how it ended.
+    pub is_alive: bool,
+    /// When it began, in ns of the wall clock.
+    pub started_wall_ns: u64,
+    /// How long ago it last recorded.
+    pub age: Nanos,
+    /// Its links.
+    pub links: Vec<Link>,
+}
+
+/// A link, at one time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its place, and who has it: the same as long as it is the same link.
+    pub id: (usize, u64),
+    /// Which way its data goes.
+    pub role: Role,
+    /// The peer.
+    pub name: String,
+    /// By [`LinkCounter`].
+    pub counters: [u64; LinkCounter::COUNT],
+    /// By [`LinkGauge`].
+    pub gauges: [u64; LinkGauge::COUNT],
+    /// Its paths, by their numbers.
+    pub paths: Vec<PathNow>,
+}
+
+/// A path, at one time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathNow {
+    /// Its number on its link.
+    pub number: u32,
+    /// Where it leads from and to; empty until it is up.
+    pub ends: String,
+    /// By [`PathCounter`].
+    pub counters: [u64; PathCounter::COUNT],
+    /// By [`PathGauge`].
+    pub gauges: [u64; PathGauge::COUNT],
+    /// By [`PathHistogram`].
+    pub histograms: [Counts; PathHistogram::COUNT],
+}
+
+/// The segments in a folder: those that can be looked into, and of the others a line each.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn find(folder: &Path) -> io::Result<(Vec<Reader>, Vec<String>)> {
+    let (mut readers, mut lines) = (Vec::new(), Vec::new());
+    for path in segment::list(folder)? {
+        match Reader::open(&path) {
+            Ok(reader) => readers.push(reader),
+            Err(line) => lines.push(line),
+        }
+    }
+    Ok((readers, lines))
+}
+
+impl Reader {
+    /// Looks into this file.
+    ///
+    /// # Errors
+    /// What it is instead of a segment of this release.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        let mapping =
+            Mapping::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Self {
+            mapping,
+            path: path.to_owned(),
+        })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is there now. A link or path that comes or goes meanwhile may be missing.
+    #[must_use]
+    pub fn read(&self) -> Process {
+        let segment = self.mapping.get();
+        let header = &segment.header;
+        let number = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let used =
+            |word: &AtomicU64, most| usize::try_from(number(word)).map_or(most, |n| n.min(most));
+        let mut links: Vec<_> = segment.links[..used(&header.links_used, LINKS)]
+            .iter()
+            .enumerate()
+            .filter_map(|(index, place)| link(index, place))
+            .collect();
+        for place in &segment.paths[..used(&header.paths_used, PATHS)] {
+            let Some((owner, path)) = path(place) else {
+                continue;
+            };
+            if let Some(link) = links.iter_mut().find(|link| link.id.0 == owner) {
+                link.paths.push(path);
+            }
+        }
+        for link in &mut links {
+            link.paths.sort_by_key(|path| path.number);
+        }
+        Process {
+            pid: number(&header.pid),
+            program: header
+                .program
+                .read()
+                .as_ref()
+                .map_or_else(String::new, label_text),
+            is_alive: !self.mapping.is_abandoned(),
+            started_wall_ns: number(&header.started_wall),
+            age: Timestamp::now().since(Timestamp::from_nanos(number(&header.beat))),
+            links,
+        }
+    }
+}
+
+fn numbers<const N: usize>(words: &[AtomicU64; N]) -> [u64; N] {
+    std::array::from_fn(|at| words[at].load(Ordering::Relaxed))
+}
+
+/// What `read` makes of a place, unless it was free or given to another meanwhile.
+fn steady<T>(
+    generation: &AtomicU64,
+    label: &Notice<LABEL_WORDS>,
+    read: impl FnOnce(u64, &[u64; LABEL_WORDS]) -> T,
+) -> Option<T> {
+    let before = generation.load(Ordering::Acquire);
+    let label = label.read()?;
+    let made = (before != 0).then(|| read(before, &label))?;
+    (generation.load(Ordering::Acquire) == before).then_some(made)
+}
+
+fn link(index: usize, place: &LinkPlace) -> Option<Link> {
+    steady(&place.generation, &place.label, |generation, label| Link {
+        id: (index, generation),
+        role: if label[0] == 0 {
+            Role::Sender
+        } else {
+            Role::Receiver
+        },
+        name: label_text(label),
+        counters: numbers(&place.counters),
+        gauges: numbers(&place.gauges),
+        paths: Vec::new(),
+    })
+}
+
+fn path(place: &PathPlace) -> Option<(usize, PathNow)> {
+    steady(&place.generation, &place.label, |_, label| {
+        let owner = usize::try_from(label[0] & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+        let path = PathNow {
+            number: u32::try_from(label[0] >> 32).unwrap_or(u32::MAX),
+            ends: label_text(label),
+            counters: numbers(&place.counters),
+            gauges: numbers(&place.gauges),
+            histograms: std::array::from_fn(|at| place.histograms[at].read()),
+        };
+        (owner, path)
+    })
+}

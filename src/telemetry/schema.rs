@@ -1,0 +1,281 @@
+//! The one table of everything that is measured: name, unit, meaning and kind. The recorder's places, JSON
+//! fields, Prometheus names and `docs/metrics.md` all come from it.
+
+use std::fmt::{self, Write as _};
+
+/// What a metric is one of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows, while what it counts for is there.
+    Counter,
+    /// It is as it is now.
+    Gauge,
+    /// How often there were values of which size.
+    Histogram,
+}
+
+/// What a metric is told for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// A link: all that goes one way between two processes.
+    Link,
+    /// One of its paths.
+    Path,
+}
+
+/// In what a metric is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Bytes a second.
+    BytesPerSecond,
+    /// Nanoseconds; Prometheus is told seconds.
+    Nanoseconds,
+    /// How many, of what the name says.
+    Number,
+}
+
+/// An entry of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    /// What it is told for.
+    pub scope: Scope,
+    /// What it is.
+    pub kind: Kind,
+    /// Its name, without scope and unit.
+    pub name: &'static str,
+    /// In what it is recorded.
+    pub unit: Unit,
+    /// What it means.
+    pub help: &'static str,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Link => "link",
+            Self::Path => "path",
+        })
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        })
+    }
+}
+
+impl Metric {
+    /// Its field in JSON: name and unit.
+    #[must_use]
+    pub fn field(&self) -> String {
+        let unit = match self.unit {
+            Unit::Bytes => "_bytes",
+            Unit::BytesPerSecond => "_bytes_per_s",
+            Unit::Nanoseconds => "_ns",
+            Unit::Number => "",
+        };
+        format!("{}{unit}", self.name)
+    }
+
+    /// Its name for Prometheus, by that project's rules: base units, `_total` for counters.
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        let unit = match self.unit {
+            Unit::Bytes => "_bytes",
+            Unit::BytesPerSecond => "_bytes_per_second",
+            Unit::Nanoseconds => "_seconds",
+            Unit::Number => "",
+        };
+        let total = if self.kind == Kind::Counter {
+            "_total"
+        } else {
+            ""
+        };
+        format!("thalweg_{}_{}{unit}{total}", self.scope, self.name)
+    }
+}
+
+macro_rules! table {
+    ($(
+        $(#[$about:meta])*
+        $table:ident: $kind:ident of $scope:ident {
+            $( #[doc = $help:literal] $metric:ident = $name:literal in $unit:ident, )*
+        }
+    )*) => {
+        $(
+            $(#[$about])*
+            #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+            pub enum $table {
+                $( #[doc = $help] $metric, )*
+            }
+
+            impl $table {
+                /// All of them, in the order of their places.
+                pub const ALL: &'static [Self] = &[ $( Self::$metric, )* ];
+                /// How many there are.
+                pub const COUNT: usize = Self::ALL.len();
+
+                /// Its entry in the table.
+                #[must_use]
+                pub const fn metric(self) -> Metric {
+                    match self {
+                        $( Self::$metric => Metric {
+                            scope: Scope::$scope,
+                            kind: Kind::$kind,
+                            name: $name,
+                            unit: Unit::$unit,
+                            help: $help.trim_ascii(),
+                        }, )*
+                    }
+                }
+            }
+        )*
+
+        /// The table.
+        pub fn metrics() -> impl Iterator<Item = Metric> {
+            let all = std::iter::empty();
+            $( let all = all.chain($table::ALL.iter().map(|metric| metric.metric())); )*
+            all
+        }
+    };
+}
+
+table! {
+    /// What a link counts.
+    LinkCounter: Counter of Link {
+        /// Messages that have ended well: at the sender acknowledged, at the receiver whole in their place.
+        Messages = "messages" in Number,
+        /// Their payload.
+        MessageBytes = "message" in Bytes,
+        /// Messages that ended with an error.
+        Failures = "failures" in Number,
+    }
+
+    /// What a link is like now.
+    LinkGauge: Gauge of Link {
+        /// The controller's answer: how much may be in flight.
+        Window = "window" in Bytes,
+        /// How much is: given to paths and not acknowledged.
+        InFlight = "in_flight" in Bytes,
+        /// Paths that carry data.
+        ActivePaths = "active_paths" in Number,
+    }
+
+    /// What a path counts.
+    PathCounter: Counter of Path {
+        /// Payload that was given to it, what was sent again included.
+        SentBytes = "sent" in Bytes,
+        /// Times that it was given up and made silent.
+        Fences = "fences" in Number,
+        /// Frames that were outstanding when it was given up, and were given to others.
+        Replays = "replays" in Number,
+    }
+
+    /// What a path is like now.
+    PathGauge: Gauge of Path {
+        /// 0 no channel, 1 being dialled, 2 up and not used, 3 used, 4 given up and not yet known how far it came.
+        State = "state" in Number,
+        /// Payload that was given to it and is not acknowledged.
+        Outstanding = "outstanding" in Bytes,
+        /// What it delivered while it had something to deliver.
+        Rate = "rate" in BytesPerSecond,
+        /// Round trip, smoothed.
+        RoundTrip = "round_trip" in Nanoseconds,
+        /// The channel's number: how often it has been dialled.
+        Epoch = "epoch" in Number,
+    }
+
+    /// What a path's values were.
+    PathHistogram: Histogram of Path {
+        /// From a chunk's departure to the word that it has arrived.
+        Delay = "delay" in Nanoseconds,
+    }
+}
+
+/// A number that differs between tables that differ, for whoever reads what another release has recorded.
+#[must_use]
+pub fn fingerprint() -> u64 {
+    // FNV-1a: the same on every machine and in every release.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for metric in metrics() {
+        let name = metric.prometheus();
+        let kind = metric.kind.to_string();
+        for byte in name.bytes().chain(kind.bytes()).chain([0]) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    hash
+}
+
+/// `docs/metrics.md`.
+#[must_use]
+pub fn document() -> String {
+    let mut text = String::from(
+        "# Metrics\n\nMade from the table in `src/telemetry/schema.rs`; a test says if they differ.\n\n\
+         | Prometheus | JSON | kind | meaning |\n|---|---|---|---|\n",
+    );
+    for metric in metrics() {
+        let _ = writeln!(
+            text,
+            "| `{}` | {} `{}` | {} | {} |",
+            metric.prometheus(),
+            metric.scope,
+            metric.field(),
+            metric.kind,
+            metric.help
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn names_are_told_apart_and_well_formed() {
+        let mut seen = BTreeSet::new();
+        for metric in metrics() {
+            let name = metric.prometheus();
+            let is_allowed = |c: char| c.is_ascii_lowercase() || c == '_';
+            assert!(name.chars().all(is_allowed), "{name}");
+            assert!(seen.insert(name.clone()), "{name} is there twice");
+            assert!(metric.help.ends_with('.'), "{name}: {}", metric.help);
+        }
+    }
+
+    #[test]
+    fn prometheus_is_told_base_units() {
+        assert_eq!(
+            PathCounter::SentBytes.metric().prometheus(),
+            "thalweg_path_sent_bytes_total"
+        );
+        assert_eq!(
+            PathHistogram::Delay.metric().prometheus(),
+            "thalweg_path_delay_seconds"
+        );
+        assert_eq!(PathHistogram::Delay.metric().field(), "delay_ns");
+    }
+
+    /// `THALWEG_BLESS=1` writes it.
+    #[test]
+    fn the_documentation_is_the_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+        if std::env::var_os("THALWEG_BLESS").is_some() {
+            fs::write(path, document()).unwrap();
+        }
+        assert!(
+            fs::read_to_string(path).is_ok_and(|text| text == document()),
+            "run THALWEG_BLESS=1 cargo test --lib telemetry"
+        );
+    }
+}

@@ -1,0 +1,376 @@
+//! The segment: what one process records, in a file in memory that others may look into while it runs and
+//! after it has ended.
+//!
+//! It is one fixed structure of atomics in which zeros mean "nothing": a file of the right length is a
+//! segment, and holes in it cost nothing. Writing to a hole where no memory is left would end the
+//! process, so what is written is reserved first; what cannot be is not recorded, and nothing else
+//! changes. Readers touch only what has been reserved.
+//!
+//! **Who is alive** is told by a lock on the file that its process holds until it ends, however it ends: it
+//! works from container to container, where numbers of processes do not.
+
+#![allow(
+    unsafe_code,
+    reason = "memory is mapped, and shared with other processes"
+)]
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::mem::{offset_of, size_of};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::histogram::Histogram;
+use super::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram, fingerprint};
+use crate::auth;
+use crate::clock::Timestamp;
+use crate::sync::notice::Notice;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"THALWEG\0");
+/// Of the structure below.
+const LAYOUT: u64 = 1;
+/// Where memory is a file system, on every Linux.
+pub const DEFAULT_FOLDER: &str = "/dev/shm";
+const PREFIX: &str = "thalweg-";
+/// A file that is being made.
+const UNFINISHED: &str = ".thalweg-";
+/// One that is older, and that nobody holds, was left behind.
+const UNFINISHED_MAX_S: u64 = 60;
+
+/// Links that can be recorded at once, and paths.
+pub const LINKS: usize = 512;
+/// As [`LINKS`].
+pub const PATHS: usize = 4096;
+/// Words of a label.
+pub const LABEL_WORDS: usize = 16;
+
+/// Whose it is.
+#[repr(C, align(64))]
+pub(super) struct Header {
+    magic: AtomicU64,
+    layout: AtomicU64,
+    fingerprint: AtomicU64,
+    pub(super) pid: AtomicU64,
+    /// Wall clock, in ns.
+    pub(super) started_wall: AtomicU64,
+    /// Our clock's time at that moment, in ns.
+    pub(super) started: AtomicU64,
+    /// When it last recorded, by our clock.
+    pub(super) beat: AtomicU64,
+    /// Places that have ever been taken.
+    pub(super) links_used: AtomicU64,
+    pub(super) paths_used: AtomicU64,
+    /// Name of the program.
+    pub(super) program: Notice<LABEL_WORDS>,
+}
+
+/// A link's place. Which generation has it: 0 for none.
+#[repr(C, align(64))]
+pub(super) struct LinkPlace {
+    pub(super) generation: AtomicU64,
+    pub(super) label: Notice<LABEL_WORDS>,
+    pub(super) counters: [AtomicU64; LinkCounter::COUNT],
+    pub(super) gauges: [AtomicU64; LinkGauge::COUNT],
+}
+
+/// A path's place.
+#[repr(C, align(64))]
+pub(super) struct PathPlace {
+    pub(super) generation: AtomicU64,
+    pub(super) label: Notice<LABEL_WORDS>,
+    pub(super) counters: [AtomicU64; PathCounter::COUNT],
+    pub(super) gauges: [AtomicU64; PathGauge::COUNT],
+    pub(super) histograms: [Histogram; PathHistogram::COUNT],
+}
+
+/// The structure.
+#[repr(C)]
+pub(super) struct Segment {
+    pub(super) header: Header,
+    pub(super) links: [LinkPlace; LINKS],
+    pub(super) paths: [PathPlace; PATHS],
+}
+
+/// Text in a label's words: as much of it as has room, and nothing after it.
+pub(super) fn label_words(first: u64, text: &str) -> [u64; LABEL_WORDS] {
+    let mut words = [0; LABEL_WORDS];
+    words[0] = first;
+    for (word, bytes) in words[1..].iter_mut().zip(text.as_bytes().chunks(8)) {
+        let mut eight = [0; 8];
+        eight[..bytes.len()].copy_from_slice(bytes);
+        *word = u64::from_le_bytes(eight);
+    }
+    words
+}
+
+/// The text again.
+pub(super) fn label_text(words: &[u64; LABEL_WORDS]) -> String {
+    let bytes: Vec<u8> = words[1..]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .take_while(|&byte| byte != 0)
+        .collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A mapped segment.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    segment: NonNull<Segment>,
+    /// None where it is in this process's memory only.
+    file: Option<File>,
+    /// What is removed at the end, by the process that made it: not by those that it forked.
+    made: Option<(PathBuf, u32)>,
+}
+
+// SAFETY: all that is reached through it is atomic.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn map(file: Option<&File>, is_writable: bool) -> io::Result<NonNull<Segment>> {
+        let protection = libc::PROT_READ | if is_writable { libc::PROT_WRITE } else { 0 };
+        let (flags, fd) = match file {
+            Some(file) => (libc::MAP_SHARED, file.as_raw_fd()),
+            None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
+        };
+        // SAFETY: a new mapping, of a file that is at least as long.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                size_of::<Segment>(),
+                protection,
+                flags,
+                fd,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        NonNull::new(start.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+    }
+
+    /// In this process's memory only.
+    pub(super) fn private() -> io::Result<Self> {
+        Ok(Self {
+            segment: Self::map(None, true)?,
+            file: None,
+            made: None,
+        })
+    }
+
+    /// A new one in this folder.
+    pub(super) fn create(folder: &Path) -> io::Result<Self> {
+        if !folder.exists() {
+            fs::DirBuilder::new().mode(0o700).create(folder)?;
+        }
+        let random = auth::nonce()?;
+        let random = u128::from_le_bytes(random) >> 64;
+        let name = format!("{}-{random:016x}", std::process::id());
+        let unfinished = folder.join(format!("{UNFINISHED}{name}"));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&unfinished)?;
+        let made = Self::fill(file);
+        // Under its name only once it is whole and locked: until then nobody takes it for left behind.
+        let path = folder.join(format!("{PREFIX}{name}"));
+        let made = made.and_then(|made| fs::rename(&unfinished, &path).map(|()| made));
+        match made {
+            Ok(mut made) => {
+                made.made = Some((path, std::process::id()));
+                Ok(made)
+            }
+            Err(error) => {
+                let _ = fs::remove_file(&unfinished);
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(file: File) -> io::Result<Self> {
+        if !lock(&file, libc::LOCK_EX)? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        file.set_len(size_of::<Segment>() as u64)?;
+        reserve(&file, 0, offset_of!(Segment, links))?;
+        let this = Self {
+            segment: Self::map(Some(&file), true)?,
+            file: Some(file),
+            made: None,
+        };
+        let header = &this.get().header;
+        let wall = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0));
+        let program = fs::read_to_string("/proc/self/comm").unwrap_or_default();
+        header.program.write(&label_words(0, program.trim_end()));
+        header
+            .pid
+            .store(std::process::id().into(), Ordering::Relaxed);
+        header.started_wall.store(wall, Ordering::Relaxed);
+        let now = Timestamp::now().as_nanos();
+        header.started.store(now, Ordering::Relaxed);
+        header.beat.store(now, Ordering::Relaxed);
+        header.fingerprint.store(fingerprint(), Ordering::Relaxed);
+        header.layout.store(LAYOUT, Ordering::Relaxed);
+        header.magic.store(MAGIC, Ordering::Release);
+        Ok(this)
+    }
+
+    /// Of another process, to look into.
+    ///
+    /// # Errors
+    /// What it is instead, for a line.
+    pub(super) fn open(path: &Path) -> Result<Self, String> {
+        let says = |error: io::Error| error.to_string();
+        let file = File::open(path).map_err(says)?;
+        let bytes = file.metadata().map_err(says)?.len();
+        let head = u64::try_from(size_of::<Header>()).unwrap_or(u64::MAX);
+        if bytes < head {
+            return Err(format!("it has {bytes} bytes, too few for a segment"));
+        }
+        let word = |offset: usize| {
+            let mut word = [0; 8];
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut word, offset as u64)
+                .map(|()| u64::from_le_bytes(word))
+                .map_err(says)
+        };
+        if word(offset_of!(Header, magic))? != MAGIC {
+            return Err("it is no segment".into());
+        }
+        let is_ours = word(offset_of!(Header, layout))? == LAYOUT
+            && word(offset_of!(Header, fingerprint))? == fingerprint();
+        if !is_ours {
+            return Err(
+                "another release has written it: look into it with that release's thalweg".into(),
+            );
+        }
+        if bytes < size_of::<Segment>() as u64 {
+            return Err(format!("it has {bytes} bytes: its end is missing"));
+        }
+        Ok(Self {
+            segment: Self::map(Some(&file), false).map_err(says)?,
+            file: Some(file),
+            made: None,
+        })
+    }
+
+    pub(super) fn get(&self) -> &Segment {
+        // SAFETY: it is mapped in full, any bits are valid, and atomics may be shared.
+        unsafe { self.segment.as_ref() }
+    }
+
+    /// Whether its process has ended.
+    pub(super) fn is_abandoned(&self) -> bool {
+        let Some(file) = &self.file else { return false };
+        let free = lock(file, libc::LOCK_SH).unwrap_or(false);
+        if free {
+            // SAFETY: no memory is passed.
+            unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_UN) };
+        }
+        free
+    }
+
+    /// Makes sure that there is memory for a part of it, so that it can be written.
+    pub(super) fn reserve<T>(&self, part: &T) -> bool {
+        let Some(file) = &self.file else { return true };
+        let offset = ptr::from_ref(part).addr() - self.segment.as_ptr().addr();
+        reserve(file, offset, size_of::<T>()).is_ok()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if let Some((path, process)) = &self.made
+            && *process == std::process::id()
+        {
+            let _ = fs::remove_file(path);
+        }
+        // SAFETY: it was mapped so, and nobody holds a reference.
+        unsafe { libc::munmap(self.segment.as_ptr().cast(), size_of::<Segment>()) };
+    }
+}
+
+/// Whether the file can be locked so.
+fn lock(file: &File, operation: i32) -> io::Result<bool> {
+    // SAFETY: no memory is passed.
+    if unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) } == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.kind() {
+        io::ErrorKind::WouldBlock => Ok(false),
+        _ => Err(error),
+    }
+}
+
+fn reserve(file: &File, offset: usize, bytes: usize) -> io::Result<()> {
+    let number = |n: usize| libc::off_t::try_from(n).unwrap_or(libc::off_t::MAX);
+    // SAFETY: no memory is passed.
+    let code = unsafe { libc::posix_fallocate(file.as_raw_fd(), number(offset), number(bytes)) };
+    match code {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
+/// The segments in a folder, of processes that run and of such that have ended.
+///
+/// # Errors
+/// The folder cannot be read.
+pub(super) fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found: Vec<_> = fs::read_dir(folder)?
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+/// Removes what processes of this user have left behind that did not end by themselves.
+pub(super) fn clean(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_old = || {
+            let age = entry
+                .metadata()
+                .and_then(|m| m.modified())
+                .ok()?
+                .elapsed()
+                .ok()?;
+            Some(age.as_secs() >= UNFINISHED_MAX_S)
+        };
+        let is_candidate =
+            name.starts_with(PREFIX) || name.starts_with(UNFINISHED) && is_old() == Some(true);
+        // Another user's cannot be opened for writing.
+        let file = || OpenOptions::new().write(true).open(entry.path()).ok();
+        if is_candidate
+            && let Some(file) = file()
+            && matches!(lock(&file, libc::LOCK_EX), Ok(true))
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether a folder can hold segments, for a line that says why not.
+pub(super) fn advice(folder: &Path, error: &io::Error) -> String {
+    let folder = folder.display();
+    format!(
+        "telemetry stays in this process: {folder}: {error}; name a folder in memory with \
+         THALWEG_SHM_DIR"
+    )
+}

@@ -1,0 +1,260 @@
+//! What a session records, seen from outside while it runs and after it has ended.
+
+#![allow(unsafe_code, reason = "requests name memory by address")]
+#![allow(clippy::unwrap_used, clippy::similar_names, reason = "a test")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use common::{connect, until};
+use thalweg::config::Config;
+use thalweg::session::{MemoryKeys, RecvBuffer, Session};
+use thalweg::telemetry::reader::{self, Process};
+use thalweg::telemetry::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge};
+use thalweg::telemetry::{Recorder, Role};
+
+/// A folder that is removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("thalweg-test-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir(&folder).unwrap();
+        Self(folder)
+    }
+
+    fn processes(&self) -> Vec<Process> {
+        let (readers, lines) = reader::find(&self.0).unwrap();
+        assert_eq!(lines, [""; 0]);
+        readers.iter().map(reader::Reader::read).collect()
+    }
+
+    fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.0).unwrap();
+        let name = |entry: fs::DirEntry| entry.file_name().into_string().unwrap();
+        entries.map(Result::unwrap).map(name).collect()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn session(folder: &Path) -> Session {
+    let settings = [
+        ("THALWEG_IFNAME", "=lo"),
+        ("THALWEG_FAMILY", "ipv4"),
+        ("THALWEG_PATHS", "2"),
+        ("THALWEG_PATH_SEARCH", "off"),
+        ("THALWEG_TRANSPORT", "tcp"),
+        ("THALWEG_SHM_DIR", folder.to_str().unwrap()),
+    ];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let config = Config::from_sources(settings, None).unwrap();
+    Session::open_with(config, Arc::new(|_, line: &str| println!("{line}"))).unwrap()
+}
+
+#[test]
+fn links_and_paths_are_seen_while_they_are_there() {
+    let folder = Folder::new();
+    let (near, far) = (session(&folder.0), session(&folder.0));
+    assert_eq!(folder.processes().len(), 2, "a segment for each session");
+    let (listener, handle) = far.listen(0).unwrap();
+    let (send, recv) = connect(&near, &listener, &handle);
+    let (data, mut buffer) = (vec![7u8; 1 << 20], vec![0u8; 1 << 20]);
+    let mut transfer = || {
+        let buffers = [RecvBuffer {
+            data: buffer.as_mut_ptr(),
+            len: buffer.len(),
+            tag: 1,
+            keys: MemoryKeys::default(),
+        }];
+        // SAFETY: both stay until the requests have ended.
+        let (r, s) = unsafe {
+            let r = recv.irecv(&buffers).unwrap().unwrap();
+            (
+                r,
+                send.isend(data.as_ptr(), data.len(), 1, MemoryKeys::default())
+                    .unwrap()
+                    .unwrap(),
+            )
+        };
+        // SAFETY: it is not asked again once it has ended.
+        until("sent", || unsafe { s.test() }.unwrap());
+        // SAFETY: as above.
+        until("received", || unsafe { r.test() }.unwrap());
+    };
+    transfer();
+    let link = until("both paths used", || {
+        transfer();
+        let links = folder
+            .processes()
+            .into_iter()
+            .flat_map(|process| process.links);
+        let sender = links.into_iter().find(|link| link.role == Role::Sender)?;
+        let is_whole = sender.gauges[LinkGauge::ActivePaths as usize] == 2
+            && sender.counters[LinkCounter::Messages as usize] >= 2;
+        is_whole.then_some(sender)
+    });
+    assert!(link.name.starts_with("127.0.0.1:"), "{}", link.name);
+    let messages = link.counters[LinkCounter::Messages as usize];
+    assert_eq!(
+        link.counters[LinkCounter::MessageBytes as usize],
+        messages << 20
+    );
+    assert!(link.gauges[LinkGauge::Window as usize] > 0);
+    let numbers: Vec<_> = link.paths.iter().map(|path| path.number).collect();
+    assert_eq!(numbers, [0, 1]);
+    for path in &link.paths {
+        assert_eq!(path.gauges[PathGauge::State as usize], 3);
+        assert_eq!(path.ends.matches("127.0.0.1:").count(), 2, "{}", path.ends);
+    }
+    let sent = |path: &reader::PathNow| path.counters[PathCounter::SentBytes as usize];
+    assert!(link.paths.iter().map(sent).sum::<u64>() >= messages << 20);
+    drop((send, recv, listener));
+    drop((near, far));
+    assert_eq!(folder.files(), [""; 0], "nothing is left behind");
+}
+
+#[test]
+fn a_place_is_used_again_and_tells_nothing_of_before() {
+    let folder = Folder::new();
+    let (recorder, line) = Recorder::open(&folder.0).unwrap();
+    assert_eq!(line, None);
+    let link = recorder.link(Role::Sender, "one").unwrap();
+    let path = link.path(3).unwrap();
+    link.count(LinkCounter::Messages, 5);
+    path.name("a b");
+    path.count(PathCounter::SentBytes, 7);
+    let before = &folder.processes()[0].links[0].clone();
+    assert_eq!((before.name.as_str(), before.counters[0]), ("one", 5));
+    assert_eq!(
+        (before.paths[0].number, before.paths[0].ends.as_str()),
+        (3, "a b")
+    );
+    drop((link, path));
+    assert_eq!(folder.processes()[0].links, []);
+    let link = recorder.link(Role::Receiver, "two").unwrap();
+    let _path = link.path(1).unwrap();
+    let after = &folder.processes()[0].links[0].clone();
+    assert_eq!(after.id.0, before.id.0, "the same place");
+    assert_ne!(after.id.1, before.id.1);
+    assert_eq!((after.name.as_str(), after.counters[0]), ("two", 0));
+    let path = &after.paths[0];
+    assert_eq!(
+        (path.number, path.ends.as_str(), path.counters),
+        (1, "", [0; PathCounter::COUNT])
+    );
+}
+
+#[test]
+fn places_run_out_and_nothing_else_happens() {
+    let folder = Folder::new();
+    let (recorder, _) = Recorder::open(&folder.0).unwrap();
+    let links: Vec<_> = (0..600)
+        .filter_map(|_| recorder.link(Role::Sender, "x"))
+        .collect();
+    assert_eq!(links.len(), 512);
+    assert_eq!(folder.processes()[0].links.len(), 512);
+    drop(links);
+    assert!(recorder.link(Role::Sender, "y").is_some());
+}
+
+#[test]
+fn files_that_are_no_segments_of_this_release_get_a_line_each() {
+    let folder = Folder::new();
+    let (_recorder, _) = Recorder::open(&folder.0).unwrap();
+    let whole = fs::read(folder.0.join(&folder.files()[0])).unwrap();
+    let put = |name: &str, bytes: &[u8]| fs::write(folder.0.join(name), bytes).unwrap();
+    put("thalweg-1-short", b"words");
+    put("thalweg-2-words", &vec![b'x'; whole.len()]);
+    let mut newer = whole.clone();
+    newer[8] = 99;
+    put("thalweg-3-newer", &newer);
+    put("thalweg-4-cut", &whole[..whole.len() / 2]);
+    put("another", b"not ours");
+    let (readers, lines) = reader::find(&folder.0).unwrap();
+    assert_eq!(readers.len(), 1);
+    for (name, says) in [
+        ("thalweg-1-short", "too few"),
+        ("thalweg-2-words", "no segment"),
+        ("thalweg-3-newer", "another release"),
+        ("thalweg-4-cut", "its end is missing"),
+    ] {
+        let is_said = |line: &String| line.contains(name) && line.contains(says);
+        assert!(lines.iter().any(is_said), "{name}: {lines:?}");
+    }
+    assert_eq!(lines.len(), 4);
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_is_named_and_the_session_goes_on() {
+    let folder = Folder::new();
+    let file = folder.0.join("file");
+    fs::write(&file, "").unwrap();
+    let (recorder, line) = Recorder::open(&file).unwrap();
+    let line = line.unwrap();
+    assert!(
+        line.contains("THALWEG_SHM_DIR") && line.contains("file"),
+        "{line}"
+    );
+    let link = recorder.link(Role::Sender, "x").unwrap();
+    link.count(LinkCounter::Messages, 1);
+    let made = folder.0.join("made");
+    let (_recorder, line) = Recorder::open(&made).unwrap();
+    assert_eq!(line, None);
+    assert_eq!(reader::find(&made).unwrap().0.len(), 1);
+}
+
+/// The other process of the next test: records, says so, and waits to be killed.
+#[test]
+#[ignore = "run by a_process_that_was_killed_is_seen_as_ended_and_cleaned_up"]
+fn record_and_wait() {
+    let folder = std::env::var("THALWEG_TEST_FOLDER").unwrap();
+    let (recorder, _) = Recorder::open(Path::new(&folder)).unwrap();
+    let link = recorder.link(Role::Sender, "killed").unwrap();
+    link.count(LinkCounter::Messages, 3);
+    thread::sleep(Duration::from_secs(60));
+}
+
+#[test]
+fn a_process_that_was_killed_is_seen_as_ended_and_cleaned_up() {
+    let folder = Folder::new();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "record_and_wait"])
+        .env("THALWEG_TEST_FOLDER", &folder.0)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let seen = until("it records", || {
+        let process = folder.processes().pop()?;
+        (process.links.first()?.counters[0] == 3).then_some(process)
+    });
+    assert!(seen.is_alive);
+    assert_eq!(seen.pid, u64::from(child.id()));
+    // Another process that begins leaves it alone.
+    drop(Recorder::open(&folder.0).unwrap());
+    assert_eq!(folder.processes().len(), 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let seen = folder.processes().pop().unwrap();
+    assert!(!seen.is_alive);
+    assert_eq!(
+        (seen.links[0].name.as_str(), seen.links[0].counters[0]),
+        ("killed", 3)
+    );
+    drop(Recorder::open(&folder.0).unwrap());
+    assert_eq!(folder.files(), [""; 0]);
+}
