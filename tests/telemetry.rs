@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -74,7 +75,9 @@ fn links_and_paths_are_seen_while_they_are_there() {
     let (listener, handle) = far.listen(0).unwrap();
     let (send, recv) = connect(&near, &listener, &handle);
     let (data, mut buffer) = (vec![7u8; 1 << 20], vec![0u8; 1 << 20]);
+    let count = Cell::new(0u64);
     let mut transfer = || {
+        count.set(count.get() + 1);
         let buffers = [RecvBuffer {
             data: buffer.as_mut_ptr(),
             len: buffer.len(),
@@ -123,6 +126,16 @@ fn links_and_paths_are_seen_while_they_are_there() {
     }
     let sent = |path: &reader::PathNow| path.counters[PathCounter::SentBytes as usize];
     assert!(link.paths.iter().map(sent).sum::<u64>() >= messages << 20);
+    until("the last word, while nobody drives", || {
+        let links = folder
+            .processes()
+            .into_iter()
+            .flat_map(|process| process.links);
+        let sender = links.into_iter().find(|link| link.role == Role::Sender)?;
+        let is_idle = sender.gauges[LinkGauge::InFlight as usize] == 0;
+        let messages = sender.counters[LinkCounter::Messages as usize];
+        (is_idle && messages == count.get()).then_some(())
+    });
     drop((send, recv, listener));
     drop((near, far));
     assert_eq!(folder.files(), [""; 0], "nothing is left behind");

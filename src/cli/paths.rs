@@ -8,12 +8,13 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::{Failure, print_json};
+use crate::config::Config;
 use crate::sim::report::table::Table;
+use crate::telemetry::Role;
 use crate::telemetry::reader::{self, Link, PathNow, Process};
 use crate::telemetry::schema::{
-    LinkCounter, LinkGauge, Metric, PathCounter, PathGauge, PathHistogram,
+    LinkCounter, LinkGauge, Metric, PATH_STATES, PathCounter, PathGauge, PathHistogram,
 };
-use crate::telemetry::{DEFAULT_FOLDER, Role};
 
 #[derive(Debug, Args)]
 pub(super) struct PathsArgs {
@@ -28,7 +29,7 @@ pub(super) struct PathsArgs {
 pub(super) fn paths(args: &PathsArgs, out: &mut impl Write) -> Result<(), Failure> {
     let set = || std::env::var_os("THALWEG_SHM_DIR").map(PathBuf::from);
     let folder = args.folder.clone().or_else(set);
-    let folder = folder.unwrap_or_else(|| DEFAULT_FOLDER.into());
+    let folder = folder.unwrap_or_else(|| Config::default().shm_folder);
     let (readers, lines) = reader::find(&folder)
         .map_err(|error| Failure::Usage(format!("{}: {error}", folder.display())))?;
     for line in &lines {
@@ -108,14 +109,8 @@ fn row(path: &PathNow) -> Vec<String> {
 }
 
 fn state(number: u64) -> &'static str {
-    match number {
-        0 => "down",
-        1 => "dialled",
-        2 => "standby",
-        3 => "used",
-        4 => "fenced",
-        _ => "?",
-    }
+    let place = usize::try_from(number).unwrap_or(usize::MAX);
+    PATH_STATES.get(place).copied().unwrap_or("?")
 }
 
 fn micros(nanos: u64) -> String {

@@ -513,8 +513,9 @@ impl TxInner {
         while let Some(path) = self.engine.poll_reroute() {
             let io = &mut self.paths[usize::from(path)];
             let port = io.channel.as_mut().and_then(AnyChannel::reroute);
-            if let (Some(port), Some((local, _))) = (port, &mut io.addrs) {
-                local.set_port(port);
+            if let (Some(port), Some(addrs)) = (port, &mut io.addrs) {
+                addrs.0.set_port(port);
+                self.engine.name_path(path, &ends(*addrs));
             }
             self.engine.handle_rerouted(path, port.is_some(), now);
         }
@@ -581,8 +582,7 @@ impl TxInner {
                     addrs: Some(addrs),
                 };
                 self.last_refusal = None;
-                let (local, remote) = addrs;
-                self.engine.name_path(path, &format!("{local} {remote}"));
+                self.engine.name_path(path, &ends(addrs));
                 self.engine.limit_eager(eager_bytes);
                 self.engine.handle_path_up(path, epoch, previous, now);
             }
@@ -841,11 +841,15 @@ impl TxInner {
                     None
                 }
             };
-            let addrs =
-                path.map_or_else(String::new, |(local, remote)| format!("{local}->{remote}"));
-            link.host.event(link, &event, &addrs);
+            link.host
+                .event(link, &event, &path.map_or_else(String::new, ends));
         }
     }
+}
+
+/// Local and remote address, for people.
+fn ends((local, remote): (SocketAddr, SocketAddr)) -> String {
+    format!("{local}->{remote}")
 }
 
 fn index_u8(index: usize) -> u8 {

@@ -30,6 +30,7 @@ use crate::engine::wire::PathCount;
 use crate::engine::{EngineConfig, FenceReason, PathState, Probes, RxEngine, TxAction, TxEvent};
 use crate::sync::Flag;
 use crate::telemetry::Recorder;
+use crate::telemetry::schema::PATH_STATES;
 use crate::transport::AnyChannel;
 use crate::transport::faulty::{FaultFile, Faults};
 use crate::transport::tcp::TcpChannel;
@@ -614,6 +615,7 @@ impl Service {
                 wake_at = wake_at.min(now + TICK);
                 continue;
             }
+            watched.publish(now);
             if watched.due(now).is_some_and(|due| due <= now + BUSY) {
                 watched.drive();
                 wake_at = wake_at.min(now + TICK);
@@ -743,10 +745,7 @@ impl Service {
                 let state = match info.state {
                     PathState::Vacant => continue,
                     _ if info.suspect => "suspect",
-                    PathState::Dialing => "dialing",
-                    PathState::Standby => "standby",
-                    PathState::Active => "active",
-                    PathState::Fenced => "fenced",
+                    state => PATH_STATES[state as usize],
                 };
                 let port = inner.addrs(path).map_or(0, |(local, _)| local.port());
                 let marked = info
@@ -1031,7 +1030,8 @@ impl Service {
                     Ok(welcome) => self.welcomed(key, welcome),
                     Err(why) => {
                         let is_over = why == NoWelcome::Refused(Refusal::NoLink);
-                        let over = is_over.then_some("nothing that was under way can be told of");
+                        let over = is_over
+                            .then_some("whether what was under way has arrived is not known");
                         self.dial_failed(key, why.advice(), over);
                     }
                 }
@@ -1470,6 +1470,15 @@ impl Watched {
             AnyLink::Rx(link) => link.drive(Step::Sweep),
         }
         self.drove_at = self.driven_at();
+    }
+
+    /// What came last would not be seen while nobody drives.
+    fn publish(&self, now: Timestamp) {
+        if let AnyLink::Tx(link) = &self.link
+            && let Some(mut inner) = link.try_inner()
+        {
+            inner.engine.publish(now);
+        }
     }
 
     fn due(&self, now: Timestamp) -> Option<Timestamp> {

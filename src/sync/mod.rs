@@ -4,7 +4,6 @@
 //! `RUSTFLAGS="--cfg loom" cargo test --lib --release sync`.
 
 pub mod flag;
-pub mod journal;
 pub mod notice;
 mod primitives;
 pub mod spsc;

@@ -6,7 +6,8 @@
 //!
 //! - The Release fence after the odd stamp and the reader's Acquire fence after the words see to it that
 //!   a reader who has seen any word of a writing sees that writing's stamp, or a later one, when it looks
-//!   at the stamp again. So a stamp that is the same before and after the words belongs to all of them.
+//!   at the stamp again. So a stamp that is the same before and after the words belongs to all of them, and
+//!   so it is with whatever else is written and read in their company.
 //! - It is loaded with Acquire and was stored with Release, so none of the words is from before it.
 //!
 //! Words are atomics, read and written relaxed: a reader that comes at the wrong time reads some that do
@@ -35,60 +36,37 @@ impl<const WORDS: usize> Default for Notice<WORDS> {
 }
 
 impl<const WORDS: usize> Notice<WORDS> {
-    /// Writes it. One at a time: of two that write at once, readers may take the words for one's.
-    pub fn write(&self, words: &[u64; WORDS]) {
+    /// Writes it, and meanwhile does what readers are not to see half of. One at a time: of two that write
+    /// at once, readers may take the words for one's.
+    pub fn write(&self, words: &[u64; WORDS], meanwhile: impl FnOnce()) {
         // Even, also where a program ended while it wrote.
         let before = self.stamp.load(Ordering::Relaxed) & !1;
         self.stamp.store(before.wrapping_add(1), Ordering::Relaxed);
-        self.fill(words, before.wrapping_add(2));
-    }
-
-    /// What it says. None while it is being written.
-    #[must_use]
-    pub fn read(&self) -> Option<[u64; WORDS]> {
-        (0..LOOKS).find_map(|_| {
-            let stamp = self.stamp();
-            stamp
-                .is_multiple_of(2)
-                .then(|| self.words_of(stamp))
-                .flatten()
-        })
-    }
-
-    /// Pairs with the store that ended the writing of this stamp.
-    pub(super) fn stamp(&self) -> u64 {
-        self.stamp.load(Ordering::Acquire)
-    }
-
-    /// Takes it for writing, if its stamp is still this one; `writing` is odd.
-    pub(super) fn take(&self, before: u64, writing: u64) -> bool {
-        // Acquire: pairs with the Release store of whoever wrote here before, so that its words do not
-        // come after ours.
-        self.stamp
-            .compare_exchange(before, writing, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
-    }
-
-    /// Writes the words, after the odd stamp.
-    pub(super) fn fill(&self, words: &[u64; WORDS], whole: u64) {
-        // Pairs with the fence in `words_of`.
+        // Pairs with the fence in `read`.
         fence(Ordering::Release);
+        meanwhile();
         for (place, word) in self.words.iter().zip(words) {
             place.store(*word, Ordering::Relaxed);
         }
-        // Pairs with the load in `stamp`.
-        self.stamp.store(whole, Ordering::Release);
+        // Pairs with the first load in `read`.
+        self.stamp.store(before.wrapping_add(2), Ordering::Release);
     }
 
-    /// The words that belong to this stamp, which has been seen; none if another has come since.
-    pub(super) fn words_of(&self, stamp: u64) -> Option<[u64; WORDS]> {
-        let mut words = [0; WORDS];
-        for (word, place) in words.iter_mut().zip(&self.words) {
-            *word = place.load(Ordering::Relaxed);
-        }
-        // Pairs with the fence in `fill`.
-        fence(Ordering::Acquire);
-        (self.stamp.load(Ordering::Relaxed) == stamp).then_some(words)
+    /// What is made of its words, and of atomics that are cleared or begun anew only while it is being
+    /// written. None while it is.
+    #[must_use]
+    pub fn read<T>(&self, mut make: impl FnMut(&[u64; WORDS]) -> T) -> Option<T> {
+        (0..LOOKS).find_map(|_| {
+            let stamp = self.stamp.load(Ordering::Acquire);
+            if !stamp.is_multiple_of(2) {
+                return None;
+            }
+            let words = std::array::from_fn(|at| self.words[at].load(Ordering::Relaxed));
+            let outcome = make(&words);
+            // Pairs with the fence in `write`.
+            fence(Ordering::Acquire);
+            (self.stamp.load(Ordering::Relaxed) == stamp).then_some(outcome)
+        })
     }
 }
 
@@ -100,20 +78,20 @@ mod tests {
     #[test]
     fn what_was_written_last_is_read() {
         let notice = Notice::<3>::default();
-        assert_eq!(notice.read(), Some([0; 3]));
-        notice.write(&[1, 2, 3]);
-        notice.write(&[4, 5, 6]);
-        assert_eq!(notice.read(), Some([4, 5, 6]));
+        assert_eq!(notice.read(|words| *words), Some([0; 3]));
+        notice.write(&[1, 2, 3], || ());
+        notice.write(&[4, 5, 6], || ());
+        assert_eq!(notice.read(|words| *words), Some([4, 5, 6]));
     }
 
     #[test]
     fn a_writer_that_died_is_followed_by_another() {
         let notice = Notice::<2>::default();
-        notice.write(&[1, 2]);
+        notice.write(&[1, 2], || ());
         notice.stamp.store(3, Ordering::Relaxed);
-        assert_eq!(notice.read(), None);
-        notice.write(&[3, 4]);
-        assert_eq!(notice.read(), Some([3, 4]));
+        assert_eq!(notice.read(|words| *words), None);
+        notice.write(&[3, 4], || ());
+        assert_eq!(notice.read(|words| *words), Some([3, 4]));
     }
 
     #[test]
@@ -121,9 +99,9 @@ mod tests {
         const TIMES: u64 = if cfg!(miri) { 100 } else { 100_000 };
         let notice = Notice::<7>::default();
         thread::scope(|scope| {
-            scope.spawn(|| (1..=TIMES).for_each(|value| notice.write(&[value; 7])));
+            scope.spawn(|| (1..=TIMES).for_each(|value| notice.write(&[value; 7], || ())));
             loop {
-                if let Some(words) = notice.read() {
+                if let Some(words) = notice.read(|words| *words) {
                     assert!(words == [words[0]; 7], "torn: {words:?}");
                     if words[0] == TIMES {
                         break;
@@ -142,21 +120,27 @@ mod loom_tests {
     use loom::thread;
 
     #[test]
-    fn words_belong_together() {
+    fn words_and_what_is_written_with_them_belong_together() {
         loom::model(|| {
-            let notice = Arc::new(Notice::<2>::default());
+            let shared = Arc::new((Notice::<2>::default(), AtomicU64::new(0)));
             let writer = {
-                let notice = Arc::clone(&notice);
+                let shared = Arc::clone(&shared);
                 thread::spawn(move || {
-                    notice.write(&[1, 1]);
-                    notice.write(&[2, 2]);
+                    let (notice, other) = &*shared;
+                    for value in 1..=2 {
+                        notice.write(&[value, value], || other.store(value, Ordering::Relaxed));
+                    }
                 })
             };
-            if let Some(words) = notice.read() {
-                assert_eq!(words[0], words[1], "torn");
+            let read = || {
+                let (notice, other) = &*shared;
+                notice.read(|words| (*words, other.load(Ordering::Relaxed)))
+            };
+            if let Some((words, other)) = read() {
+                assert!(words == [other, other], "torn: {words:?} with {other}");
             }
             writer.join().unwrap();
-            assert_eq!(notice.read(), Some([2, 2]));
+            assert_eq!(read(), Some(([2, 2], 2)));
         });
     }
 }

@@ -6,7 +6,7 @@
 //! **Whoever holds a link publishes.** Engines count in plain numbers, under the lock of their link; with
 //! the timers, every 10 ms, the numbers are copied into the segment. So the data path pays nothing for
 //! counters, and only a histogram's values are put there one by one. What a reader sees is 10 ms old at most
-//! while a link is driven; a link that nobody drives has nothing new.
+//! while a link is driven, and a second once it is not.
 
 pub mod histogram;
 pub mod reader;
@@ -19,10 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram};
-use self::segment::{LINKS, LinkPlace, Mapping, PATHS, PathPlace, label_words};
+use self::segment::{LABEL_WORDS, LinkPlace, Mapping, PathPlace, label_words};
 use crate::clock::Timestamp;
-
-pub use self::segment::DEFAULT_FOLDER;
 
 /// Which way a link's data goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,16 +31,16 @@ pub enum Role {
     Receiver,
 }
 
-/// Records what a process measures. Cheap to clone.
-#[derive(Debug, Clone)]
+/// Records what a process measures.
+#[derive(Debug)]
 pub struct Recorder(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     mapping: Mapping,
     free: Mutex<Free>,
-    /// Ever given to a place: a reader tells by it whether a place is still the same's.
-    generations: AtomicU64,
+    /// How many owners places have had: a reader tells by it whether a place is still the same one's.
+    owners: AtomicU64,
 }
 
 impl Shared {
@@ -50,10 +48,30 @@ impl Shared {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn generation(&self) -> u64 {
-        self.generations.fetch_add(1, Ordering::Relaxed) + 1
+    fn owner(&self) -> u64 {
+        self.owners.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Takes one of these places, for which there is memory then. None if there is no more room, or no
+    /// memory. `used`: how many have ever been taken.
+    fn take<T>(
+        &self,
+        kind: fn(&mut Free) -> &mut Places,
+        places: &[T],
+        used: &AtomicU64,
+    ) -> Option<usize> {
+        let index = kind(&mut self.free()).take(places.len())?;
+        if !self.mapping.reserve(&places[index]) {
+            kind(&mut self.free()).returned.push(index);
+            return None;
+        }
+        used.fetch_max(index as u64 + 1, Ordering::Relaxed);
+        Some(index)
     }
 }
+
+/// The label of a place that is nobody's.
+const FREE: [u64; LABEL_WORDS] = [0; LABEL_WORDS];
 
 /// Places that nobody has.
 #[derive(Debug, Default)]
@@ -96,7 +114,7 @@ impl Recorder {
         let shared = Shared {
             mapping,
             free: Mutex::default(),
-            generations: AtomicU64::new(0),
+            owners: AtomicU64::new(0),
         };
         Ok((Self(Arc::new(shared)), line))
     }
@@ -104,26 +122,19 @@ impl Recorder {
     /// A place for a link. None if there is no more room, or no memory for it.
     #[must_use]
     pub fn link(&self, role: Role, name: &str) -> Option<LinkRecorder> {
-        let index = self.0.free().links.take(LINKS)?;
-        let segment = self.0.mapping.get();
+        let shared = &self.0;
+        let segment = shared.mapping.get();
+        let used = &segment.header.links_used;
+        let index = shared.take(|free| &mut free.links, &segment.links, used)?;
         let place = &segment.links[index];
-        if !self.0.mapping.reserve(place) {
-            self.0.free().links.returned.push(index);
-            return None;
-        }
-        segment
-            .header
-            .links_used
-            .fetch_max(index as u64 + 1, Ordering::Relaxed);
-        clear(&place.counters);
-        clear(&place.gauges);
         let role = u64::from(role == Role::Receiver);
-        place.label.write(&label_words(role, name));
-        place
-            .generation
-            .store(self.0.generation(), Ordering::Release);
+        let label = label_words(shared.owner(), role, name);
+        place.label.write(&label, || {
+            clear(&place.counters);
+            clear(&place.gauges);
+        });
         Some(LinkRecorder(Arc::new(LinkGuard {
-            shared: Arc::clone(&self.0),
+            shared: Arc::clone(shared),
             index,
         })))
     }
@@ -159,7 +170,7 @@ impl LinkGuard {
 
 impl Drop for LinkGuard {
     fn drop(&mut self) {
-        self.place().generation.store(0, Ordering::Release);
+        self.place().label.write(&FREE, || ());
         self.shared.free().links.returned.push(self.index);
     }
 }
@@ -170,32 +181,23 @@ impl LinkRecorder {
     #[must_use]
     pub fn path(&self, number: u8) -> Option<PathRecorder> {
         let shared = &self.0.shared;
-        let index = shared.free().paths.take(PATHS)?;
         let segment = shared.mapping.get();
-        let place = &segment.paths[index];
-        if !shared.mapping.reserve(place) {
-            shared.free().paths.returned.push(index);
-            return None;
-        }
-        segment
-            .header
-            .paths_used
-            .fetch_max(index as u64 + 1, Ordering::Relaxed);
-        clear(&place.counters);
-        clear(&place.gauges);
-        place
-            .histograms
-            .iter()
-            .for_each(histogram::Histogram::clear);
+        let used = &segment.header.paths_used;
+        let index = shared.take(|free| &mut free.paths, &segment.paths, used)?;
         let this = PathRecorder {
             link: Arc::clone(&self.0),
             index,
+            owner: shared.owner(),
             number,
         };
-        this.name("");
-        place
-            .generation
-            .store(shared.generation(), Ordering::Release);
+        let place = this.place();
+        place.label.write(&this.label(""), || {
+            clear(&place.counters);
+            clear(&place.gauges);
+            for histogram in &place.histograms {
+                histogram.clear();
+            }
+        });
         Some(this)
     }
 
@@ -215,6 +217,7 @@ impl LinkRecorder {
 pub struct PathRecorder {
     link: Arc<LinkGuard>,
     index: usize,
+    owner: u64,
     number: u8,
 }
 
@@ -223,10 +226,14 @@ impl PathRecorder {
         &self.link.shared.mapping.get().paths[self.index]
     }
 
+    fn label(&self, ends: &str) -> [u64; LABEL_WORDS] {
+        let place = self.link.index as u64 | u64::from(self.number) << 32;
+        label_words(self.owner, place, ends)
+    }
+
     /// Where it leads from and to.
     pub fn name(&self, ends: &str) {
-        let owner = self.link.index as u64 | u64::from(self.number) << 32;
-        self.place().label.write(&label_words(owner, ends));
+        self.place().label.write(&self.label(ends), || ());
     }
 
     /// What it has counted so far.
@@ -247,7 +254,7 @@ impl PathRecorder {
 
 impl Drop for PathRecorder {
     fn drop(&mut self) {
-        self.place().generation.store(0, Ordering::Release);
+        self.place().label.write(&FREE, || ());
         self.link.shared.free().paths.returned.push(self.index);
     }
 }

@@ -9,7 +9,6 @@ use super::histogram::Counts;
 use super::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram};
 use super::segment::{self, LABEL_WORDS, LINKS, LinkPlace, Mapping, PATHS, PathPlace, label_text};
 use crate::clock::Timestamp;
-use crate::sync::notice::Notice;
 use crate::units::Nanos;
 
 /// A process's segment, to be looked into as often as one likes.
@@ -129,11 +128,7 @@ impl Reader {
         }
         Process {
             pid: number(&header.pid),
-            program: header
-                .program
-                .read()
-                .as_ref()
-                .map_or_else(String::new, label_text),
+            program: header.program.read(label_text).unwrap_or_default(),
             is_alive: !self.mapping.is_abandoned(),
             started_wall_ns: number(&header.started_wall),
             age: Timestamp::now().since(Timestamp::from_nanos(number(&header.beat))),
@@ -146,22 +141,11 @@ fn numbers<const N: usize>(words: &[AtomicU64; N]) -> [u64; N] {
     std::array::from_fn(|at| words[at].load(Ordering::Relaxed))
 }
 
-/// What `read` makes of a place, unless it was free or given to another meanwhile.
-fn steady<T>(
-    generation: &AtomicU64,
-    label: &Notice<LABEL_WORDS>,
-    read: impl FnOnce(u64, &[u64; LABEL_WORDS]) -> T,
-) -> Option<T> {
-    let before = generation.load(Ordering::Acquire);
-    let label = label.read()?;
-    let made = (before != 0).then(|| read(before, &label))?;
-    (generation.load(Ordering::Acquire) == before).then_some(made)
-}
-
+/// None of a place that is free, or changes hands just now.
 fn link(index: usize, place: &LinkPlace) -> Option<Link> {
-    steady(&place.generation, &place.label, |generation, label| Link {
-        id: (index, generation),
-        role: if label[0] == 0 {
+    let link = |label: &[u64; LABEL_WORDS]| Link {
+        id: (index, label[0]),
+        role: if label[1] == 0 {
             Role::Sender
         } else {
             Role::Receiver
@@ -170,19 +154,22 @@ fn link(index: usize, place: &LinkPlace) -> Option<Link> {
         counters: numbers(&place.counters),
         gauges: numbers(&place.gauges),
         paths: Vec::new(),
-    })
+    };
+    place.label.read(link).filter(|link| link.id.1 != 0)
 }
 
+/// With the place of its link. None as for a link.
 fn path(place: &PathPlace) -> Option<(usize, PathNow)> {
-    steady(&place.generation, &place.label, |_, label| {
-        let owner = usize::try_from(label[0] & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+    let path = |label: &[u64; LABEL_WORDS]| {
+        let link = usize::try_from(label[1] & u64::from(u32::MAX)).unwrap_or(usize::MAX);
         let path = PathNow {
-            number: u32::try_from(label[0] >> 32).unwrap_or(u32::MAX),
+            number: u32::try_from(label[1] >> 32).unwrap_or(u32::MAX),
             ends: label_text(label),
             counters: numbers(&place.counters),
             gauges: numbers(&place.gauges),
             histograms: std::array::from_fn(|at| place.histograms[at].read()),
         };
-        (owner, path)
-    })
+        (label[0] != 0).then_some((link, path))
+    };
+    place.label.read(path).flatten()
 }

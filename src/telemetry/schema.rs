@@ -179,7 +179,7 @@ table! {
 
     /// What a path is like now.
     PathGauge: Gauge of Path {
-        /// 0 no channel, 1 being dialled, 2 up and not used, 3 used, 4 given up and not yet known how far it came.
+        /// 0 vacant, 1 dialing, 2 standby: up and not used, 3 active: used, 4 fenced: not yet known how far it came.
         State = "state" in Number,
         /// Payload that was given to it and is not acknowledged.
         Outstanding = "outstanding" in Bytes,
@@ -197,6 +197,9 @@ table! {
         Delay = "delay" in Nanoseconds,
     }
 }
+
+/// The states of a path, by [`PathGauge::State`].
+pub const PATH_STATES: [&str; 5] = ["vacant", "dialing", "standby", "active", "fenced"];
 
 /// A number that differs between tables that differ, for whoever reads what another release has recorded.
 #[must_use]

@@ -32,8 +32,6 @@ use crate::sync::notice::Notice;
 const MAGIC: u64 = u64::from_le_bytes(*b"THALWEG\0");
 /// Of the structure below.
 const LAYOUT: u64 = 1;
-/// Where memory is a file system, on every Linux.
-pub const DEFAULT_FOLDER: &str = "/dev/shm";
 const PREFIX: &str = "thalweg-";
 /// A file that is being made.
 const UNFINISHED: &str = ".thalweg-";
@@ -44,8 +42,9 @@ const UNFINISHED_MAX_S: u64 = 60;
 pub const LINKS: usize = 512;
 /// As [`LINKS`].
 pub const PATHS: usize = 4096;
-/// Words of a label.
+/// Words of a label: whose place it is (0: nobody's), a number, and text.
 pub const LABEL_WORDS: usize = 16;
+const TEXT: usize = 2;
 
 /// Whose it is.
 #[repr(C, align(64))]
@@ -67,10 +66,9 @@ pub(super) struct Header {
     pub(super) program: Notice<LABEL_WORDS>,
 }
 
-/// A link's place. Which generation has it: 0 for none.
+/// A link's place.
 #[repr(C, align(64))]
 pub(super) struct LinkPlace {
-    pub(super) generation: AtomicU64,
     pub(super) label: Notice<LABEL_WORDS>,
     pub(super) counters: [AtomicU64; LinkCounter::COUNT],
     pub(super) gauges: [AtomicU64; LinkGauge::COUNT],
@@ -79,7 +77,6 @@ pub(super) struct LinkPlace {
 /// A path's place.
 #[repr(C, align(64))]
 pub(super) struct PathPlace {
-    pub(super) generation: AtomicU64,
     pub(super) label: Notice<LABEL_WORDS>,
     pub(super) counters: [AtomicU64; PathCounter::COUNT],
     pub(super) gauges: [AtomicU64; PathGauge::COUNT],
@@ -94,11 +91,11 @@ pub(super) struct Segment {
     pub(super) paths: [PathPlace; PATHS],
 }
 
-/// Text in a label's words: as much of it as has room, and nothing after it.
-pub(super) fn label_words(first: u64, text: &str) -> [u64; LABEL_WORDS] {
+/// A label's words; of the text as much as has room.
+pub(super) fn label_words(owner: u64, number: u64, text: &str) -> [u64; LABEL_WORDS] {
     let mut words = [0; LABEL_WORDS];
-    words[0] = first;
-    for (word, bytes) in words[1..].iter_mut().zip(text.as_bytes().chunks(8)) {
+    (words[0], words[1]) = (owner, number);
+    for (word, bytes) in words[TEXT..].iter_mut().zip(text.as_bytes().chunks(8)) {
         let mut eight = [0; 8];
         eight[..bytes.len()].copy_from_slice(bytes);
         *word = u64::from_le_bytes(eight);
@@ -108,7 +105,7 @@ pub(super) fn label_words(first: u64, text: &str) -> [u64; LABEL_WORDS] {
 
 /// The text again.
 pub(super) fn label_text(words: &[u64; LABEL_WORDS]) -> String {
-    let bytes: Vec<u8> = words[1..]
+    let bytes: Vec<u8> = words[TEXT..]
         .iter()
         .flat_map(|word| word.to_le_bytes())
         .take_while(|&byte| byte != 0)
@@ -211,7 +208,9 @@ impl Mapping {
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0));
         let program = fs::read_to_string("/proc/self/comm").unwrap_or_default();
-        header.program.write(&label_words(0, program.trim_end()));
+        header
+            .program
+            .write(&label_words(0, 0, program.trim_end()), || ());
         header
             .pid
             .store(std::process::id().into(), Ordering::Relaxed);

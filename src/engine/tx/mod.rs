@@ -226,7 +226,7 @@ pub enum FenceReason {
     PortDown,
 }
 
-/// What state a path is in.
+/// What state a path is in, in the order of [`PATH_STATES`](crate::telemetry::schema::PATH_STATES).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathState {
     /// No channel.

@@ -632,7 +632,6 @@ impl TxEngine {
         }
         let was_active = p.state == PathState::Active;
         let outstanding = p.queue.len();
-        p.record.fences += 1;
         self.actions.push_back(TxAction::Close { path, epoch });
         if self.peer_leaves {
             p.state = PathState::Vacant;
@@ -643,6 +642,7 @@ impl TxEngine {
             return;
         }
         p.state = PathState::Vacant;
+        p.record.fences += 1;
         p.open_fence = Some(epoch);
         p.fence_sent_at = Timestamp::ZERO;
         // The port says when it is back: until then nothing is to be hoped for.

@@ -1,6 +1,6 @@
 //! What a sending link publishes of itself.
 
-use super::{PathState, TxEngine, index_u8};
+use super::{TxEngine, index_u8};
 use crate::clock::Timestamp;
 use crate::telemetry::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge};
 use crate::telemetry::{LinkRecorder, PathRecorder};
@@ -51,8 +51,8 @@ impl TxEngine {
         }
     }
 
-    /// Publishes, if it is time.
-    pub(super) fn publish(&mut self, now: Timestamp) {
+    /// Publishes, if it is time. Timers do, while the link is driven.
+    pub fn publish(&mut self, now: Timestamp) {
         let Some(link) = &self.record.link else {
             return;
         };
@@ -74,14 +74,7 @@ impl TxEngine {
             recorder.count(PathCounter::SentBytes, info.bytes);
             recorder.count(PathCounter::Fences, path.record.fences);
             recorder.count(PathCounter::Replays, path.record.replays);
-            let state = match info.state {
-                PathState::Vacant => 0,
-                PathState::Dialing => 1,
-                PathState::Standby => 2,
-                PathState::Active => 3,
-                PathState::Fenced => 4,
-            };
-            recorder.set(PathGauge::State, state);
+            recorder.set(PathGauge::State, info.state as u64);
             recorder.set(PathGauge::Outstanding, info.outstanding);
             recorder.set(PathGauge::Rate, info.rate);
             recorder.set(PathGauge::RoundTrip, path.round_trip().0);
