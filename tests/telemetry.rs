@@ -19,6 +19,7 @@ use thalweg::config::Config;
 use thalweg::session::{MemoryKeys, RecvBuffer, Session};
 use thalweg::telemetry::reader::{self, Process};
 use thalweg::telemetry::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge};
+use thalweg::telemetry::values::Values;
 use thalweg::telemetry::{Recorder, Role};
 
 /// A folder that is removed at the end.
@@ -107,24 +108,21 @@ fn links_and_paths_are_seen_while_they_are_there() {
             .into_iter()
             .flat_map(|process| process.links);
         let sender = links.into_iter().find(|link| link.role == Role::Sender)?;
-        let is_whole = sender.gauges[LinkGauge::ActivePaths as usize] == 2
-            && sender.counters[LinkCounter::Messages as usize] >= 2;
+        let is_whole = sender.gauges[LinkGauge::ActivePaths] == 2
+            && sender.counters[LinkCounter::Messages] >= 2;
         is_whole.then_some(sender)
     });
-    assert!(link.name.starts_with("127.0.0.1:"), "{}", link.name);
-    let messages = link.counters[LinkCounter::Messages as usize];
-    assert_eq!(
-        link.counters[LinkCounter::MessageBytes as usize],
-        messages << 20
-    );
-    assert!(link.gauges[LinkGauge::Window as usize] > 0);
+    assert!(link.peer.starts_with("127.0.0.1:"), "{}", link.peer);
+    let messages = link.counters[LinkCounter::Messages];
+    assert_eq!(link.counters[LinkCounter::MessageBytes], messages << 20);
+    assert!(link.gauges[LinkGauge::Window] > 0);
     let numbers: Vec<_> = link.paths.iter().map(|path| path.number).collect();
     assert_eq!(numbers, [0, 1]);
     for path in &link.paths {
-        assert_eq!(path.gauges[PathGauge::State as usize], 3);
+        assert_eq!(path.gauges[PathGauge::State], 3);
         assert_eq!(path.ends.matches("127.0.0.1:").count(), 2, "{}", path.ends);
     }
-    let sent = |path: &reader::PathNow| path.counters[PathCounter::SentBytes as usize];
+    let sent = |path: &reader::PathNow| path.counters[PathCounter::SentBytes];
     assert!(link.paths.iter().map(sent).sum::<u64>() >= messages << 20);
     until("the last word, while nobody drives", || {
         let links = folder
@@ -132,8 +130,8 @@ fn links_and_paths_are_seen_while_they_are_there() {
             .into_iter()
             .flat_map(|process| process.links);
         let sender = links.into_iter().find(|link| link.role == Role::Sender)?;
-        let is_idle = sender.gauges[LinkGauge::InFlight as usize] == 0;
-        let messages = sender.counters[LinkCounter::Messages as usize];
+        let is_idle = sender.gauges[LinkGauge::InFlight] == 0;
+        let messages = sender.counters[LinkCounter::Messages];
         (is_idle && messages == count.get()).then_some(())
     });
     drop((send, recv, listener));
@@ -152,7 +150,10 @@ fn a_place_is_used_again_and_tells_nothing_of_before() {
     path.name("a b");
     path.count(PathCounter::SentBytes, 7);
     let before = &folder.processes()[0].links[0].clone();
-    assert_eq!((before.name.as_str(), before.counters[0]), ("one", 5));
+    assert_eq!(
+        (before.peer.as_str(), before.counters[LinkCounter::Messages]),
+        ("one", 5)
+    );
     assert_eq!(
         (before.paths[0].number, before.paths[0].ends.as_str()),
         (3, "a b")
@@ -162,13 +163,15 @@ fn a_place_is_used_again_and_tells_nothing_of_before() {
     let link = recorder.link(Role::Receiver, "two").unwrap();
     let _path = link.path(1).unwrap();
     let after = &folder.processes()[0].links[0].clone();
-    assert_eq!(after.id.0, before.id.0, "the same place");
-    assert_ne!(after.id.1, before.id.1);
-    assert_eq!((after.name.as_str(), after.counters[0]), ("two", 0));
+    assert_ne!(after.id, before.id);
+    assert_eq!(
+        (after.peer.as_str(), after.counters[LinkCounter::Messages]),
+        ("two", 0)
+    );
     let path = &after.paths[0];
     assert_eq!(
-        (path.number, path.ends.as_str(), path.counters),
-        (1, "", [0; PathCounter::COUNT])
+        (path.number, path.ends.as_str(), &path.counters),
+        (1, "", &Values::default())
     );
 }
 
@@ -253,7 +256,7 @@ fn a_process_that_was_killed_is_seen_as_ended_and_cleaned_up() {
         .unwrap();
     let seen = until("it records", || {
         let process = folder.processes().pop()?;
-        (process.links.first()?.counters[0] == 3).then_some(process)
+        (process.links.first()?.counters[LinkCounter::Messages] == 3).then_some(process)
     });
     assert!(seen.is_alive);
     assert_eq!(seen.pid, u64::from(child.id()));
@@ -265,7 +268,10 @@ fn a_process_that_was_killed_is_seen_as_ended_and_cleaned_up() {
     let seen = folder.processes().pop().unwrap();
     assert!(!seen.is_alive);
     assert_eq!(
-        (seen.links[0].name.as_str(), seen.links[0].counters[0]),
+        (
+            seen.links[0].peer.as_str(),
+            seen.links[0].counters[LinkCounter::Messages]
+        ),
         ("killed", 3)
     );
     drop(Recorder::open(&folder.0).unwrap());

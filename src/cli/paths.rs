@@ -5,15 +5,14 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::{Map, Value, json};
 
 use super::{Failure, print_json};
 use crate::config::Config;
 use crate::sim::report::table::Table;
 use crate::telemetry::Role;
-use crate::telemetry::reader::{self, Link, PathNow, Process};
+use crate::telemetry::reader::{self, PathNow, Process};
 use crate::telemetry::schema::{
-    LinkCounter, LinkGauge, Metric, PATH_STATES, PathCounter, PathGauge, PathHistogram,
+    LinkCounter, LinkGauge, PATH_STATES, PathCounter, PathGauge, PathHistogram,
 };
 
 #[derive(Debug, Args)]
@@ -37,7 +36,6 @@ pub(super) fn paths(args: &PathsArgs, out: &mut impl Write) -> Result<(), Failur
     }
     let processes: Vec<_> = readers.iter().map(reader::Reader::read).collect();
     if args.json {
-        let processes: Vec<_> = processes.iter().map(process_json).collect();
         return print_json(out, &processes);
     }
     if processes.is_empty() {
@@ -54,7 +52,6 @@ fn text(process: &Process) -> String {
     let state = if process.is_alive { "" } else { ", ended" };
     let mut text = format!("{} {}{state}\n", process.program, process.pid);
     for link in &process.links {
-        let gauge = |gauge: LinkGauge| link.gauges[gauge as usize];
         let way = match link.role {
             Role::Sender => "to",
             Role::Receiver => "from",
@@ -62,11 +59,11 @@ fn text(process: &Process) -> String {
         let _ = writeln!(
             text,
             "\nlink {way} {}: {} messages, {}; window {}, in flight {}",
-            link.name,
-            link.counters[LinkCounter::Messages as usize],
-            bytes(link.counters[LinkCounter::MessageBytes as usize]),
-            bytes(gauge(LinkGauge::Window)),
-            bytes(gauge(LinkGauge::InFlight)),
+            link.peer,
+            link.counters[LinkCounter::Messages],
+            bytes(link.counters[LinkCounter::MessageBytes]),
+            bytes(link.gauges[LinkGauge::Window]),
+            bytes(link.gauges[LinkGauge::InFlight]),
         );
         let mut table = Table::new([
             "path",
@@ -90,20 +87,20 @@ fn text(process: &Process) -> String {
 }
 
 fn row(path: &PathNow) -> Vec<String> {
-    let gauge = |gauge: PathGauge| path.gauges[gauge as usize];
-    let delay = &path.histograms[PathHistogram::Delay as usize];
+    let gauge = |gauge: PathGauge| path.gauges[gauge];
+    let delay = &path.histograms[PathHistogram::Delay];
     let quantile = |per_mille| delay.quantile(per_mille).map_or_else(|| "–".into(), micros);
     let megabits = gauge(PathGauge::Rate) / 125_000;
     vec![
         path.number.to_string(),
         state(gauge(PathGauge::State)).to_owned(),
-        bytes(path.counters[PathCounter::SentBytes as usize]),
+        bytes(path.counters[PathCounter::SentBytes]),
         bytes(gauge(PathGauge::Outstanding)),
         format!("{}.{:03}", megabits / 1000, megabits % 1000),
         micros(gauge(PathGauge::RoundTrip)),
         quantile(500),
         quantile(990),
-        path.counters[PathCounter::Fences as usize].to_string(),
+        path.counters[PathCounter::Fences].to_string(),
         path.ends.clone(),
     ]
 }
@@ -125,76 +122,6 @@ fn bytes(bytes: u64) -> String {
     match unit {
         0 => format!("{bytes} B"),
         unit => format!("{}.{} {}", tenths / 10, tenths % 10, units[unit as usize]),
-    }
-}
-
-fn process_json(process: &Process) -> Value {
-    json!({
-        "pid": process.pid,
-        "program": process.program,
-        "alive": process.is_alive,
-        "started_wall_ns": process.started_wall_ns,
-        "age_ns": process.age.0,
-        "links": process.links.iter().map(link_json).collect::<Vec<_>>(),
-    })
-}
-
-fn link_json(link: &Link) -> Value {
-    let mut fields = Map::new();
-    fields.insert("peer".into(), link.name.clone().into());
-    let role = match link.role {
-        Role::Sender => "sender",
-        Role::Receiver => "receiver",
-    };
-    fields.insert("role".into(), role.into());
-    numbers(
-        &mut fields,
-        LinkCounter::ALL.iter().map(|c| c.metric()),
-        &link.counters,
-    );
-    numbers(
-        &mut fields,
-        LinkGauge::ALL.iter().map(|g| g.metric()),
-        &link.gauges,
-    );
-    let paths: Vec<_> = link.paths.iter().map(path_json).collect();
-    fields.insert("paths".into(), paths.into());
-    fields.into()
-}
-
-fn path_json(path: &PathNow) -> Value {
-    let mut fields = Map::new();
-    fields.insert("path".into(), path.number.into());
-    fields.insert("ends".into(), path.ends.clone().into());
-    numbers(
-        &mut fields,
-        PathCounter::ALL.iter().map(|c| c.metric()),
-        &path.counters,
-    );
-    numbers(
-        &mut fields,
-        PathGauge::ALL.iter().map(|g| g.metric()),
-        &path.gauges,
-    );
-    for (metric, counts) in PathHistogram::ALL
-        .iter()
-        .map(|h| h.metric())
-        .zip(&path.histograms)
-    {
-        let value = json!({
-            "count": counts.count(),
-            "sum": counts.sum,
-            "p50": counts.quantile(500),
-            "p99": counts.quantile(990),
-        });
-        fields.insert(metric.field(), value);
-    }
-    fields.into()
-}
-
-fn numbers(fields: &mut Map<String, Value>, metrics: impl Iterator<Item = Metric>, values: &[u64]) {
-    for (metric, &value) in metrics.zip(values) {
-        fields.insert(metric.field(), value.into());
     }
 }
 

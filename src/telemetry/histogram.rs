@@ -1,7 +1,10 @@
 //! Log-linear histograms: eight buckets for each doubling, so that a value is known to an eighth of itself
 //! over the whole range, from nanoseconds to minutes, in a fixed number of counters.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Buckets for each doubling, as a power of two.
 const SUB_BITS: u32 = 3;
@@ -124,6 +127,52 @@ impl Counts {
     }
 }
 
+/// As it is written down: what there is none of is left out.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    #[serde(default)]
+    count: u64,
+    sum: u64,
+    #[serde(default)]
+    p50: Option<u64>,
+    #[serde(default)]
+    p99: Option<u64>,
+    /// By the least value of each.
+    buckets: BTreeMap<u64, u64>,
+}
+
+impl Serialize for Counts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let buckets = self.buckets.iter().enumerate();
+        let written = Written {
+            count: self.count(),
+            sum: self.sum,
+            p50: self.quantile(500),
+            p99: self.quantile(990),
+            buckets: buckets
+                .filter(|(_, count)| **count > 0)
+                .map(|(bucket, count)| (least_of(bucket), *count))
+                .collect(),
+        };
+        written.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Counts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = Written::deserialize(deserializer)?;
+        let mut counts = Self {
+            sum: written.sum,
+            buckets: vec![0; BUCKETS],
+        };
+        for (least, count) in written.buckets {
+            let place = &mut counts.buckets[bucket_of(least)];
+            *place = place.wrapping_add(count);
+        }
+        Ok(counts)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -174,6 +223,20 @@ mod tests {
             let exact = values[rank - 1];
             let told = counts.quantile(per_mille).unwrap();
             prop_assert!(told.abs_diff(exact) <= exact / 8, "{} for {}", told, exact);
+        }
+
+        #[cfg(feature = "cli")]
+        #[test]
+        fn what_was_written_down_is_read_again(
+            values in prop::collection::vec(0u64..1 << 42, 0..50),
+        ) {
+            let histogram = empty();
+            for &value in &values {
+                histogram.observe(value);
+            }
+            let counts = histogram.read();
+            let text = serde_json::to_string(&counts).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Counts>(&text).unwrap(), counts);
         }
 
         #[test]

@@ -12,18 +12,22 @@ pub mod histogram;
 pub mod reader;
 pub mod schema;
 mod segment;
+pub mod values;
 
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use self::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram};
 use self::segment::{LABEL_WORDS, LinkPlace, Mapping, PathPlace, label_words};
 use crate::clock::Timestamp;
 
 /// Which way a link's data goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// This process sends.
     Sender,

@@ -4,12 +4,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use super::Role;
 use super::histogram::Counts;
-use super::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram};
+use super::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram, Table};
 use super::segment::{self, LABEL_WORDS, LINKS, LinkPlace, Mapping, PATHS, PathPlace, label_text};
+use super::values::Values;
 use crate::clock::Timestamp;
-use crate::units::Nanos;
 
 /// A process's segment, to be looked into as often as one likes.
 #[derive(Debug)]
@@ -19,52 +21,59 @@ pub struct Reader {
 }
 
 /// What a process recorded, at one time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Its number, in its own container.
     pub pid: u64,
     /// Name of the program.
     pub program: String,
     /// It runs: if not, this is how it ended.
+    #[serde(rename = "alive")]
     pub is_alive: bool,
     /// When it began, in ns of the wall clock.
     pub started_wall_ns: u64,
-    /// How long ago it last recorded.
-    pub age: Nanos,
+    /// How long ago it last recorded, in ns.
+    pub age_ns: u64,
     /// Its links.
     pub links: Vec<Link>,
 }
 
 /// A link, at one time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// Its place, and who has it: the same as long as it is the same link.
-    pub id: (usize, u64),
+    /// The same as long as it is the same link; no other link of the process ever has it.
+    pub id: u64,
+    /// The peer's address.
+    pub peer: String,
     /// Which way its data goes.
     pub role: Role,
-    /// The peer.
-    pub name: String,
-    /// By [`LinkCounter`].
-    pub counters: [u64; LinkCounter::COUNT],
-    /// By [`LinkGauge`].
-    pub gauges: [u64; LinkGauge::COUNT],
+    /// What it has counted.
+    #[serde(flatten)]
+    pub counters: Values<LinkCounter>,
+    /// What it is like now.
+    #[serde(flatten)]
+    pub gauges: Values<LinkGauge>,
     /// Its paths, by their numbers.
     pub paths: Vec<PathNow>,
 }
 
 /// A path, at one time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathNow {
     /// Its number on its link.
+    #[serde(rename = "path")]
     pub number: u32,
     /// Where it leads from and to; empty until it is up.
     pub ends: String,
-    /// By [`PathCounter`].
-    pub counters: [u64; PathCounter::COUNT],
-    /// By [`PathGauge`].
-    pub gauges: [u64; PathGauge::COUNT],
-    /// By [`PathHistogram`].
-    pub histograms: [Counts; PathHistogram::COUNT],
+    /// What it has counted.
+    #[serde(flatten)]
+    pub counters: Values<PathCounter>,
+    /// What it is like now.
+    #[serde(flatten)]
+    pub gauges: Values<PathGauge>,
+    /// What its values were.
+    #[serde(flatten)]
+    pub histograms: Values<PathHistogram, Counts>,
 }
 
 /// The segments in a folder: those that can be looked into, and of the others a line each.
@@ -113,16 +122,17 @@ impl Reader {
         let mut links: Vec<_> = segment.links[..used(&header.links_used, LINKS)]
             .iter()
             .enumerate()
-            .filter_map(|(index, place)| link(index, place))
+            .filter_map(|(index, place)| Some((index, link(place)?)))
             .collect();
         for place in &segment.paths[..used(&header.paths_used, PATHS)] {
             let Some((owner, path)) = path(place) else {
                 continue;
             };
-            if let Some(link) = links.iter_mut().find(|link| link.id.0 == owner) {
+            if let Some((_, link)) = links.iter_mut().find(|(index, _)| *index == owner) {
                 link.paths.push(path);
             }
         }
+        let mut links: Vec<_> = links.into_iter().map(|(_, link)| link).collect();
         for link in &mut links {
             link.paths.sort_by_key(|path| path.number);
         }
@@ -131,31 +141,31 @@ impl Reader {
             program: header.program.read(label_text).unwrap_or_default(),
             is_alive: !self.mapping.is_abandoned(),
             started_wall_ns: number(&header.started_wall),
-            age: Timestamp::now().since(Timestamp::from_nanos(number(&header.beat))),
+            age_ns: (Timestamp::now().since(Timestamp::from_nanos(number(&header.beat)))).0,
             links,
         }
     }
 }
 
-fn numbers<const N: usize>(words: &[AtomicU64; N]) -> [u64; N] {
-    std::array::from_fn(|at| words[at].load(Ordering::Relaxed))
+fn numbers<T: Table>(words: &[AtomicU64]) -> Values<T> {
+    Values::new(|metric: T| words[metric.place()].load(Ordering::Relaxed))
 }
 
 /// None of a place that is free, or changes hands just now.
-fn link(index: usize, place: &LinkPlace) -> Option<Link> {
+fn link(place: &LinkPlace) -> Option<Link> {
     let link = |label: &[u64; LABEL_WORDS]| Link {
-        id: (index, label[0]),
+        id: label[0],
+        peer: label_text(label),
         role: if label[1] == 0 {
             Role::Sender
         } else {
             Role::Receiver
         },
-        name: label_text(label),
         counters: numbers(&place.counters),
         gauges: numbers(&place.gauges),
         paths: Vec::new(),
     };
-    place.label.read(link).filter(|link| link.id.1 != 0)
+    place.label.read(link).filter(|link| link.id != 0)
 }
 
 /// With the place of its link. None as for a link.
@@ -167,7 +177,9 @@ fn path(place: &PathPlace) -> Option<(usize, PathNow)> {
             ends: label_text(label),
             counters: numbers(&place.counters),
             gauges: numbers(&place.gauges),
-            histograms: std::array::from_fn(|at| place.histograms[at].read()),
+            histograms: Values::new(|metric: PathHistogram| {
+                place.histograms[metric.place()].read()
+            }),
         };
         (label[0] != 0).then_some((link, path))
     };

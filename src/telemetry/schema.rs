@@ -101,6 +101,16 @@ impl Metric {
     }
 }
 
+/// The metrics of one kind and scope.
+pub trait Table: Copy + 'static {
+    /// All of them, in the order of their places.
+    const ALL: &'static [Self];
+    /// Its place among them.
+    fn place(self) -> usize;
+    /// Its entry in the table.
+    fn metric(self) -> Metric;
+}
+
 macro_rules! table {
     ($(
         $(#[$about:meta])*
@@ -121,9 +131,16 @@ macro_rules! table {
                 /// How many there are.
                 pub const COUNT: usize = Self::ALL.len();
 
-                /// Its entry in the table.
-                #[must_use]
-                pub const fn metric(self) -> Metric {
+            }
+
+            impl Table for $table {
+                const ALL: &'static [Self] = Self::ALL;
+
+                fn place(self) -> usize {
+                    self as usize
+                }
+
+                fn metric(self) -> Metric {
                     match self {
                         $( Self::$metric => Metric {
                             scope: Scope::$scope,
