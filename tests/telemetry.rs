@@ -15,12 +15,15 @@ use std::thread;
 use std::time::Duration;
 
 use common::{connect, until};
+use thalweg::clock::Timestamp;
 use thalweg::config::Config;
 use thalweg::session::{MemoryKeys, RecvBuffer, Session};
-use thalweg::telemetry::reader::{self, Process};
+use thalweg::telemetry::event::{Event, FenceReason};
+use thalweg::telemetry::reader::{self, Events, Happened, Process, Watcher};
 use thalweg::telemetry::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge};
 use thalweg::telemetry::values::Values;
 use thalweg::telemetry::{Recorder, Role};
+use thalweg::units::Nanos;
 
 /// A folder that is removed at the end.
 struct Folder(PathBuf);
@@ -36,9 +39,17 @@ impl Folder {
     }
 
     fn processes(&self) -> Vec<Process> {
-        let (readers, lines) = reader::find(&self.0).unwrap();
-        assert_eq!(lines, [""; 0]);
-        readers.iter().map(reader::Reader::read).collect()
+        self.watcher()
+            .readers()
+            .iter()
+            .map(reader::Reader::read)
+            .collect()
+    }
+
+    fn watcher(&self) -> Watcher {
+        let mut watcher = Watcher::new(&self.0);
+        assert_eq!(watcher.look().unwrap(), [""; 0]);
+        watcher
     }
 
     fn files(&self) -> Vec<String> {
@@ -134,6 +145,48 @@ fn links_and_paths_are_seen_while_they_are_there() {
         let messages = sender.counters[LinkCounter::Messages];
         (is_idle && messages == count.get()).then_some(())
     });
+    let waits = [
+        LinkCounter::IdleTime,
+        LinkCounter::CreditTime,
+        LinkCounter::GrantTime,
+        LinkCounter::NetworkTime,
+        LinkCounter::AckTime,
+        LinkCounter::HostTime,
+    ];
+    let started = link.counters.clone();
+    thread::sleep(Duration::from_millis(1500));
+    let waited = folder.processes();
+    let links = waited.into_iter().flat_map(|process| process.links);
+    let sender = links.into_iter().find(|l| l.role == Role::Sender).unwrap();
+    let of = |wait| sender.counters[wait] - started[wait];
+    let all: u64 = waits.into_iter().map(of).sum();
+    assert!(all >= 500_000_000, "{all} ns");
+    assert!(of(LinkCounter::IdleTime) > all / 2);
+    let mut watcher = folder.watcher();
+    let readers = watcher.readers().iter_mut();
+    let events: Vec<_> = readers.flat_map(|r| r.events().events).collect();
+    for path in [0, 1] {
+        for kind in ["path-up", "path-joined"] {
+            let is_it = |e: &Happened| e.path == Some(path) && e.event.name() == kind;
+            assert!(events.iter().any(is_it), "{kind} of {path}: {events:?}");
+        }
+    }
+    assert!(events.iter().any(|e| e.event.name() == "chunk"));
+    let links = folder.processes().into_iter().flat_map(|p| p.links);
+    let receiver = links.into_iter().find(|l| l.role == Role::Receiver);
+    let receiver = receiver.unwrap();
+    assert_eq!(receiver.counters[LinkCounter::Messages], count.get());
+    assert_eq!(
+        receiver.counters[LinkCounter::MessageBytes],
+        count.get() << 20
+    );
+    let received = |path: &reader::PathNow| path.counters[PathCounter::ReceivedBytes];
+    let all: u64 = receiver.paths.iter().map(received).sum();
+    assert_eq!(all, count.get() << 20);
+    for path in &receiver.paths {
+        assert_eq!(path.gauges[PathGauge::State], 3);
+        assert_eq!(path.ends.matches("127.0.0.1:").count(), 2, "{}", path.ends);
+    }
     drop((send, recv, listener));
     drop((near, far));
     assert_eq!(folder.files(), [""; 0], "nothing is left behind");
@@ -201,8 +254,9 @@ fn files_that_are_no_segments_of_this_release_get_a_line_each() {
     put("thalweg-3-newer", &newer);
     put("thalweg-4-cut", &whole[..whole.len() / 2]);
     put("another", b"not ours");
-    let (readers, lines) = reader::find(&folder.0).unwrap();
-    assert_eq!(readers.len(), 1);
+    let mut watcher = Watcher::new(&folder.0);
+    let lines = watcher.look().unwrap();
+    assert_eq!(watcher.readers().len(), 1);
     for (name, says) in [
         ("thalweg-1-short", "too few"),
         ("thalweg-2-words", "no segment"),
@@ -213,6 +267,86 @@ fn files_that_are_no_segments_of_this_release_get_a_line_each() {
         assert!(lines.iter().any(is_said), "{name}: {lines:?}");
     }
     assert_eq!(lines.len(), 4);
+    assert_eq!(watcher.look().unwrap(), [""; 0], "each is said once");
+    put("thalweg-4-cut", &whole[..8]);
+    let lines = watcher.look().unwrap();
+    assert!(
+        matches!(&lines[..], [line] if line.contains("too few")),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn what_happens_is_told_in_order_and_once_and_what_was_missed_is_counted() {
+    let folder = Folder::new();
+    let (recorder, _) = Recorder::open(&folder.0).unwrap();
+    let mut watcher = folder.watcher();
+    let reader = &mut watcher.readers()[0];
+    assert_eq!(reader.events(), Events::default());
+    let link = recorder.link(Role::Sender, "10.0.0.1:7").unwrap();
+    let sample = Event::Chunk {
+        delay_ns: 1,
+        queue_ns: 0,
+        in_flight_bytes: 2,
+        window_bytes: 3,
+    };
+    let fenced = Event::PathFenced {
+        reason: FenceReason::Silent,
+        silent_ns: 84_000_000,
+        frames: 3,
+    };
+    let before = Timestamp::now();
+    link.event(Some(2), fenced, before + Nanos(2));
+    link.event(Some(2), sample, before + Nanos(1));
+    link.event(None, Event::LinkFailed { sends: 0 }, before + Nanos(3));
+    drop(link);
+    let found = reader.events();
+    let told: Vec<_> = found.events.iter().map(|e| (e.path, e.event)).collect();
+    let failed = (None, Event::LinkFailed { sends: 0 });
+    assert_eq!(told, [(Some(2), sample), (Some(2), fenced), failed]);
+    for event in &found.events {
+        assert_eq!(event.role, Role::Sender);
+        assert_eq!(event.peer, "10.0.0.1:7", "although the link has gone");
+    }
+    assert_eq!(
+        fenced.to_string(),
+        "fenced: nothing acknowledged for 84 ms while another path lived; 3 frames outstanding"
+    );
+    assert_eq!(reader.events(), Events::default());
+
+    let link = recorder.link(Role::Receiver, "another").unwrap();
+    let count = 10_000;
+    for sends in 0..count {
+        link.event(None, Event::LinkFailed { sends }, before);
+    }
+    let found = reader.events();
+    assert_eq!(found.events.len() as u64 + found.missed, count);
+    assert!(found.missed > 0);
+    let last = found.events.last().unwrap();
+    assert_eq!(last.event, Event::LinkFailed { sends: count - 1 });
+    assert_eq!((last.role, last.peer.as_str()), (Role::Receiver, "another"));
+}
+
+#[test]
+fn events_are_written_down_and_read_again_and_later_kinds_are_passed_over() {
+    let text = r#"{"wall_ns":5,"link":2,"role":"sender","peer":"p","path":1,
+        "event":"path-fenced","reason":"silent","silent_ns":7,"frames":3}"#;
+    let event: Happened = serde_json::from_str(text).unwrap();
+    let fenced = Event::PathFenced {
+        reason: FenceReason::Silent,
+        silent_ns: 7,
+        frames: 3,
+    };
+    assert_eq!(event.event, fenced);
+    let text = serde_json::to_string(&event).unwrap();
+    assert_eq!(serde_json::from_str::<Happened>(&text).unwrap(), event);
+    let later = text.replace("silent\"", "eclipse\"");
+    let event: Happened = serde_json::from_str(&later).unwrap();
+    let unknown = FenceReason::Unknown;
+    assert!(matches!(event.event, Event::PathFenced { reason, .. } if reason == unknown));
+    let later = text.replace("path-fenced", "path-painted");
+    let event: Happened = serde_json::from_str(&later).unwrap();
+    assert_eq!(event.event, Event::Unknown);
 }
 
 #[test]
@@ -231,7 +365,9 @@ fn a_folder_that_cannot_be_used_is_named_and_the_session_goes_on() {
     let made = folder.0.join("made");
     let (_recorder, line) = Recorder::open(&made).unwrap();
     assert_eq!(line, None);
-    assert_eq!(reader::find(&made).unwrap().0.len(), 1);
+    let mut watcher = Watcher::new(&made);
+    assert_eq!(watcher.look().unwrap(), [""; 0]);
+    assert_eq!(watcher.readers().len(), 1);
 }
 
 /// The other process of the next test: records, says so, and waits to be killed.

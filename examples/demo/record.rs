@@ -68,7 +68,7 @@ pub struct Trace {
 
 impl Deed {
     pub fn is_fence(&self) -> bool {
-        self.kind == "fence"
+        self.kind == "path-fenced"
     }
 }
 

@@ -3,11 +3,13 @@
 //! 2 where the command or a scenario is wrong.
 
 mod compare;
+mod events;
 mod paths;
 mod progress;
 mod run;
 mod suite;
 mod sweep;
+mod watched;
 mod work;
 
 use std::io::{ErrorKind, Write};
@@ -38,6 +40,8 @@ enum Command {
     /// Try a network, an algorithm or a setting in the packet-level simulator
     #[command(subcommand)]
     Sim(Sim),
+    /// What happens and is decided on this host's links
+    Events(events::EventsArgs),
     /// The paths of this host's processes, as they are now
     Paths(paths::PathsArgs),
 }
@@ -158,6 +162,18 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+/// A moment of the wall clock, in UTC.
+fn wall_text(wall_ns: u64) -> String {
+    let (seconds, micros) = (wall_ns / 1_000_000_000, wall_ns / 1000 % 1_000_000);
+    let of_day = seconds % 86_400;
+    format!(
+        "{:02}:{:02}:{:02}.{micros:06}",
+        of_day / 3600,
+        of_day / 60 % 60,
+        of_day % 60
+    )
+}
+
 fn print_json(out: &mut impl Write, value: &impl Serialize) -> Result<(), Failure> {
     serde_json::to_writer_pretty(&mut *out, value).map_err(std::io::Error::from)?;
     writeln!(out)?;
@@ -177,6 +193,7 @@ pub fn main() -> ExitCode {
     };
     let mut out = std::io::stdout().lock();
     let result = match cli.command {
+        Command::Events(args) => events::events(&args, &mut out),
         Command::Paths(args) => paths::paths(&args, &mut out),
         Command::Sim(command) => match command {
             Sim::Run(args) => run::run(&args, &mut out),

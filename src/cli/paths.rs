@@ -2,44 +2,31 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
-use std::path::PathBuf;
 
 use clap::Args;
 
+use super::watched::{Folder, Watched};
 use super::{Failure, print_json};
-use crate::config::Config;
 use crate::sim::report::table::Table;
-use crate::telemetry::Role;
-use crate::telemetry::reader::{self, PathNow, Process};
+use crate::telemetry::reader::{PathNow, Process, Reader};
 use crate::telemetry::schema::{
     LinkCounter, LinkGauge, PATH_STATES, PathCounter, PathGauge, PathHistogram,
 };
 
 #[derive(Debug, Args)]
 pub(super) struct PathsArgs {
-    /// Where the processes record [default: `THALWEG_SHM_DIR`, else /dev/shm]
-    #[arg(long)]
-    folder: Option<PathBuf>,
+    #[command(flatten)]
+    folder: Folder,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn paths(args: &PathsArgs, out: &mut impl Write) -> Result<(), Failure> {
-    let set = || std::env::var_os("THALWEG_SHM_DIR").map(PathBuf::from);
-    let folder = args.folder.clone().or_else(set);
-    let folder = folder.unwrap_or_else(|| Config::default().shm_folder);
-    let (readers, lines) = reader::find(&folder)
-        .map_err(|error| Failure::Usage(format!("{}: {error}", folder.display())))?;
-    for line in &lines {
-        eprintln!("thalweg: {line}");
-    }
-    let processes: Vec<_> = readers.iter().map(reader::Reader::read).collect();
+    let mut watched = Watched::begin(&args.folder)?;
+    let processes: Vec<_> = watched.readers().iter().map(Reader::read).collect();
     if args.json {
         return print_json(out, &processes);
-    }
-    if processes.is_empty() {
-        eprintln!("thalweg: no process records in {}", folder.display());
     }
     for process in &processes {
         write!(out, "{}", text(process))?;
@@ -52,13 +39,10 @@ fn text(process: &Process) -> String {
     let state = if process.is_alive { "" } else { ", ended" };
     let mut text = format!("{} {}{state}\n", process.program, process.pid);
     for link in &process.links {
-        let way = match link.role {
-            Role::Sender => "to",
-            Role::Receiver => "from",
-        };
         let _ = writeln!(
             text,
-            "\nlink {way} {}: {} messages, {}; window {}, in flight {}",
+            "\nlink {} {}: {} messages, {}; window {}, in flight {}",
+            link.role.way(),
             link.peer,
             link.counters[LinkCounter::Messages],
             bytes(link.counters[LinkCounter::MessageBytes]),

@@ -13,6 +13,7 @@ pub mod rx_link;
 pub mod tx_link;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -188,6 +189,11 @@ fn goodbye<'a>(channels: impl Iterator<Item = &'a mut AnyChannel>) {
 }
 
 /// Wall clock in ns: only ever compared with the peer's, as a difference.
+/// Local and remote address, for people.
+fn ends((local, remote): (SocketAddr, SocketAddr)) -> String {
+    format!("{local}->{remote}")
+}
+
 fn wall_ns() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

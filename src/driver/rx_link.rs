@@ -41,6 +41,8 @@ pub struct NewChannel {
     pub place: u8,
     /// An earlier channel whose fence has not been answered.
     pub fence: Option<u16>,
+    /// Local and remote address.
+    pub addrs: (SocketAddr, SocketAddr),
     /// The channel.
     pub channel: AnyChannel,
     /// Where the peer waits for the welcome; a channel over RDMA keeps it.
@@ -437,6 +439,11 @@ impl RxInner {
         self.paths.iter_mut().for_each(|io| io.channel = None);
     }
 
+    /// Publishes what it has counted, if it is time.
+    pub fn publish(&mut self, now: Timestamp) {
+        self.engine.publish(now);
+    }
+
     /// When somebody should drive it at the latest, if ever.
     #[must_use]
     pub fn poll_timeout(&self, now: Timestamp) -> Option<Timestamp> {
@@ -578,6 +585,7 @@ impl RxInner {
         // The older channel must be silent before its count is told.
         self.silence(index);
         let previous = self.engine.handle_path_up(new.path, new.epoch, new.fence);
+        self.engine.name_path(new.path, &super::ends(new.addrs));
         if link.host.welcome(link, &mut new, previous).is_err()
             || self.arrivals.add(&new.channel, new.path).is_err()
         {
@@ -992,6 +1000,7 @@ mod tests {
             self.link.mail(NewChannel {
                 path,
                 epoch,
+                addrs: (socket.local_addr().unwrap(), socket.peer_addr().unwrap()),
                 place: path,
                 fence,
                 channel: AnyChannel::Scripted(Box::new(channel)),

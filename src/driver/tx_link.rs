@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::conn::{Conn, LinkRef, Submission, untoken};
-use super::{Arrivals, BACKLOG_GAP, Departures, Idle, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
+use super::{
+    Arrivals, BACKLOG_GAP, Departures, Idle, SCRATCH_BYTES, Step, TIMER_GAP, ends, wall_ns,
+};
 use crate::auth::Key;
 use crate::clock::Timestamp;
 use crate::engine::wire::{Frame, PathCount};
@@ -831,25 +833,11 @@ impl TxInner {
             conn.ended(slot, sub, result);
         }
         while let Some(event) = self.engine.poll_event() {
-            let path = match &event {
-                TxEvent::Fenced { path, .. }
-                | TxEvent::Rerouted { path }
-                | TxEvent::Replayed { path, .. }
-                | TxEvent::Joined { path, .. }
-                | TxEvent::Collided { path, .. } => self.paths[usize::from(*path)].addrs,
-                TxEvent::Lossy { .. } | TxEvent::SearchEnded { .. } | TxEvent::Failed { .. } => {
-                    None
-                }
-            };
+            let path = (event.path()).and_then(|path| self.paths[usize::from(path)].addrs);
             link.host
                 .event(link, &event, &path.map_or_else(String::new, ends));
         }
     }
-}
-
-/// Local and remote address, for people.
-fn ends((local, remote): (SocketAddr, SocketAddr)) -> String {
-    format!("{local}->{remote}")
 }
 
 fn index_u8(index: usize) -> u8 {

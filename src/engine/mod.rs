@@ -15,6 +15,7 @@ pub mod admission;
 pub mod bitmap;
 #[cfg(test)]
 mod gpu_tests;
+mod record;
 mod rx;
 mod tx;
 pub mod wire;

@@ -589,7 +589,7 @@ impl Session {
         if let Some(link) =
             recorder.and_then(|recorder| recorder.link(telemetry::Role::Sender, &peer))
         {
-            engine.record(link);
+            engine.record(link, Timestamp::now());
         }
         let params = TxParams {
             rdma,

@@ -27,10 +27,10 @@ use crate::driver::rx_link::{NewChannel, RxHost, RxParams};
 use crate::driver::tx_link::{DialRequest, TxHost, TxMail};
 use crate::driver::{Poller, RxLink, Step, TxLink};
 use crate::engine::wire::PathCount;
-use crate::engine::{EngineConfig, FenceReason, PathState, Probes, RxEngine, TxAction, TxEvent};
+use crate::engine::{EngineConfig, PathState, RxEngine, TxAction, TxEvent};
 use crate::sync::Flag;
-use crate::telemetry::Recorder;
 use crate::telemetry::schema::PATH_STATES;
+use crate::telemetry::{self, Recorder};
 use crate::transport::AnyChannel;
 use crate::transport::faulty::{FaultFile, Faults};
 use crate::transport::tcp::TcpChannel;
@@ -238,85 +238,32 @@ impl TxHost for Shared {
     }
 
     fn event(&self, link: &TxLink, event: &TxEvent, addrs: &str) {
-        let (level, text, name) = match event {
-            TxEvent::Fenced {
-                path,
-                reason,
-                outstanding,
-            } => {
-                let why = match reason {
-                    FenceReason::Silent(quiet) => format!(
-                        "nothing acknowledged for {} ms while another path lived",
-                        quiet.as_millis()
-                    ),
-                    FenceReason::Broken => "its connection broke".into(),
-                    FenceReason::LostByPeer => "the receiver lost its connection".into(),
-                    FenceReason::Slow => "it stayed slower than the others".into(),
-                    FenceReason::PortDown => "its port is down or has another address".into(),
-                };
-                let text = format!(
-                    "path {path} ({addrs}) fenced: {why}; {outstanding} frames outstanding"
-                );
-                (LogLevel::Info, text, "fence")
+        let recorded = event.recorded();
+        let text = match (event, event.path()) {
+            (TxEvent::Failed { reason, .. }, _) => reason.clone(),
+            (TxEvent::Lossy { port, .. }, _) => format!("{} {recorded}", port_name(link, *port)),
+            (_, Some(path)) => format!("path {path} ({addrs}) {recorded}"),
+            (_, None) => recorded.to_string(),
+        };
+        let level = match event {
+            TxEvent::Lossy { .. } => LogLevel::Warn,
+            TxEvent::Failed { sends, .. } if *sends > 0 => LogLevel::Warn,
+            TxEvent::Fenced { .. } | TxEvent::Rerouted { .. } | TxEvent::Replayed { .. } => {
+                LogLevel::Info
             }
-            TxEvent::Rerouted { path } => (
-                LogLevel::Info,
-                format!("path {path} stayed slower than the others: it is {addrs} now"),
-                "reroute",
-            ),
-            TxEvent::Replayed { path, frames } => (
-                LogLevel::Info,
-                format!("path {path}: fence answered, {frames} frames go by other paths"),
-                "replay",
-            ),
-            TxEvent::Joined { path, probes } => {
-                let why = probes.map_or_else(String::new, |p| evidence(&p));
-                (
-                    LogLevel::Trace,
-                    format!("path {path} ({addrs}) joined{why}"),
-                    "join",
-                )
-            }
-            TxEvent::Collided { path, probes } => (
-                LogLevel::Trace,
-                format!(
-                    "path {path} ({addrs}) shares a way with another path: dropped{}",
-                    evidence(probes)
-                ),
-                "collision",
-            ),
-            TxEvent::Lossy { port, found } => (
-                LogLevel::Warn,
-                format!(
-                    "{} loses packets ({} of the last {}): the other ports carry its traffic, {} ms",
-                    port_name(link, *port),
-                    found.lost,
-                    found.sent,
-                    found.away.as_millis()
-                ),
-                "lossy",
-            ),
-            TxEvent::SearchEnded { active } => (
-                LogLevel::Trace,
-                format!("no further way found: {active} paths in use"),
-                "search-ended",
-            ),
-            TxEvent::Failed { reason, harmful } => {
-                let level = if *harmful {
-                    LogLevel::Warn
-                } else {
-                    LogLevel::Trace
-                };
-                (level, reason.clone(), "failed")
-            }
+            TxEvent::Joined { .. }
+            | TxEvent::Collided { .. }
+            | TxEvent::SearchEnded { .. }
+            | TxEvent::Failed { .. } => LogLevel::Trace,
         };
         self.log(level, &format!("link to {}: {text}", link.name));
         if self.trace.is_some() {
             self.trace_line(&format!(
-                "{{\"t_ms\":{:.3},\"pid\":{},\"link\":\"{}\",\"event\":\"{name}\",\"reason\":\"{}\"}}\n",
+                "{{\"t_ms\":{:.3},\"pid\":{},\"link\":\"{}\",\"event\":\"{}\",\"reason\":\"{}\"}}\n",
                 now_ms(),
                 std::process::id(),
                 link.name,
+                recorded.name(),
                 text.replace(['"', '\\'], "'"),
             ));
         }
@@ -357,14 +304,6 @@ impl RxHost for Shared {
     fn check_peer(&self, link: &Arc<RxLink>) {
         self.command(Command::CheckPeer(Arc::clone(link)));
     }
-}
-
-fn evidence(probes: &Probes) -> String {
-    format!(
-        ": probes waited {:.0} us, the ways in use {:.0} us",
-        probes.waited.as_micros_f64(),
-        probes.queue.as_micros_f64()
-    )
 }
 
 fn now_ms() -> f64 {
@@ -1378,6 +1317,7 @@ impl Service {
             Ok(((channel, end), link)) => link.mail(NewChannel {
                 path: hello.path,
                 epoch: hello.epoch,
+                addrs: (socket.local_addr().unwrap_or(remote), remote),
                 place: hello.rdma.map_or(0, |rdma| rdma.place),
                 fence: hello.fence,
                 channel,
@@ -1423,7 +1363,16 @@ impl Service {
             .me
             .upgrade()
             .ok_or(io::ErrorKind::NotConnected)?;
-        let link = RxLink::new(RxEngine::new(engine, Timestamp::now()), &params, host)?;
+        let now = Timestamp::now();
+        let mut engine = RxEngine::new(engine, now);
+        let recorder = self.shared.recorder.as_ref();
+        let peer = params.peer.to_string();
+        if let Some(link) =
+            recorder.and_then(|recorder| recorder.link(telemetry::Role::Receiver, &peer))
+        {
+            engine.record(link, now);
+        }
+        let link = RxLink::new(engine, &params, host)?;
         locked(&self.shared.rx_links).insert(hello.link, Arc::clone(&link));
         self.shared.links_added.raise();
         Ok(link)
@@ -1474,10 +1423,17 @@ impl Watched {
 
     /// What came last would not be seen while nobody drives.
     fn publish(&self, now: Timestamp) {
-        if let AnyLink::Tx(link) = &self.link
-            && let Some(mut inner) = link.try_inner()
-        {
-            inner.engine.publish(now);
+        match &self.link {
+            AnyLink::Tx(link) => {
+                if let Some(mut inner) = link.try_inner() {
+                    inner.engine.publish(now);
+                }
+            }
+            AnyLink::Rx(link) => {
+                if let Some(mut inner) = link.try_inner() {
+                    inner.publish(now);
+                }
+            }
         }
     }
 

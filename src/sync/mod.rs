@@ -4,6 +4,7 @@
 //! `RUSTFLAGS="--cfg loom" cargo test --lib --release sync`.
 
 pub mod flag;
+pub mod journal;
 pub mod notice;
 mod primitives;
 pub mod spsc;

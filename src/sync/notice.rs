@@ -42,14 +42,7 @@ impl<const WORDS: usize> Notice<WORDS> {
         // Even, also where a program ended while it wrote.
         let before = self.stamp.load(Ordering::Relaxed) & !1;
         self.stamp.store(before.wrapping_add(1), Ordering::Relaxed);
-        // Pairs with the fence in `read`.
-        fence(Ordering::Release);
-        meanwhile();
-        for (place, word) in self.words.iter().zip(words) {
-            place.store(*word, Ordering::Relaxed);
-        }
-        // Pairs with the first load in `read`.
-        self.stamp.store(before.wrapping_add(2), Ordering::Release);
+        self.fill(words, before.wrapping_add(2), meanwhile);
     }
 
     /// What is made of its words, and of atomics that are cleared or begun anew only while it is being
@@ -57,16 +50,46 @@ impl<const WORDS: usize> Notice<WORDS> {
     #[must_use]
     pub fn read<T>(&self, mut make: impl FnMut(&[u64; WORDS]) -> T) -> Option<T> {
         (0..LOOKS).find_map(|_| {
-            let stamp = self.stamp.load(Ordering::Acquire);
-            if !stamp.is_multiple_of(2) {
-                return None;
-            }
-            let words = std::array::from_fn(|at| self.words[at].load(Ordering::Relaxed));
-            let outcome = make(&words);
-            // Pairs with the fence in `write`.
-            fence(Ordering::Acquire);
-            (self.stamp.load(Ordering::Relaxed) == stamp).then_some(outcome)
+            let stamp = self.stamp();
+            let is_whole = stamp.is_multiple_of(2);
+            is_whole.then(|| self.at(stamp, &mut make)).flatten()
         })
+    }
+
+    /// Pairs with the store that ended the writing of this stamp.
+    pub(super) fn stamp(&self) -> u64 {
+        self.stamp.load(Ordering::Acquire)
+    }
+
+    /// Takes it for writing, if its stamp is still this one; `writing` is odd.
+    pub(super) fn take(&self, before: u64, writing: u64) -> bool {
+        // Acquire: pairs with the Release store of whoever wrote here before, so that its words do not
+        // come after ours.
+        self.stamp
+            .compare_exchange(before, writing, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Writes the words, after the odd stamp.
+    pub(super) fn fill(&self, words: &[u64; WORDS], whole: u64, meanwhile: impl FnOnce()) {
+        // Pairs with the fence in `at`.
+        fence(Ordering::Release);
+        meanwhile();
+        for (place, word) in self.words.iter().zip(words) {
+            place.store(*word, Ordering::Relaxed);
+        }
+        // Pairs with the load in `stamp`.
+        self.stamp.store(whole, Ordering::Release);
+    }
+
+    /// What is made of the words that belong to this stamp, which has been seen; None if another has come
+    /// since.
+    pub(super) fn at<T>(&self, stamp: u64, make: impl FnOnce(&[u64; WORDS]) -> T) -> Option<T> {
+        let words = std::array::from_fn(|at| self.words[at].load(Ordering::Relaxed));
+        let outcome = make(&words);
+        // Pairs with the fence in `fill`.
+        fence(Ordering::Acquire);
+        (self.stamp.load(Ordering::Relaxed) == stamp).then_some(outcome)
     }
 }
 

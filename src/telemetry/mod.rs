@@ -1,13 +1,15 @@
 //! What a process measures and decides, kept where others can watch it without touching the process.
 //!
 //! `schema` is the one table of everything that is measured; `segment` the file in memory in which it is
-//! kept; `histogram` how often there were values of which size; `reader` what others see.
+//! kept; `histogram` how often there were values of which size; `event` what happens and is decided;
+//! `reader` what others see.
 //!
 //! **Whoever holds a link publishes.** Engines count in plain numbers, under the lock of their link; with
 //! the timers, every 10 ms, the numbers are copied into the segment. So the data path pays nothing for
 //! counters, and only a histogram's values are put there one by one. What a reader sees is 10 ms old at most
 //! while a link is driven, and a second once it is not.
 
+pub mod event;
 pub mod histogram;
 pub mod reader;
 pub mod schema;
@@ -21,8 +23,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use self::event::Event;
 use self::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram};
-use self::segment::{LABEL_WORDS, LinkPlace, Mapping, PathPlace, label_words};
+use self::segment::{
+    LABEL_WORDS, LinkPlace, Mapping, PathPlace, event_words, label_words, link_id,
+};
 use crate::clock::Timestamp;
 
 /// Which way a link's data goes.
@@ -33,6 +38,17 @@ pub enum Role {
     Sender,
     /// It receives.
     Receiver,
+}
+
+impl Role {
+    /// To or from the peer.
+    #[must_use]
+    pub const fn way(self) -> &'static str {
+        match self {
+            Self::Sender => "to",
+            Self::Receiver => "from",
+        }
+    }
 }
 
 /// Records what a process measures.
@@ -52,6 +68,7 @@ impl Shared {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A number that nobody has had. Never 0.
     fn owner(&self) -> u64 {
         self.owners.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -131,15 +148,16 @@ impl Recorder {
         let used = &segment.header.links_used;
         let index = shared.take(|free| &mut free.links, &segment.links, used)?;
         let place = &segment.links[index];
-        let role = u64::from(role == Role::Receiver);
-        let label = label_words(shared.owner(), role, name);
-        place.label.write(&label, || {
+        let id = link_id(shared.owner(), role);
+        place.label.write(&label_words(id, 0, name), || {
             clear(&place.counters);
             clear(&place.gauges);
         });
         Some(LinkRecorder(Arc::new(LinkGuard {
             shared: Arc::clone(shared),
             index,
+            id,
+            name: name.to_owned(),
         })))
     }
 
@@ -164,6 +182,8 @@ pub struct LinkRecorder(Arc<LinkGuard>);
 struct LinkGuard {
     shared: Arc<Shared>,
     index: usize,
+    id: u64,
+    name: String,
 }
 
 impl LinkGuard {
@@ -174,7 +194,9 @@ impl LinkGuard {
 
 impl Drop for LinkGuard {
     fn drop(&mut self) {
-        self.place().label.write(&FREE, || ());
+        // What has happened to it may still be read.
+        let gone = label_words(0, self.id, &self.name);
+        self.place().label.write(&gone, || ());
         self.shared.free().links.returned.push(self.index);
     }
 }
@@ -203,6 +225,14 @@ impl LinkRecorder {
             }
         });
         Some(this)
+    }
+
+    /// Something has happened to it, or to a path of it.
+    pub fn event(&self, path: Option<u8>, event: Event, now: Timestamp) {
+        let link = &self.0;
+        let segment = link.shared.mapping.get();
+        let entry = event_words((link.index, link.id), path, event, now);
+        segment.ring_of(&event).journal().write(&entry);
     }
 
     /// What it has counted so far.

@@ -1,5 +1,6 @@
 //! What others see of a process: its segment as it is now, without touching the process.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,17 +8,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::Role;
+use super::event::Event;
 use super::histogram::Counts;
 use super::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram, Table};
-use super::segment::{self, LABEL_WORDS, LINKS, LinkPlace, Mapping, PATHS, PathPlace, label_text};
+use super::segment::{
+    self, LABEL_WORDS, LINKS, LinkPlace, Mapping, PATHS, PathPlace, event_of, label_text, role_of,
+};
 use super::values::Values;
 use crate::clock::Timestamp;
+use crate::sync::journal::Found;
+
+/// So many of the last events may be in the hands of their writers; one before that, of which there is
+/// nothing, was dropped.
+const IN_HAND: u64 = 64;
 
 /// A process's segment, to be looked into as often as one likes.
 #[derive(Debug)]
 pub struct Reader {
     mapping: Mapping,
     path: PathBuf,
+    /// Of each of the rings, the next event to look for; none has been looked for yet.
+    next: [Option<u64>; 2],
 }
 
 /// What a process recorded, at one time.
@@ -76,19 +87,82 @@ pub struct PathNow {
     pub histograms: Values<PathHistogram, Counts>,
 }
 
-/// The segments in a folder: those that can be looked into, and of the others a line each.
-///
-/// # Errors
-/// The folder cannot be read.
-pub fn find(folder: &Path) -> io::Result<(Vec<Reader>, Vec<String>)> {
-    let (mut readers, mut lines) = (Vec::new(), Vec::new());
-    for path in segment::list(folder)? {
-        match Reader::open(&path) {
-            Ok(reader) => readers.push(reader),
-            Err(line) => lines.push(line),
+/// Something that has happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Happened {
+    /// When, in ns of the wall clock.
+    pub wall_ns: u64,
+    /// The link that it happened to.
+    pub link: u64,
+    /// Which way its data goes.
+    pub role: Role,
+    /// Its peer; empty where that is not known any more.
+    pub peer: String,
+    /// The path that it happened to, if it was one.
+    pub path: Option<u32>,
+    /// What.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What has happened since the last look.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Events {
+    /// In the order of their times.
+    pub events: Vec<Happened>,
+    /// How many more there were, that later ones had taken the place of.
+    pub missed: u64,
+}
+
+/// The processes of a folder, watched as they come and go.
+#[derive(Debug)]
+pub struct Watcher {
+    folder: PathBuf,
+    readers: Vec<Reader>,
+    /// What could not be read, and has been said.
+    unreadable: BTreeMap<PathBuf, String>,
+}
+
+impl Watcher {
+    /// Of this folder.
+    #[must_use]
+    pub fn new(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            readers: Vec::new(),
+            unreadable: BTreeMap::new(),
         }
     }
-    Ok((readers, lines))
+
+    /// Looks who is there; tells of each segment that cannot be looked into once, in a line.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn look(&mut self) -> io::Result<Vec<String>> {
+        let files = segment::list(&self.folder)?;
+        self.readers.retain(|reader| files.contains(&reader.path));
+        self.unreadable.retain(|file, _| files.contains(file));
+        let mut lines = Vec::new();
+        for file in files {
+            if self.readers.iter().any(|reader| reader.path == file) {
+                continue;
+            }
+            match Reader::open(&file) {
+                Ok(reader) => self.readers.push(reader),
+                Err(line) => {
+                    if self.unreadable.insert(file, line.clone()).as_ref() != Some(&line) {
+                        lines.push(line);
+                    }
+                }
+            }
+        }
+        Ok(lines)
+    }
+
+    /// Those that can be looked into, in the order in which they were found.
+    pub fn readers(&mut self) -> &mut [Reader] {
+        &mut self.readers
+    }
 }
 
 impl Reader {
@@ -102,6 +176,7 @@ impl Reader {
         Ok(Self {
             mapping,
             path: path.to_owned(),
+            next: [None; 2],
         })
     }
 
@@ -136,15 +211,78 @@ impl Reader {
         for link in &mut links {
             link.paths.sort_by_key(|path| path.number);
         }
+        let (pid, program) = self.process();
         Process {
-            pid: number(&header.pid),
-            program: header.program.read(label_text).unwrap_or_default(),
+            pid,
+            program,
             is_alive: !self.mapping.is_abandoned(),
             started_wall_ns: number(&header.started_wall),
             age_ns: (Timestamp::now().since(Timestamp::from_nanos(number(&header.beat)))).0,
             links,
         }
     }
+}
+
+impl Reader {
+    /// Its number in its own container, and the name of its program.
+    #[must_use]
+    pub fn process(&self) -> (u64, String) {
+        let header = &self.mapping.get().header;
+        let program = header.program.read(label_text).unwrap_or_default();
+        (header.pid.load(Ordering::Relaxed), program)
+    }
+
+    /// What has happened since this was last asked; at first, as far back as it is kept.
+    pub fn events(&mut self) -> Events {
+        let segment = self.mapping.get();
+        let header = &segment.header;
+        let began = Timestamp::from_nanos(header.started.load(Ordering::Relaxed));
+        let began_wall = header.started_wall.load(Ordering::Relaxed);
+        let mut found = Events::default();
+        let rings = [&segment.decisions, &segment.samples];
+        for (ring, next) in rings.into_iter().zip(&mut self.next) {
+            let journal = ring.journal();
+            let written = journal.written();
+            let oldest = written.saturating_sub(journal.slots());
+            let first = next.unwrap_or(oldest);
+            // Those that are gone may be more than there is room for.
+            found.missed += oldest.saturating_sub(first);
+            *next = Some(written);
+            for entry in first.max(oldest)..written {
+                match journal.read(entry) {
+                    Found::Entry(words) => {
+                        let (at, (place, id), path, event) = event_of(words);
+                        found.events.push(Happened {
+                            wall_ns: began_wall.saturating_add(at.since(began).0),
+                            link: id,
+                            role: role_of(id),
+                            peer: peer_of(segment.links.get(place), id),
+                            path,
+                            event,
+                        });
+                    }
+                    // It is being written: it is looked for again, with what comes after it.
+                    Found::Nothing if written - entry <= IN_HAND => {
+                        *next = Some(entry);
+                        break;
+                    }
+                    Found::Nothing | Found::Overrun => found.missed += 1,
+                }
+            }
+        }
+        found.events.sort_by_key(|event| event.wall_ns);
+        found
+    }
+}
+
+/// The peer of a link, as long as its place is not another's.
+fn peer_of(place: Option<&LinkPlace>, id: u64) -> String {
+    let peer = |label: &[u64; LABEL_WORDS]| {
+        let is_its = label[0] == id || (label[0], label[1]) == (0, id);
+        is_its.then(|| label_text(label))
+    };
+    let peer = place.and_then(|place| place.label.read(peer)).flatten();
+    peer.unwrap_or_default()
 }
 
 fn numbers<T: Table>(words: &[AtomicU64]) -> Values<T> {
@@ -156,11 +294,7 @@ fn link(place: &LinkPlace) -> Option<Link> {
     let link = |label: &[u64; LABEL_WORDS]| Link {
         id: label[0],
         peer: label_text(label),
-        role: if label[1] == 0 {
-            Role::Sender
-        } else {
-            Role::Receiver
-        },
+        role: role_of(label[0]),
         counters: numbers(&place.counters),
         gauges: numbers(&place.gauges),
         paths: Vec::new(),

@@ -3,6 +3,8 @@
 
 use std::fmt::{self, Write as _};
 
+use super::event::Event;
+
 /// What a metric is one of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -172,6 +174,22 @@ table! {
         MessageBytes = "message" in Bytes,
         /// Messages that ended with an error.
         Failures = "failures" in Number,
+        /// Chunks that a receiver got twice, for they were sent again over another path.
+        Duplicates = "duplicates" in Number,
+        /// Time in which the user of the link had nothing under way on it.
+        IdleTime = "idle" in Nanoseconds,
+        /// Time in which messages waited for receives that had not been posted.
+        CreditTime = "credit_wait" in Nanoseconds,
+        /// Time in which the receiver held back what was announced to it.
+        GrantTime = "grant_wait" in Nanoseconds,
+        /// At a receiver, time in which receives were posted and their messages not begun.
+        SenderTime = "sender_wait" in Nanoseconds,
+        /// Time in which the window or the paths were full, or no path was up; at a receiver, in which a part of a message was there.
+        NetworkTime = "network_wait" in Nanoseconds,
+        /// Time in which all was sent, and not all of it acknowledged.
+        AckTime = "ack_wait" in Nanoseconds,
+        /// Time in which something could be sent: what this host itself needed.
+        HostTime = "host" in Nanoseconds,
     }
 
     /// What a link is like now.
@@ -188,6 +206,8 @@ table! {
     PathCounter: Counter of Path {
         /// Payload that was given to it, what was sent again included.
         SentBytes = "sent" in Bytes,
+        /// Payload that came over it and was not there yet.
+        ReceivedBytes = "received" in Bytes,
         /// Times that it was given up and made silent.
         Fences = "fences" in Number,
         /// Frames that were outstanding when it was given up, and were given to others.
@@ -223,13 +243,16 @@ pub const PATH_STATES: [&str; 5] = ["vacant", "dialing", "standby", "active", "f
 pub fn fingerprint() -> u64 {
     // FNV-1a: the same on every machine and in every release.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for metric in metrics() {
-        let name = metric.prometheus();
-        let kind = metric.kind.to_string();
-        for byte in name.bytes().chain(kind.bytes()).chain([0]) {
+    let mut add = |text: &str| {
+        for byte in text.bytes().chain([0]) {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
+    };
+    for metric in metrics() {
+        add(&metric.prometheus());
+        add(&metric.kind.to_string());
     }
+    add(Event::TABLE);
     hash
 }
 
@@ -237,7 +260,7 @@ pub fn fingerprint() -> u64 {
 #[must_use]
 pub fn document() -> String {
     let mut text = String::from(
-        "# Metrics\n\nMade from the table in `src/telemetry/schema.rs`; a test says if they differ.\n\n\
+        "# Metrics and events\n\nMade from the tables in `src/telemetry/schema.rs` and `event.rs`; a test says if they differ.\n\n\
          | Prometheus | JSON | kind | meaning |\n|---|---|---|---|\n",
     );
     for metric in metrics() {
@@ -250,6 +273,11 @@ pub fn document() -> String {
             metric.kind,
             metric.help
         );
+    }
+    text += "\n## Events\n\n| name | says | meaning |\n|---|---|---|\n";
+    for (name, verdict, help) in Event::all() {
+        let verdict = format!("{verdict:?}").to_lowercase();
+        let _ = writeln!(text, "| `{name}` | {verdict} | {help} |");
     }
     text
 }

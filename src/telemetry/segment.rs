@@ -23,15 +23,18 @@ use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::Role;
+use super::event::Event;
 use super::histogram::Histogram;
 use super::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram, fingerprint};
 use crate::auth;
 use crate::clock::Timestamp;
+use crate::sync::journal::{self, Journal};
 use crate::sync::notice::Notice;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"THALWEG\0");
 /// Of the structure below.
-const LAYOUT: u64 = 1;
+const LAYOUT: u64 = 2;
 const PREFIX: &str = "thalweg-";
 /// A file that is being made.
 const UNFINISHED: &str = ".thalweg-";
@@ -42,6 +45,8 @@ const UNFINISHED_MAX_S: u64 = 60;
 pub const LINKS: usize = 512;
 /// As [`LINKS`].
 pub const PATHS: usize = 4096;
+/// Events that are kept, of samples as many again.
+const EVENTS: usize = 8192;
 /// Words of a label: whose place it is (0: nobody's), a number, and text.
 pub const LABEL_WORDS: usize = 16;
 const TEXT: usize = 2;
@@ -83,12 +88,83 @@ pub(super) struct PathPlace {
     pub(super) histograms: [Histogram; PathHistogram::COUNT],
 }
 
+/// The last events of a kind.
+#[repr(C)]
+pub(super) struct Ring<const SLOTS: usize> {
+    head: journal::Head,
+    slots: [journal::Slot; SLOTS],
+}
+
+impl<const SLOTS: usize> Ring<SLOTS> {
+    pub(super) fn journal(&self) -> Journal<'_> {
+        Journal::new(&self.head, &self.slots).expect("the number of slots is a power of two")
+    }
+}
+
 /// The structure.
 #[repr(C)]
 pub(super) struct Segment {
     pub(super) header: Header,
+    /// What is decided and goes wrong: it is rare, and what is frequent is not to push it out.
+    pub(super) decisions: Ring<EVENTS>,
+    /// Samples, of which each speaks for many.
+    pub(super) samples: Ring<EVENTS>,
     pub(super) links: [LinkPlace; LINKS],
     pub(super) paths: [PathPlace; PATHS],
+}
+
+impl Segment {
+    /// Where such an event is kept.
+    pub(super) fn ring_of(&self, event: &Event) -> &Ring<EVENTS> {
+        match event {
+            Event::Chunk { .. } | Event::Window { .. } => &self.samples,
+            _ => &self.decisions,
+        }
+    }
+}
+
+/// What a link is known by: never 0, and the lowest bit is its role.
+pub(super) fn link_id(owner: u64, role: Role) -> u64 {
+    owner << 1 | u64::from(role == Role::Receiver)
+}
+
+/// The role of a link that is known by this.
+pub(super) fn role_of(id: u64) -> Role {
+    if id & 1 == 0 {
+        Role::Sender
+    } else {
+        Role::Receiver
+    }
+}
+
+/// An event as it is kept, with the place and the id of its link.
+pub(super) fn event_words(
+    (link, id): (usize, u64),
+    path: Option<u8>,
+    event: Event,
+    now: Timestamp,
+) -> [u64; journal::WORDS] {
+    let (kind, values) = event.words();
+    let path = path.map_or(0, |path| u64::from(path) + 1);
+    let what = kind & 0xffff | path << 16 | (link as u64) << 32;
+    let [a, b, c, d] = values;
+    [now.as_nanos(), what, id, a, b, c, d]
+}
+
+/// What is kept of an event: when by our clock, the place and the id of its link, its path, and itself.
+pub(super) type Kept = (Timestamp, (usize, u64), Option<u32>, Event);
+
+/// The event again.
+pub(super) fn event_of(words: [u64; journal::WORDS]) -> Kept {
+    let [at, what, id, values @ ..] = words;
+    let path = u32::try_from(what >> 16 & 0xffff).unwrap_or(0);
+    let link = usize::try_from(what >> 32).unwrap_or(usize::MAX);
+    (
+        Timestamp::from_nanos(at),
+        (link, id),
+        path.checked_sub(1),
+        Event::of(what & 0xffff, values),
+    )
 }
 
 /// A label's words; of the text as much as has room.

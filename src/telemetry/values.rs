@@ -100,14 +100,18 @@ mod tests {
 
     #[test]
     fn are_written_by_name_and_read_whatever_else_is_there() {
-        let values = Values::<LinkCounter>::new(|metric| metric.place() as u64 + 1);
+        let values = Values::<LinkGauge>::new(|metric| metric.place() as u64 + 1);
         let text = serde_json::to_string(&values).unwrap();
-        assert_eq!(text, r#"{"messages":1,"message_bytes":2,"failures":3}"#);
-        let back: Values<LinkCounter> =
-            serde_json::from_str(r#"{"later":{"x":[1]},"failures":3,"messages":1}"#).unwrap();
-        assert_eq!(back[LinkCounter::Failures], 3);
-        assert_eq!(back[LinkCounter::MessageBytes], 0);
-        let other: Values<LinkGauge> = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            text,
+            r#"{"window_bytes":1,"in_flight_bytes":2,"active_paths":3}"#
+        );
+        let back: Values<LinkGauge> =
+            serde_json::from_str(r#"{"later":{"x":[1]},"active_paths":3,"window_bytes":1}"#)
+                .unwrap();
+        assert_eq!(back[LinkGauge::ActivePaths], 3);
+        assert_eq!(back[LinkGauge::InFlight], 0);
+        let other: Values<LinkCounter> = serde_json::from_str(&text).unwrap();
         assert_eq!(other, Values::default());
         assert!(serde_json::from_str::<Values<LinkCounter>>(r#"{"messages":"x"}"#).is_err());
     }

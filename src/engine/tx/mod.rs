@@ -23,9 +23,10 @@ use self::message::{ConnState, Message, TxConn};
 use self::paths::{Rehashes, TxPath};
 pub use self::ports::PortSignals;
 use self::ports::TxPort;
-use self::record::Record;
+use self::record::Told;
 use self::upkeep::DIAL_BURST;
 use super::bitmap::SlidingBitmap;
+use super::record::Record;
 use super::wire::{self, Chunk, Frame, Header, Keys};
 use super::{Completions, EAGER_WINDOW, EngineConfig, MemRange, Ordinals, UNHEARD};
 use crate::clock::Timestamp;
@@ -197,8 +198,8 @@ pub enum TxEvent {
     Failed {
         /// Why.
         reason: String,
-        /// Whether sends were outstanding: otherwise it is the end of a job, not a fault.
-        harmful: bool,
+        /// Sends that were outstanding: without any it is the end of a job, not a fault.
+        sends: usize,
     },
 }
 
@@ -323,6 +324,7 @@ pub struct TxEngine {
     had_path: bool,
     failed: Option<String>,
     record: Record,
+    told: Told,
 }
 
 /// What the receiver has allowed, and what it has been told. Bytes of chunks since the link began.
@@ -418,6 +420,7 @@ impl TxEngine {
             had_path: false,
             failed: None,
             record: Record::default(),
+            told: Told::default(),
         }
     }
 
@@ -605,10 +608,10 @@ impl TxEngine {
             return;
         }
         self.settle_by_word();
-        let mut harmful = false;
+        let mut sends = 0;
         for m in &mut self.messages {
             if let Some(token) = m.token.take() {
-                harmful = true;
+                sends += 1;
                 self.done.push_back(SendDone {
                     token,
                     result: Err(SendError::LinkFailed),
@@ -634,10 +637,11 @@ impl TxEngine {
             self.paths[index].state = PathState::Vacant;
             self.views[index].usable = false;
         }
-        self.events.push_back(TxEvent::Failed {
+        let failed = TxEvent::Failed {
             reason: reason.clone(),
-            harmful,
-        });
+            sends,
+        };
+        self.tell(failed, self.now);
         self.failed = Some(reason);
     }
 
@@ -774,7 +778,7 @@ impl TxEngine {
         let done = self.done.pop_front()?;
         match &done.result {
             Ok(bytes) => self.record.ended(*bytes),
-            Err(_) => self.record.failures += 1,
+            Err(_) => self.record.failed(self.now),
         }
         Some(done)
     }

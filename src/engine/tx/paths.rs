@@ -18,6 +18,7 @@ use crate::engine::Completions;
 use crate::engine::wire::{Frame, PathCount};
 use crate::path::health::{Health, Marks, TransportStats, Verdict};
 use crate::path::search::Candidate;
+use crate::telemetry::event::Event;
 use crate::telemetry::schema::PathHistogram;
 use crate::units::{Bytes, Nanos};
 
@@ -397,10 +398,14 @@ impl TxEngine {
         p.verifying = None;
         p.dial_failures = 0;
         p.damping.came_up(now);
+        let up = Event::PathUp {
+            epoch: epoch.into(),
+        };
+        self.record.note(Some(path), up, now);
         self.probe(index, now);
         let none_active = !self.paths.iter().any(TxPath::is_active);
         if none_active || !self.config.search {
-            self.activate(index, None);
+            self.activate(index, None, now);
         }
         self.resync();
         self.refresh_views();
@@ -491,6 +496,7 @@ impl TxEngine {
                 }
             }
             (Verdict::Fine, _) => {
+                self.note_suspect(index, now);
                 self.paths[index].suspect_since = now;
                 self.paths[index].sibling_since = None;
                 self.reopen_search();
@@ -538,8 +544,22 @@ impl TxEngine {
             p.died_silent = true;
             self.fence(index, epoch, FenceReason::Silent(quiet), now);
         } else if was != verdict {
+            if verdict != Verdict::Fine {
+                self.note_suspect(index, now);
+            }
             self.refresh_views();
         }
+    }
+
+    fn note_suspect(&self, index: usize, now: Timestamp) {
+        let p = &self.paths[index];
+        let since = p.queue.front().map_or(p.health.alive_at(), |oldest| {
+            oldest.departs.max(p.health.alive_at())
+        });
+        let suspect = Event::PathSuspect {
+            silent_ns: now.since(since).0,
+        };
+        self.record.note(Some(index_u8(index)), suspect, now);
     }
 
     /// Asks after the path that has been idle for longest of those that hold nothing.
@@ -591,16 +611,14 @@ impl TxEngine {
         now.since(since) >= config.sibling_span && now.since(heard) <= config.sibling_lately
     }
 
-    pub(super) fn activate(&mut self, index: usize, probes: Option<Probes>) {
+    pub(super) fn activate(&mut self, index: usize, probes: Option<Probes>, now: Timestamp) {
         let p = &mut self.paths[index];
         if p.state == PathState::Standby {
             p.state = PathState::Active;
             p.died_silent = false;
             if p.verifying.take().is_none() {
-                self.events.push_back(TxEvent::Joined {
-                    path: index_u8(index),
-                    probes,
-                });
+                let path = index_u8(index);
+                self.tell(TxEvent::Joined { path, probes }, now);
             }
             for p in &mut self.paths {
                 p.candidate.forget(index);
@@ -656,11 +674,12 @@ impl TxEngine {
             // Once every connection is closed, the end of the peer is no fault of a path.
             let matters = |c: &TxConn| matches!(c.state, ConnState::Opening | ConnState::Open);
             if outstanding > 0 || self.conns.values().any(matters) {
-                self.events.push_back(TxEvent::Fenced {
+                let fenced = TxEvent::Fenced {
                     path,
                     reason,
                     outstanding,
-                });
+                };
+                self.tell(fenced, now);
             }
             self.controller.on_path_lost(now);
             self.reopen_search();
@@ -674,7 +693,7 @@ impl TxEngine {
                         )
                     });
                 if let Some(reserve) = reserve {
-                    self.activate(reserve, None);
+                    self.activate(reserve, None, now);
                 }
             }
         }
@@ -733,10 +752,8 @@ impl TxEngine {
         }
         self.paths[index].record.replays += frames as u64;
         self.views[index].outstanding = Bytes(0);
-        self.events.push_back(TxEvent::Replayed {
-            path: index_u8(index),
-            frames,
-        });
+        let path = index_u8(index);
+        self.tell(TxEvent::Replayed { path, frames }, now);
         self.resync();
     }
 
@@ -781,10 +798,12 @@ impl TxEngine {
 
     pub(super) fn acknowledge(&mut self, index: usize, frames: usize, now: Timestamp) {
         let mut bytes = 0;
+        let mut departed = None;
         for _ in 0..frames {
             let Some(item) = self.paths[index].queue.pop_front() else {
                 break;
             };
+            departed = Some(item.departs);
             self.paths[index].acked = self.paths[index].acked.wrapping_add(1);
             bytes += u64::from(item.bytes);
             match item.cargo {
@@ -809,6 +828,18 @@ impl TxEngine {
         p.queued_bytes -= bytes;
         let queued = p.queued_bytes;
         self.deliver(index, queued, now);
+        // Where completions tell of arrivals, they are timed by the adapter.
+        if let Some(departed) = departed
+            && self.config.completions == Completions::Peer
+        {
+            let delay = now.since(departed);
+            let p = &self.paths[index];
+            let queue = delay - p.stats.rtt_min;
+            if let Some(recorder) = &p.record.recorder {
+                recorder.observe(PathHistogram::Delay, delay.0);
+            }
+            self.note_chunk(index, delay, queue, self.in_flight + bytes, now);
+        }
     }
 
     /// No more than `bytes` of the path are still under way.
@@ -946,7 +977,7 @@ impl TxEngine {
         p.delay = PathDelay::default();
         p.rest = None;
         p.rests = 0;
-        self.events.push_back(TxEvent::Rerouted { path });
+        self.tell(TxEvent::Rerouted { path }, now);
         self.refresh_views();
     }
 
@@ -977,7 +1008,17 @@ impl TxEngine {
             None => 0,
         };
         recent_queues.push(queue.0);
-        if p.verdict == Verdict::Fine {
+        let is_fine = p.verdict == Verdict::Fine;
+        if let Some(rest) = p.rest.filter(|_| was_over) {
+            let rests = Event::PathRests {
+                queue_ns: queue.0,
+                usual_ns: usual,
+                for_ns: rest.until.since(now).0,
+            };
+            self.record.note(Some(index_u8(index)), rests, now);
+        }
+        self.note_chunk(index, rtt, queue, in_flight.0, now);
+        if is_fine {
             self.controller.on_sample(&Sample {
                 now,
                 rtt,

@@ -50,12 +50,12 @@ impl TxEngine {
         if own.saturating_mul(2) >= all
             && let Some(found) = p.loss.observe(signals.sent, signals.lost, now)
         {
-            self.events.push_back(TxEvent::Lossy { port, found });
+            self.tell(TxEvent::Lossy { port, found }, now);
         }
         if !signals.congested_for.is_zero() {
-            p.congested_until = now + signals.congested_for;
+            self.ports[usize::from(port)].congested_until = now + signals.congested_for;
         }
-        let congested = self.ports.iter().any(|p| now < p.congested_until);
+        let congested = self.ports.iter().any(|p| p.is_congested(now));
         self.controller.on_notified(congested);
     }
 
@@ -67,6 +67,11 @@ impl TxEngine {
 }
 
 impl TxPort {
+    /// Whether the network has asked it for less of late.
+    pub(super) fn is_congested(&self, now: Timestamp) -> bool {
+        now < self.congested_until
+    }
+
     /// Whether the link does without it just now.
     pub(super) fn is_left(&self, now: Timestamp) -> bool {
         self.loss.is_away(now)

@@ -1,30 +1,21 @@
 //! What a sending link publishes of itself.
 
-use super::{TxEngine, index_u8};
+use super::{FenceReason, TxEngine, TxEvent, index_u8};
 use crate::clock::Timestamp;
-use crate::telemetry::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge};
+use crate::control::Controller;
+use crate::engine::record::HeldUpBy;
+use crate::telemetry::event::{self, Event, WindowReason};
+use crate::telemetry::schema::{LinkGauge, PathCounter, PathGauge};
 use crate::telemetry::{LinkRecorder, PathRecorder};
 use crate::units::Nanos;
 
-/// How often.
-const PUBLISH_EVERY: Nanos = Nanos(10_000_000);
-
-/// What a link counts, and where it publishes that.
+/// Of chunks' ways, one in so long is kept.
+const CHUNK_EVERY: Nanos = Nanos(1_000_000);
+/// What was last told of what is told now and then.
 #[derive(Debug, Default)]
-pub(super) struct Record {
-    link: Option<LinkRecorder>,
-    published_at: Timestamp,
-    pub(super) messages: u64,
-    pub(super) message_bytes: u64,
-    pub(super) failures: u64,
-}
-
-impl Record {
-    /// A message has.
-    pub(super) fn ended(&mut self, bytes: u64) {
-        self.messages += 1;
-        self.message_bytes += bytes;
-    }
+pub(super) struct Told {
+    chunk_at: Timestamp,
+    window: u64,
 }
 
 /// What a path counts, and where.
@@ -37,11 +28,11 @@ pub(super) struct PathRecord {
 
 impl TxEngine {
     /// Publishes there from now on.
-    pub fn record(&mut self, link: LinkRecorder) {
+    pub fn record(&mut self, link: LinkRecorder, now: Timestamp) {
         for (index, path) in self.paths.iter_mut().enumerate() {
             path.record.recorder = link.path(index_u8(index));
         }
-        self.record.link = Some(link);
+        self.record.begin(link, now);
     }
 
     /// Where a path leads from and to, for whoever looks.
@@ -51,19 +42,103 @@ impl TxEngine {
         }
     }
 
-    /// Publishes, if it is time. Timers do, while the link is driven.
-    pub fn publish(&mut self, now: Timestamp) {
-        let Some(link) = &self.record.link else {
-            return;
-        };
-        if now.since(self.record.published_at) < PUBLISH_EVERY {
+    /// Something has happened that a user may want to know.
+    pub(super) fn tell(&mut self, event: TxEvent, now: Timestamp) {
+        self.record.note(event.path(), event.recorded(), now);
+        self.events.push_back(event);
+    }
+
+    /// A chunk's way was timed.
+    pub(super) fn note_chunk(
+        &mut self,
+        index: usize,
+        delay: Nanos,
+        queue: Nanos,
+        in_flight: u64,
+        now: Timestamp,
+    ) {
+        if !self.record.is_on() || now.since(self.told.chunk_at) < CHUNK_EVERY {
             return;
         }
-        self.record.published_at = now;
-        link.count(LinkCounter::Messages, self.record.messages);
-        link.count(LinkCounter::MessageBytes, self.record.message_bytes);
-        link.count(LinkCounter::Failures, self.record.failures);
-        link.set(LinkGauge::Window, self.window().0);
+        self.told.chunk_at = now;
+        let window = self.controller.window().0;
+        let event = Event::Chunk {
+            delay_ns: delay.0,
+            queue_ns: queue.0,
+            in_flight_bytes: in_flight,
+            window_bytes: window,
+        };
+        self.record.note(Some(index_u8(index)), event, now);
+        let before = self.told.window;
+        if before == 0 {
+            self.told.window = window;
+        } else if window.abs_diff(before) > before / 8 {
+            let reason = if window > before {
+                WindowReason::Room
+            } else if self.ports.iter().any(|port| port.is_congested(now)) {
+                WindowReason::Notified
+            } else {
+                WindowReason::Queue
+            };
+            self.told.window = window;
+            let event = Event::Window {
+                reason,
+                before_bytes: before,
+                window_bytes: window,
+            };
+            self.record.note(None, event, now);
+        }
+    }
+
+    /// Looks what holds the link up, and tells of it if it has for long.
+    fn look(&mut self, now: Timestamp) {
+        let held_up_by = self.held_up_by();
+        let Some(waited) = self.record.look(held_up_by, now) else {
+            return;
+        };
+        let event = match held_up_by {
+            HeldUpBy::Credit => Event::CreditAwaited {
+                messages: self.conns.values().map(|c| c.waiting.len() as u64).sum(),
+                for_ns: waited.0,
+            },
+            HeldUpBy::Grant => Event::GrantHeld {
+                backlog_bytes: (self.grants).map_or(0, |g| g.started.saturating_sub(g.granted)),
+                for_ns: waited.0,
+            },
+            _ => return,
+        };
+        self.record.note(None, event, now);
+    }
+
+    fn held_up_by(&self) -> HeldUpBy {
+        if !self.replays.is_empty() || !self.turns.is_empty() {
+            let is_granted = self.grants.is_none_or(|g| g.sent < g.granted);
+            if self.replays.is_empty() && !is_granted {
+                HeldUpBy::Grant
+            } else if self.backlog_since.is_some() || !self.any_up() {
+                HeldUpBy::Network
+            } else {
+                HeldUpBy::Host
+            }
+        } else if self.in_flight > 0 {
+            HeldUpBy::Acknowledgement
+        } else if self.conns.values().any(|c| !c.waiting.is_empty()) {
+            HeldUpBy::Credit
+        } else {
+            HeldUpBy::User
+        }
+    }
+
+    /// Publishes, if it is time. Timers do, while the link is driven.
+    pub fn publish(&mut self, now: Timestamp) {
+        if self.record.is_on() {
+            self.look(now);
+        }
+        let window = self.window();
+        let Some(link) = self.record.publish(now) else {
+            return;
+        };
+        link.set(LinkGauge::Window, window.0);
         link.set(LinkGauge::InFlight, self.in_flight);
         let active = self.paths.iter().filter(|p| p.is_active()).count();
         link.set(LinkGauge::ActivePaths, active as u64);
@@ -79,6 +154,73 @@ impl TxEngine {
             recorder.set(PathGauge::Rate, info.rate);
             recorder.set(PathGauge::RoundTrip, path.round_trip().0);
             recorder.set(PathGauge::Epoch, path.epoch.into());
+        }
+    }
+}
+
+impl TxEvent {
+    /// The path that it happened to, if it was one.
+    #[must_use]
+    pub fn path(&self) -> Option<u8> {
+        match *self {
+            Self::Fenced { path, .. }
+            | Self::Rerouted { path }
+            | Self::Replayed { path, .. }
+            | Self::Joined { path, .. }
+            | Self::Collided { path, .. } => Some(path),
+            Self::Lossy { .. } | Self::SearchEnded { .. } | Self::Failed { .. } => None,
+        }
+    }
+
+    /// As it is recorded.
+    #[must_use]
+    pub fn recorded(&self) -> Event {
+        match *self {
+            Self::Fenced {
+                reason,
+                outstanding,
+                ..
+            } => {
+                let (reason, silent) = match reason {
+                    FenceReason::Silent(silent) => (event::FenceReason::Silent, silent),
+                    FenceReason::Broken => (event::FenceReason::Broken, Nanos::ZERO),
+                    FenceReason::LostByPeer => (event::FenceReason::LostByPeer, Nanos::ZERO),
+                    FenceReason::Slow => (event::FenceReason::Slow, Nanos::ZERO),
+                    FenceReason::PortDown => (event::FenceReason::PortDown, Nanos::ZERO),
+                };
+                Event::PathFenced {
+                    reason,
+                    silent_ns: silent.0,
+                    frames: outstanding as u64,
+                }
+            }
+            Self::Rerouted { .. } => Event::PathRerouted {},
+            Self::Replayed { frames, .. } => Event::PathReplayed {
+                frames: frames as u64,
+            },
+            Self::Joined { probes, .. } => {
+                let (waited, queue) = probes.map_or_else(Default::default, |p| (p.waited, p.queue));
+                Event::PathJoined {
+                    waited_ns: waited.0,
+                    queue_ns: queue.0,
+                }
+            }
+            Self::Collided { probes, .. } => Event::PathCollided {
+                waited_ns: probes.waited.0,
+                queue_ns: probes.queue.0,
+            },
+            Self::Lossy { port, found } => Event::PortLossy {
+                port: port.into(),
+                lost_packets: found.lost,
+                sent_packets: found.sent,
+                for_ns: found.away.0,
+            },
+            Self::SearchEnded { active } => Event::SearchEnded {
+                paths: active as u64,
+            },
+            Self::Failed { sends, .. } => Event::LinkFailed {
+                sends: sends as u64,
+            },
         }
     }
 }

@@ -228,7 +228,7 @@ impl TxEngine {
                         self.misses = 0;
                     }
                     p.verify_at = now + p.verify_gap;
-                    self.activate(index, Some(evidence));
+                    self.activate(index, Some(evidence), now);
                 }
                 Way::Shared => {
                     let p = &mut self.paths[index];
@@ -246,7 +246,7 @@ impl TxEngine {
                 Way::Unknown if overdue => {
                     let p = &mut self.paths[index];
                     p.verify_at = now + p.verify_gap;
-                    self.activate(index, Some(evidence));
+                    self.activate(index, Some(evidence), now);
                 }
                 Way::Unknown => {}
             }
@@ -254,15 +254,13 @@ impl TxEngine {
     }
 
     fn missed(&mut self, index: usize, probes: Probes, now: Timestamp) {
-        self.events.push_back(TxEvent::Collided {
-            path: index_u8(index),
-            probes,
-        });
+        let path = index_u8(index);
+        self.tell(TxEvent::Collided { path, probes }, now);
         self.misses += 1;
         if self.misses >= SEARCH_MISSES && self.search_ended_at.is_none() {
             self.search_ended_at = Some(now);
             let active = self.paths.iter().filter(|p| p.is_active()).count();
-            self.events.push_back(TxEvent::SearchEnded { active });
+            self.tell(TxEvent::SearchEnded { active }, now);
         }
     }
 

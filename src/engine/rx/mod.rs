@@ -5,15 +5,20 @@
 //! is counted in a bitmap. Everything sent back is cumulative or can be repeated, so whatever a
 //! dying path swallows is repaired by [`RxEngine::resync`].
 
+mod record;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use thiserror::Error;
 
+use self::record::PathRecord;
 use super::bitmap::{Insert, SlidingBitmap};
+use super::record::Record;
 use super::wire::{self, Ack, Chunk, Credit, Eager, Frame, Header, Immediate, Keys, PathCount};
 use super::{Completions, EAGER_OVERHEAD, EAGER_WINDOW, EngineConfig, MemRange, Ordinals, UNHEARD};
 use crate::clock::Timestamp;
 use crate::path::health::{Health, TransportStats, Verdict};
+use crate::telemetry::event::{Event, FenceReason};
 use crate::units::Nanos;
 
 /// Earlier channels of a path whose counts are kept. A channel counts only if it carried
@@ -229,6 +234,7 @@ struct RxPath {
     health: Option<Health>,
     /// Whether what was sent on it has not been acknowledged for too long.
     verdict: Verdict,
+    record: PathRecord,
 }
 
 impl RxPath {
@@ -316,6 +322,9 @@ pub struct RxEngine {
     granted: Option<u64>,
     /// How many chunks arrived twice: not an error, but never more than replays explain.
     duplicates: u64,
+    record: Record,
+    /// The time of the last timeout.
+    now: Timestamp,
 }
 
 impl RxEngine {
@@ -352,6 +361,8 @@ impl RxEngine {
             abandoned: 0,
             granted: config.first_grant,
             duplicates: 0,
+            record: Record::default(),
+            now,
         }
     }
 
@@ -564,6 +575,11 @@ impl RxEngine {
         p.watched = false;
         p.health = None;
         p.verdict = Verdict::Fine;
+        let up = Event::PathUp {
+            epoch: epoch.into(),
+        };
+        self.record.note(Some(path), up, self.now);
+        let p = &self.paths[usize::from(path)];
         let previous = fence.map(|epoch| PathCount {
             path,
             epoch,
@@ -590,6 +606,7 @@ impl RxEngine {
             return;
         }
         p.channel = Channel::Lost;
+        self.note_fenced(path, FenceReason::Broken);
         self.forget_arriving(path);
         self.leave_control_path(path);
         self.say(Frame::Lost { path, epoch });
@@ -603,6 +620,7 @@ impl RxEngine {
         }
         p.channel = Channel::None;
         let count = p.count;
+        self.note_fenced(path, FenceReason::Sender);
         self.forget_arriving(path);
         self.leave_control_path(path);
         self.say(Frame::Fenced(PathCount { path, epoch, count }));
@@ -664,6 +682,8 @@ impl RxEngine {
 
     /// Does what time has made due: asks after a peer that receives wait for.
     pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.now = now;
+        self.publish(now);
         if std::mem::take(&mut self.heard) {
             self.heard_at = now;
         }
@@ -1012,6 +1032,7 @@ impl RxEngine {
                 chunk,
             } => {
                 self.ack_urgent = true;
+                self.paths[usize::from(path)].record.bytes += u64::from(chunk.payload);
                 let s = &self.slots[usize::from(slot)];
                 self.received += u64::from(chunk.payload);
                 if s.generation == generation && s.state == SlotState::Granted {
@@ -1027,6 +1048,7 @@ impl RxEngine {
                 len,
             } => {
                 self.consume(cost);
+                self.paths[usize::from(path)].record.bytes += len;
                 let s = &self.slots[usize::from(slot)];
                 if s.generation == generation && s.state != SlotState::Free {
                     self.finish(slot, Ok(len));
@@ -1035,6 +1057,8 @@ impl RxEngine {
             Arriving::EagerToPool { key } => {
                 if let Some(at) = self.pool.iter().position(|(k, _)| *k == key) {
                     self.pool[at].1.complete = true;
+                    let bytes = self.pool[at].1.data.len() as u64;
+                    self.paths[usize::from(path)].record.bytes += bytes;
                     self.match_pooled(at);
                 }
             }
@@ -1086,6 +1110,7 @@ impl RxEngine {
         }
         self.slots[usize::from(imm.slot)].cut = Some(cut);
         self.received += u64::from(bytes);
+        self.paths[usize::from(path)].record.bytes += u64::from(bytes);
         self.count_chunk(imm.slot, imm.index, imm.last.then_some(chunk.end()));
         Ok(())
     }
@@ -1429,7 +1454,12 @@ impl RxEngine {
 
     /// The next finished or failed receive. Copies must be carried out first.
     pub fn poll_completion(&mut self) -> Option<RecvDone> {
-        self.done.pop_front()
+        let done = self.done.pop_front()?;
+        match done.result {
+            Ok(bytes) => self.record.ended(bytes),
+            Err(_) => self.record.failed(self.now),
+        }
+        Some(done)
     }
 
     /// Bytes of an early eager message to copy to where they belong, before completions are told.
