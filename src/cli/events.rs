@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::watched::{Folder, Watched};
-use super::{Failure, wall_text};
+use super::{Failure, duration, wall_text};
 use crate::telemetry::event::{Event, Verdict};
 use crate::telemetry::reader::Happened;
 
@@ -97,21 +97,6 @@ fn kind(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("no such kind: the help lists them".into())
-}
-
-/// A number and ms, s, m or h.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit());
-    let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err("a number and ms, s, m or h, such as 10s".into()),
-    };
-    let number: u64 = number.parse().map_err(|_| "a number and a unit")?;
-    Ok(Duration::from_millis(number.saturating_mul(millis)))
 }
 
 impl Filter {

@@ -6,6 +6,8 @@ mod compare;
 mod events;
 mod paths;
 mod progress;
+mod record;
+mod recording;
 mod run;
 mod suite;
 mod sweep;
@@ -15,6 +17,7 @@ mod work;
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -42,6 +45,8 @@ enum Command {
     Sim(Sim),
     /// What happens and is decided on this host's links
     Events(events::EventsArgs),
+    /// Keep what there is to see of this host's processes in a file
+    Record(record::RecordArgs),
     /// The paths of this host's processes, as they are now
     Paths(paths::PathsArgs),
 }
@@ -162,6 +167,21 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+/// A number and ms, s, m or h.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit());
+    let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("a number and ms, s, m or h, such as 10s".into()),
+    };
+    let number: u64 = number.parse().map_err(|_| "a number and a unit")?;
+    Ok(Duration::from_millis(number.saturating_mul(millis)))
+}
+
 /// A moment of the wall clock, in UTC.
 fn wall_text(wall_ns: u64) -> String {
     let (seconds, micros) = (wall_ns / 1_000_000_000, wall_ns / 1000 % 1_000_000);
@@ -194,6 +214,7 @@ pub fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let result = match cli.command {
         Command::Events(args) => events::events(&args, &mut out),
+        Command::Record(args) => record::record(&args, &mut out),
         Command::Paths(args) => paths::paths(&args, &mut out),
         Command::Sim(command) => match command {
             Sim::Run(args) => run::run(&args, &mut out),

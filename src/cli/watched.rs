@@ -1,5 +1,6 @@
 //! The processes that a command watches, for all commands that do.
 
+use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -7,6 +8,7 @@ use clap::Args;
 use super::Failure;
 use crate::config::Config;
 use crate::telemetry::reader::{Reader, Watcher};
+use crate::telemetry::snapshot::Snapshot;
 
 /// Where they record.
 #[derive(Debug, Args)]
@@ -49,6 +51,19 @@ impl Watched {
             eprintln!("thalweg: {line}");
         }
         Ok(())
+    }
+
+    /// All that is there now, with what has happened since the last.
+    pub(super) fn snapshot(&mut self) -> Result<Snapshot, Failure> {
+        let (snapshot, lines) = self.watcher.snapshot().map_err(|error| self.says(&error))?;
+        for line in lines {
+            eprintln!("thalweg: {line}");
+        }
+        Ok(snapshot)
+    }
+
+    fn says(&self, error: &io::Error) -> Failure {
+        Failure::Usage(format!("{}: {error}", self.folder.display()))
     }
 
     pub(super) fn readers(&mut self) -> &mut [Reader] {

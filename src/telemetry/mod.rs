@@ -14,6 +14,7 @@ pub mod histogram;
 pub mod reader;
 pub mod schema;
 mod segment;
+pub mod snapshot;
 pub mod values;
 
 use std::io;

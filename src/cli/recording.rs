@@ -1,0 +1,240 @@
+//! Recordings: what was watched, kept in a file, for later.
+//!
+//! A line of JSON says what it is, and each further one is a [`Snapshot`]: any tool can read it, and so can
+//! later releases, which pass over what they do not know. A file whose name ends in `.gz` is compressed;
+//! each line is flushed on its own, so that of a recording that was cut off only the last is missing.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::Path;
+
+use flate2::Compression;
+use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
+use serde::{Deserialize, Serialize};
+
+use crate::telemetry::snapshot::Snapshot;
+
+/// Of this format: lines that mean the same stay, others may come.
+const FORMAT: u32 = 1;
+/// A longer line is no snapshot: 512 links with 4096 paths have a tenth of it.
+const LINE_MAX: u64 = 64 << 20;
+
+/// What is in a recording.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct About {
+    /// The format.
+    pub(super) thalweg_recording: u32,
+    /// Of the program that made it.
+    pub(super) version: String,
+    /// Name of the host that was watched.
+    pub(super) host: String,
+    /// Between two snapshots.
+    pub(super) interval_ms: u64,
+}
+
+/// A recording that is being made.
+pub(super) struct Writer(Box<dyn Write>);
+
+impl Writer {
+    /// In a new file.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub(super) fn create(path: &Path, interval_ms: u64) -> io::Result<Self> {
+        let file = File::create(path)?;
+        let is_compressed = path.extension().is_some_and(|end| end == "gz");
+        let mut this = Self(if is_compressed {
+            Box::new(GzEncoder::new(file, Compression::fast()))
+        } else {
+            Box::new(file)
+        });
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        this.line(&About {
+            thalweg_recording: FORMAT,
+            version: env!("CARGO_PKG_VERSION").into(),
+            host: host.trim_end().into(),
+            interval_ms,
+        })?;
+        Ok(this)
+    }
+
+    fn line(&mut self, value: &impl Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(value)?;
+        line.push(b'\n');
+        self.0.write_all(&line)?;
+        self.0.flush()
+    }
+
+    /// Adds one.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn write(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+        self.line(snapshot)
+    }
+}
+
+/// A recording that is read.
+pub(super) struct Recording {
+    /// What it is.
+    pub(super) about: About,
+    /// All that could be read.
+    pub(super) snapshots: Vec<Snapshot>,
+    /// What could not be, in a line each.
+    pub(super) lines: Vec<String>,
+}
+
+impl Recording {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// What it is instead of a recording.
+    pub(super) fn read(path: &Path) -> Result<Self, String> {
+        let name = path.display();
+        let file = File::open(path).map_err(|error| format!("{name}: {error}"))?;
+        let mut input = BufReader::new(file);
+        let is_compressed = input
+            .fill_buf()
+            .is_ok_and(|bytes| bytes.starts_with(&[0x1f, 0x8b]));
+        let reading = if is_compressed {
+            Self::from(&mut BufReader::new(MultiGzDecoder::new(input)))
+        } else {
+            Self::from(&mut input)
+        };
+        reading.map_err(|error| format!("{name}: {error}"))
+    }
+
+    /// Reads lines. What is damaged is told of and passed over.
+    ///
+    /// # Errors
+    /// What it is instead of a recording.
+    pub(super) fn from(input: &mut impl BufRead) -> Result<Self, String> {
+        let mut line = Vec::new();
+        let first = next(input, &mut line);
+        let about: About = first
+            .map_err(|error| error.to_string())
+            .and_then(|_| serde_json::from_slice(&line).map_err(|error| error.to_string()))
+            .map_err(|error| format!("it is no recording of `thalweg record`: {error}"))?;
+        if about.thalweg_recording != FORMAT {
+            return Err(format!(
+                "format {} is of thalweg {}: look at it with that release",
+                about.thalweg_recording, about.version
+            ));
+        }
+        let mut this = Self {
+            about,
+            snapshots: Vec::new(),
+            lines: Vec::new(),
+        };
+        for number in 2.. {
+            match next(input, &mut line) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    this.lines.push(format!(
+                        "it is cut off or damaged at line {number}: {error}"
+                    ));
+                    break;
+                }
+            }
+            match serde_json::from_slice(&line) {
+                Ok(snapshot) => this.snapshots.push(snapshot),
+                Err(error) => this.lines.push(format!(
+                    "line {number} is cut off or damaged, and is passed over: {error}"
+                )),
+            }
+        }
+        // Whoever's clock was set back is not shown twice.
+        this.snapshots.sort_by_key(|snapshot| snapshot.wall_ns);
+        Ok(this)
+    }
+}
+
+/// Whether there was a line.
+fn next(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    input.take(LINE_MAX).read_until(b'\n', line)?;
+    Ok(!line.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn recording(name: &str) -> (std::path::PathBuf, Vec<u8>) {
+        let path = std::env::temp_dir().join(format!("thalweg-{}-{name}", std::process::id()));
+        let mut writer = Writer::create(&path, 1000).unwrap();
+        for wall_ns in 1..=3 {
+            let snapshot = Snapshot {
+                wall_ns,
+                ..Snapshot::default()
+            };
+            writer.write(&snapshot).unwrap();
+        }
+        drop(writer);
+        let bytes = std::fs::read(&path).unwrap();
+        (path, bytes)
+    }
+
+    #[test]
+    fn what_was_recorded_is_read_again() {
+        for name in ["plain.jsonl", "small.gz"] {
+            let (path, _) = recording(name);
+            let read = Recording::read(&path).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            assert_eq!(read.about.interval_ms, 1000);
+            assert_eq!(read.lines, [""; 0]);
+            let walls: Vec<_> = read.snapshots.iter().map(|s| s.wall_ns).collect();
+            assert_eq!(walls, [1, 2, 3]);
+        }
+    }
+
+    #[test]
+    fn of_a_recording_that_is_cut_off_the_rest_is_read() {
+        for name in ["cut.jsonl", "cut.gz"] {
+            let (path, bytes) = recording(name);
+            std::fs::write(&path, &bytes[..bytes.len() - 12]).unwrap();
+            let read = Recording::read(&path).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            assert!(read.snapshots.len() >= 2, "{name}");
+            assert!(
+                read.snapshots.len() == 3 || read.lines.len() == 1,
+                "{name}: {:?}",
+                read.lines
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_recording_is_said_to_be_none() {
+        let says = |text: &str| Recording::from(&mut text.as_bytes()).err().unwrap();
+        for text in [
+            "",
+            "\n",
+            "words",
+            "{}",
+            "[1]",
+            "{\"thalweg_recording\":\"x\"}",
+        ] {
+            assert!(says(text).contains("no recording"), "{text}");
+        }
+        let later = r#"{"thalweg_recording":2,"version":"9","host":"h","interval_ms":1}"#;
+        assert!(says(later).contains("thalweg 9"));
+        let now = later.replace(":2,", ":1,");
+        let text = format!("{now}\nwords\n{{\"wall_ns\":1,\"processes\":[],\"later\":1}}\n");
+        let read = Recording::from(&mut text.as_bytes()).unwrap();
+        assert_eq!((read.snapshots.len(), read.lines.len()), (1, 1));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let head = b"{\"thalweg_recording\":1,\"version\":\"9\",\"host\":\"h\",\"interval_ms\":1}\n";
+            let _ = Recording::from(&mut &bytes[..]);
+            let _ = Recording::from(&mut &[&head[..], &bytes].concat()[..]);
+        }
+    }
+}
