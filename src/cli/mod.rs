@@ -11,6 +11,7 @@ mod recording;
 mod run;
 mod suite;
 mod sweep;
+mod top;
 mod watched;
 mod work;
 
@@ -45,6 +46,10 @@ enum Command {
     Sim(Sim),
     /// What happens and is decided on this host's links
     Events(events::EventsArgs),
+    /// What this host's links do, on a screen
+    Top(top::TopArgs),
+    /// A recording, on the same screen
+    Replay(top::ReplayArgs),
     /// Keep what there is to see of this host's processes in a file
     Record(record::RecordArgs),
     /// The paths of this host's processes, as they are now
@@ -214,6 +219,8 @@ pub fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let result = match cli.command {
         Command::Events(args) => events::events(&args, &mut out),
+        Command::Top(args) => top::top(&args, &mut out),
+        Command::Replay(args) => top::replay(&args, &mut out),
         Command::Record(args) => record::record(&args, &mut out),
         Command::Paths(args) => paths::paths(&args, &mut out),
         Command::Sim(command) => match command {

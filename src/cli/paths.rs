@@ -94,12 +94,12 @@ fn state(number: u64) -> &'static str {
     PATH_STATES.get(place).copied().unwrap_or("?")
 }
 
-fn micros(nanos: u64) -> String {
+pub(super) fn micros(nanos: u64) -> String {
     format!("{}.{}", nanos / 1000, nanos / 100 % 10)
 }
 
 /// With the largest unit of which there is one at least.
-fn bytes(bytes: u64) -> String {
+pub(super) fn bytes(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let unit = (u64::BITS - bytes.leading_zeros()).saturating_sub(1) / 10;
     let tenths = (u128::from(bytes) * 10) >> (10 * unit);

@@ -108,6 +108,20 @@ impl Counts {
         }
     }
 
+    /// All of them together.
+    #[must_use]
+    pub fn sum_of<'a>(all: impl Iterator<Item = &'a Self>) -> Self {
+        all.fold(Self::default(), |mut sum, counts| {
+            sum.sum = sum.sum.wrapping_add(counts.sum);
+            let buckets = sum.buckets.len().max(counts.buckets.len());
+            sum.buckets.resize(buckets, 0);
+            for (place, count) in sum.buckets.iter_mut().zip(&counts.buckets) {
+                *place = place.wrapping_add(*count);
+            }
+            sum
+        })
+    }
+
     /// The value below which so many of a thousand lie: the middle of its bucket. None of nothing.
     #[must_use]
     pub fn quantile(&self, per_mille: u32) -> Option<u64> {

@@ -208,6 +208,12 @@ table! {
         SentBytes = "sent" in Bytes,
         /// Payload that came over it and was not there yet.
         ReceivedBytes = "received" in Bytes,
+        /// Over TCP: segments that the peer's kernel has acknowledged, where both kernels agreed on ECN.
+        Delivered = "delivered_segments" in Number,
+        /// Over TCP: of these, segments acknowledged with a congestion mark (ECN).
+        Marks = "marked_segments" in Number,
+        /// Over TCP: segments that the kernel sent again.
+        Retransmits = "retransmitted_segments" in Number,
         /// Times that it was given up and made silent.
         Fences = "fences" in Number,
         /// Frames that were outstanding when it was given up, and were given to others.
