@@ -3,6 +3,7 @@
 //! 2 where the command or a scenario is wrong.
 
 mod compare;
+mod export;
 mod paths;
 mod progress;
 mod run;
@@ -11,12 +12,13 @@ mod sweep;
 mod work;
 
 use std::io::{ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::config::Config;
 use crate::sim::report::table::Table;
 use crate::sim::scenario::{Override, SHIPPED, Scenario, ScenarioError};
 
@@ -40,6 +42,8 @@ enum Command {
     Sim(Sim),
     /// The paths of this host's processes, as they are now
     Paths(paths::PathsArgs),
+    /// The same for Prometheus, over HTTP
+    Export(export::ExportArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -164,6 +168,13 @@ fn print_json(out: &mut impl Write, value: &impl Serialize) -> Result<(), Failur
     Ok(())
 }
 
+/// Where this host's processes record, unless the command line says otherwise.
+fn recorded_in(folder: Option<&Path>) -> PathBuf {
+    let set = || std::env::var_os("THALWEG_SHM_DIR").map(PathBuf::from);
+    let folder = folder.map(Path::to_owned).or_else(set);
+    folder.unwrap_or_else(|| Config::default().shm_folder)
+}
+
 /// Runs the command that this process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -178,6 +189,7 @@ pub fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let result = match cli.command {
         Command::Paths(args) => paths::paths(&args, &mut out),
+        Command::Export(args) => export::export(&args, &mut out),
         Command::Sim(command) => match command {
             Sim::Run(args) => run::run(&args, &mut out),
             Sim::Sweep(args) => sweep::sweep(&args, &mut out),

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failure, print_json};
-use crate::config::Config;
+use super::{Failure, print_json, recorded_in};
 use crate::sim::report::table::Table;
 use crate::telemetry::Role;
 use crate::telemetry::reader::{self, PathNow, Process};
@@ -26,9 +25,7 @@ pub(super) struct PathsArgs {
 }
 
 pub(super) fn paths(args: &PathsArgs, out: &mut impl Write) -> Result<(), Failure> {
-    let set = || std::env::var_os("THALWEG_SHM_DIR").map(PathBuf::from);
-    let folder = args.folder.clone().or_else(set);
-    let folder = folder.unwrap_or_else(|| Config::default().shm_folder);
+    let folder = recorded_in(args.folder.as_deref());
     let (readers, lines) = reader::find(&folder)
         .map_err(|error| Failure::Usage(format!("{}: {error}", folder.display())))?;
     for line in &lines {

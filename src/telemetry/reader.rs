@@ -85,7 +85,9 @@ pub fn find(folder: &Path) -> io::Result<(Vec<Reader>, Vec<String>)> {
     for path in segment::list(folder)? {
         match Reader::open(&path) {
             Ok(reader) => readers.push(reader),
-            Err(line) => lines.push(line),
+            // One whose process has ended meanwhile is not missed.
+            Err(line) if path.exists() => lines.push(line),
+            Err(_) => {}
         }
     }
     Ok((readers, lines))

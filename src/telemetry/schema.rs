@@ -168,7 +168,7 @@ table! {
     LinkCounter: Counter of Link {
         /// Messages that have ended well: at the sender acknowledged, at the receiver whole in their place.
         Messages = "messages" in Number,
-        /// Their payload.
+        /// Payload of messages that have ended well.
         MessageBytes = "message" in Bytes,
         /// Messages that ended with an error.
         Failures = "failures" in Number,
@@ -178,7 +178,7 @@ table! {
     LinkGauge: Gauge of Link {
         /// The controller's answer: how much may be in flight.
         Window = "window" in Bytes,
-        /// How much is: given to paths and not acknowledged.
+        /// How much is in flight: given to paths and not acknowledged.
         InFlight = "in_flight" in Bytes,
         /// Paths that carry data.
         ActivePaths = "active_paths" in Number,
@@ -215,6 +215,56 @@ table! {
     }
 }
 
+/// What Prometheus is told beside the table: of processes, and of the exporter itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exported {
+    /// Its name.
+    pub name: &'static str,
+    /// What it means.
+    pub help: &'static str,
+}
+
+/// Gauges, as all of them.
+pub const PROCESS_UP: Exported = Exported {
+    name: "thalweg_process_up",
+    help: "1: the process runs; 0: it ended without closing, which is told for an hour, or until another of its user begins.",
+};
+/// As [`PROCESS_UP`].
+pub const PROCESS_AGE: Exported = Exported {
+    name: "thalweg_process_age_seconds",
+    help: "How long ago it last recorded: some seconds at most, unless it has ended or is stopped.",
+};
+/// As [`PROCESS_UP`].
+pub const PROCESS_START: Exported = Exported {
+    name: "thalweg_process_start_time_seconds",
+    help: "When it began to record, in seconds since 1970.",
+};
+/// As [`PROCESS_UP`].
+pub const PATH_INFO: Exported = Exported {
+    name: "thalweg_path_info",
+    help: "1; the labels local and remote are the ends of the path, as long as it has these.",
+};
+/// As [`PROCESS_UP`].
+pub const BUILD_INFO: Exported = Exported {
+    name: "thalweg_build_info",
+    help: "1; the label is the release of the exporter.",
+};
+/// As [`PROCESS_UP`].
+pub const UNREADABLE_SEGMENTS: Exported = Exported {
+    name: "thalweg_export_unreadable_segments",
+    help: "Files that may not be read or that another release has written: their processes are missing here.",
+};
+
+/// All of these.
+pub const EXPORTED: [Exported; 6] = [
+    PROCESS_UP,
+    PROCESS_AGE,
+    PROCESS_START,
+    PATH_INFO,
+    BUILD_INFO,
+    UNREADABLE_SEGMENTS,
+];
+
 /// The states of a path, by [`PathGauge::State`].
 pub const PATH_STATES: [&str; 5] = ["vacant", "dialing", "standby", "active", "fenced"];
 
@@ -250,6 +300,11 @@ pub fn document() -> String {
             metric.kind,
             metric.help
         );
+    }
+    text += "\nPrometheus is told these gauges besides (`docs/operations.md` has the labels):\n\n\
+             | Prometheus | meaning |\n|---|---|\n";
+    for metric in EXPORTED {
+        let _ = writeln!(text, "| `{}` | {} |", metric.name, metric.help);
     }
     text
 }
