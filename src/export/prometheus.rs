@@ -88,8 +88,13 @@ impl Text {
         let is_told = |of: &&Recorded| of.process.is_alive || of.process.age_ns <= ENDED_MAX_NS;
         let told: Vec<_> = processes.iter().filter(is_told).collect();
         let up = |of: &&Recorded| (labels(of), u8::from(of.process.is_alive));
-        let age = |of: &&Recorded| (labels(of), Seconds(of.process.age_ns));
-        let start = |of: &&Recorded| (labels(of), Seconds(of.process.started_wall_ns));
+        let age = |of: &&Recorded| (labels(of), InBase(of.process.age_ns, Unit::Nanoseconds));
+        let start = |of: &&Recorded| {
+            (
+                labels(of),
+                InBase(of.process.started_wall_ns, Unit::Nanoseconds),
+            )
+        };
         self.exported(PROCESS_UP, told.iter().map(up));
         self.exported(PROCESS_AGE, told.iter().map(age));
         self.exported(PROCESS_START, told.iter().map(start));
@@ -120,7 +125,7 @@ impl Text {
                 self.head(&name, metric.kind, metric.help);
             }
             for (labels, of) in of {
-                self.sample(&name, labels, in_unit(values(of)[*about], metric.unit));
+                self.sample(&name, labels, InBase(values(of)[*about], metric.unit));
             }
         }
     }
@@ -151,7 +156,7 @@ impl Text {
                 }
                 let count = counts.count();
                 self.sample(&bucket, &format!("{labels},le=\"+Inf\""), count);
-                let sum = in_unit(counts.sum, metric.unit);
+                let sum = InBase(counts.sum, metric.unit);
                 self.sample(&format!("{name}_sum"), labels, sum);
                 self.sample(&format!("{name}_count"), labels, count);
             }
@@ -190,19 +195,14 @@ impl Text {
     }
 }
 
-/// A value in the unit of which Prometheus is told.
-fn in_unit(value: u64, unit: Unit) -> String {
-    match unit {
-        Unit::Nanoseconds => Seconds(value).to_string(),
-        Unit::Bytes | Unit::BytesPerSecond | Unit::Number => value.to_string(),
-    }
-}
-
 /// Where a histogram's buckets end: before which of the segment's, and as a label.
 fn bounds(unit: Unit) -> Vec<(usize, String)> {
     let bound = |power| {
         let end = 1u64 << power;
-        (bucket_of(end), canonical(&in_unit(end - 1, unit)))
+        (
+            bucket_of(end),
+            canonical(&InBase(end - 1, unit).to_string()),
+        )
     };
     BOUNDS.map(bound).collect()
 }
@@ -221,16 +221,19 @@ fn canonical(number: &str) -> String {
     format!("{first}{point}{rest}e-{exponent:02}")
 }
 
-/// Nanoseconds, written in seconds to the last digit.
-struct Seconds(u64);
+/// A value in the unit that Prometheus is told, to the last digit.
+struct InBase(u64, Unit);
 
-impl Display for Seconds {
+impl Display for InBase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (whole, nanos) = (self.0 / 1_000_000_000, self.0 % 1_000_000_000);
-        if nanos == 0 {
+        let Self(value, unit) = self;
+        let (whole, rest) = (value / unit.per_base(), value % unit.per_base());
+        if rest == 0 {
             return write!(f, "{whole}");
         }
-        let fraction = format!("{nanos:09}");
+        // Units differ by powers of ten.
+        let digits = unit.per_base().ilog10() as usize;
+        let fraction = format!("{rest:0digits$}");
         write!(f, "{whole}.{}", fraction.trim_end_matches('0'))
     }
 }
@@ -261,7 +264,8 @@ mod tests {
 
     #[test]
     fn seconds_are_exact() {
-        let told = [0, 1, 1_500_000_000, 20_000_000_000, u64::MAX].map(|n| Seconds(n).to_string());
+        let seconds = |nanos| InBase(nanos, Unit::Nanoseconds).to_string();
+        let told = [0, 1, 1_500_000_000, 20_000_000_000, u64::MAX].map(seconds);
         let expected = ["0", "0.000000001", "1.5", "20", "18446744073.709551615"];
         assert_eq!(told, expected);
     }
@@ -309,7 +313,8 @@ mod tests {
                 let (_, rest) = line.split_once("le=\"").unwrap();
                 let (le, count) = rest.split_once("\"} ").unwrap();
                 let le: f64 = le.parse().unwrap();
-                let below = |ns: &u64| Seconds(*ns).to_string().parse::<f64>().unwrap() <= le;
+                let seconds = |nanos| InBase(nanos, Unit::Nanoseconds).to_string();
+                let below = |nanos: &u64| seconds(*nanos).parse::<f64>().unwrap() <= le;
                 let expected = values.iter().copied().filter(below).count();
                 prop_assert_eq!(count.parse(), Ok(expected), "{}", line);
             }

@@ -70,6 +70,17 @@ impl fmt::Display for Kind {
     }
 }
 
+impl Unit {
+    /// How many of it make one of the unit that Prometheus is told.
+    #[must_use]
+    pub const fn per_base(self) -> u64 {
+        match self {
+            Self::Bytes | Self::BytesPerSecond | Self::Number => 1,
+            Self::Nanoseconds => 1_000_000_000,
+        }
+    }
+}
+
 impl Metric {
     /// Its field in JSON: name and unit.
     #[must_use]
