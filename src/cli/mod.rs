@@ -42,7 +42,7 @@ enum Command {
     Sim(Sim),
     /// The paths of this host's processes, as they are now
     Paths(paths::PathsArgs),
-    /// The same for Prometheus, over HTTP
+    /// Answer Prometheus with what this host's processes record
     Export(export::ExportArgs),
 }
 

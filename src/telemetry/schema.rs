@@ -221,12 +221,12 @@ table! {
 
     /// What a path's values were.
     PathHistogram: Histogram of Path {
-        /// From a chunk's departure to the word that it has arrived.
+        /// From a chunk's departure to the word that it has arrived. Over RDMA only; over TCP there is the round trip.
         Delay = "delay" in Nanoseconds,
     }
 }
 
-/// What Prometheus is told beside the table: of processes, and of the exporter itself.
+/// A gauge that Prometheus is told beside the table, of processes or of the exporter itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exported {
     /// Its name.
@@ -235,38 +235,38 @@ pub struct Exported {
     pub help: &'static str,
 }
 
-/// Gauges, as all of them.
+/// Whether a process runs.
 pub const PROCESS_UP: Exported = Exported {
     name: "thalweg_process_up",
     help: "1: the process runs; 0: it ended without closing, which is told for an hour, or until another of its user begins.",
 };
-/// As [`PROCESS_UP`].
+/// When it last recorded.
 pub const PROCESS_AGE: Exported = Exported {
     name: "thalweg_process_age_seconds",
     help: "How long ago it last recorded: some seconds at most, unless it has ended or is stopped.",
 };
-/// As [`PROCESS_UP`].
+/// When it began.
 pub const PROCESS_START: Exported = Exported {
     name: "thalweg_process_start_time_seconds",
     help: "When it began to record, in seconds since 1970.",
 };
-/// As [`PROCESS_UP`].
+/// Which ends a path has.
 pub const PATH_INFO: Exported = Exported {
     name: "thalweg_path_info",
     help: "1; the labels local and remote are the ends of the path, as long as it has these.",
 };
-/// As [`PROCESS_UP`].
+/// Which release the exporter is.
 pub const BUILD_INFO: Exported = Exported {
     name: "thalweg_build_info",
     help: "1; the label is the release of the exporter.",
 };
-/// As [`PROCESS_UP`].
+/// What the exporter could not read.
 pub const UNREADABLE_SEGMENTS: Exported = Exported {
     name: "thalweg_export_unreadable_segments",
     help: "Files that may not be read or that another release has written: their processes are missing here.",
 };
 
-/// All of these.
+/// All gauges beside the table.
 pub const EXPORTED: [Exported; 6] = [
     PROCESS_UP,
     PROCESS_AGE,

@@ -294,6 +294,8 @@ fn files_that_cannot_be_read_are_counted_and_said_once() {
     let folder = Folder::new();
     let (_recorder, _) = Recorder::open(&folder.0).unwrap();
     fs::write(folder.0.join("thalweg-1-words"), "words").unwrap();
+    // As one that is gone once it is opened: its process has ended just now.
+    std::os::unix::fs::symlink("nowhere", folder.0.join("thalweg-3-gone")).unwrap();
     let exporter = Exporter::start(&folder.0);
     for _ in 0..3 {
         let (_, _, text) = exporter.get("/metrics");
