@@ -4,6 +4,7 @@
 
 mod compare;
 mod events;
+mod export;
 mod paths;
 mod progress;
 mod record;
@@ -54,6 +55,8 @@ enum Command {
     Record(record::RecordArgs),
     /// The paths of this host's processes, as they are now
     Paths(paths::PathsArgs),
+    /// Answer Prometheus with what this host's processes record
+    Export(export::ExportArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -223,6 +226,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => top::replay(&args, &mut out),
         Command::Record(args) => record::record(&args, &mut out),
         Command::Paths(args) => paths::paths(&args, &mut out),
+        Command::Export(args) => export::export(&args, &mut out),
         Command::Sim(command) => match command {
             Sim::Run(args) => run::run(&args, &mut out),
             Sim::Sweep(args) => sweep::sweep(&args, &mut out),

@@ -73,6 +73,10 @@ pub(super) struct Point {
 
 /// The state.
 #[derive(Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own, that a key turns"
+)]
 pub(super) struct App {
     pub(super) window: Option<Window>,
     links: Vec<LinkRow>,

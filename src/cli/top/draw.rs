@@ -4,7 +4,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line;
-use ratatui::widgets::{Cell, Clear, Paragraph, Row, Sparkline, Table, TableState};
+use ratatui::widgets::{Cell, Clear, Paragraph, Row, Sparkline, Table, TableState, Wrap};
 
 use super::app::{App, HISTORY, Sort, View};
 use super::rows::{LinkRow, PathRow, Traffic};
@@ -13,22 +13,22 @@ use crate::cli::wall_text;
 use crate::telemetry::event::Verdict;
 
 const HELP: &str = "\
- up down        choose a link, or a path
- enter          its paths; of a path, its history
- esc            back
- s r            sort by the next column; the other way round
- /              only what contains a text: peer, program, pid, address
- e              events, or more rows
- p or space     hold the screen
- left right     in a recording: a step back, or on ([ ] for ten)
- q              end
+up down        choose a link, or a path
+enter          its paths; of a path, its history
+esc            back
+s r            sort by the next column; the other way round
+/              only what contains a text: peer, program, pid, address
+e              events, or more rows
+p or space     hold the screen
+left right     in a recording: a step back, or on ([ ] for ten)
+q              end
 
- lost           fences and frames sent again over other paths
- again          TCP segments that the kernel sent again
- marked         TCP segments that a queue has marked (ECN)
- held up by     what most of the time went into: the network (window or
-                paths full), the peer (no receive posted, bytes held back,
-                sender late), last acks, or this host itself";
+lost           fences and frames sent again over other paths
+again          TCP segments that the kernel sent again
+marked         TCP segments that a queue has marked (ECN)
+held up by     what most of the time went into: the network (window or
+               paths full), the peer (no receive posted, bytes held back,
+               sender late), last acks, or this host itself";
 
 /// A column: its title, its width, and how important it is; 0 is always there.
 struct Column<T> {
@@ -38,6 +38,14 @@ struct Column<T> {
     cell: fn(&T) -> String,
     /// The column by which this sort goes.
     sort: Option<Sort>,
+    /// Words at the left, as wide as they are up to 47, an IPv6 address and a port; numbers at the right.
+    is_text: bool,
+}
+
+/// Of words instead of numbers.
+fn text<T>(mut column: Column<T>) -> Column<T> {
+    column.is_text = true;
+    column
 }
 
 const fn column<T>(
@@ -53,6 +61,7 @@ const fn column<T>(
         rank,
         cell,
         sort,
+        is_text: false,
     }
 }
 
@@ -81,16 +90,16 @@ fn lost(traffic: &Traffic) -> String {
 
 fn links() -> Vec<Column<LinkRow>> {
     vec![
-        column("peer", 21, 0, Some(Sort::Name), |l| {
+        text(column("peer", 21, 0, Some(Sort::Name), |l| {
             let way = match (l.is_alive, l.role.way()) {
                 (false, _) => "x",
                 (true, "to") => ">",
                 (true, _) => "<",
             };
             format!("{way} {}", l.peer)
-        }),
+        })),
         column("pid", 7, 4, None, |l| l.pid.to_string()),
-        column("program", 12, 8, None, |l| l.program.clone()),
+        text(column("program", 12, 8, None, |l| l.program.clone())),
         column("paths", 5, 3, None, |l| {
             format!("{}/{}", l.paths_used, l.paths.len())
         }),
@@ -107,17 +116,21 @@ fn links() -> Vec<Column<LinkRow>> {
         column("lost", 6, 2, Some(Sort::Lost), |l| lost(&l.traffic)),
         column("again", 6, 11, None, |l| l.traffic.retransmits.to_string()),
         column("marked", 6, 12, None, |l| l.traffic.marked.to_string()),
-        column("held up by", 16, 2, None, |l| {
-            let held_up = l.held_up;
-            held_up.map_or_else(|| "–".into(), |(what, share)| format!("{what} {share}%"))
-        }),
+        text(column("held up by", 16, 2, None, |l| {
+            let held_up = l.held_up.filter(|_| l.is_alive);
+            let otherwise = if l.is_alive { "–" } else { "ended" };
+            held_up.map_or_else(
+                || otherwise.into(),
+                |(what, share)| format!("{what} {share}%"),
+            )
+        })),
     ]
 }
 
 fn paths() -> Vec<Column<PathRow>> {
     vec![
         column("path", 4, 0, Some(Sort::Name), |p| p.number.to_string()),
-        column("state", 7, 1, None, |p| p.state.to_owned()),
+        text(column("state", 7, 1, None, |p| p.state.to_owned())),
         column("Gb/s", 7, 0, Some(Sort::Rate), |p| {
             gigabits(p.traffic.bytes_per_second)
         }),
@@ -130,12 +143,17 @@ fn paths() -> Vec<Column<PathRow>> {
         column("lost", 6, 2, Some(Sort::Lost), |p| lost(&p.traffic)),
         column("again", 6, 9, None, |p| p.traffic.retransmits.to_string()),
         column("marked", 6, 10, None, |p| p.traffic.marked.to_string()),
-        column("ends", 43, 3, None, |p| p.ends.clone()),
+        text(column("ends", 43, 3, None, |p| p.ends.clone())),
     ]
 }
 
 /// Those of the columns that have room, the important ones first.
-fn fitting<T>(mut columns: Vec<Column<T>>, width: u16) -> Vec<Column<T>> {
+fn fitting<T>(mut columns: Vec<Column<T>>, rows: &[&T], width: u16) -> Vec<Column<T>> {
+    for column in columns.iter_mut().filter(|column| column.is_text) {
+        let cells = rows.iter().map(|row| (column.cell)(row).chars().count());
+        let longest = cells.max().unwrap_or(0).max(column.title.len()).min(47);
+        column.width = u16::try_from(longest).unwrap_or(0);
+    }
     let needed = |columns: &[Column<T>]| {
         let gaps = u16::try_from(columns.len()).unwrap_or(0).saturating_sub(1);
         columns.iter().map(|c| c.width).sum::<u16>() + gaps
@@ -152,7 +170,7 @@ fn fitting<T>(mut columns: Vec<Column<T>>, width: u16) -> Vec<Column<T>> {
 }
 
 fn table<T>(app: &App, columns: Vec<Column<T>>, rows: &[&T], frame: &mut Frame, area: Rect) {
-    let columns = fitting(columns, area.width);
+    let columns = fitting(columns, rows, area.width);
     let title = |column: &Column<T>| {
         let is_sorted = column.sort == Some(app.sort);
         let style = if is_sorted {
@@ -160,9 +178,12 @@ fn table<T>(app: &App, columns: Vec<Column<T>>, rows: &[&T], frame: &mut Frame, 
         } else {
             Style::new().fg(Color::DarkGray)
         };
-        Cell::from(column.title).style(style)
+        Cell::from(aligned(column, column.title.into())).style(style)
     };
-    let row = |row: &&T| Row::new(columns.iter().map(|column| (column.cell)(row)));
+    let row = |row: &&T| {
+        let cell = |column: &Column<T>| aligned(column, (column.cell)(row));
+        Row::new(columns.iter().map(cell))
+    };
     // The last column takes what is left.
     let last = columns.len().saturating_sub(1);
     let widths = columns.iter().enumerate().map(|(at, column)| {
@@ -178,6 +199,15 @@ fn table<T>(app: &App, columns: Vec<Column<T>>, rows: &[&T], frame: &mut Frame, 
     let selected = (!rows.is_empty()).then(|| app.selected());
     let mut state = TableState::new().with_selected(selected);
     frame.render_stateful_widget(table, area, &mut state);
+}
+
+fn aligned<T>(column: &Column<T>, text: String) -> Line<'static> {
+    let line = Line::from(text);
+    if column.is_text {
+        line
+    } else {
+        line.right_aligned()
+    }
 }
 
 /// Draws it all; `source` is what is shown: this host, or a recording and where in it.
@@ -209,10 +239,10 @@ pub(super) fn draw(app: &App, source: &str, frame: &mut Frame) {
     if events > 0 {
         happened(app, frame, below);
     }
-    let keys = if app.is_typing {
-        format!("/{}_   enter: keep  esc: all", app.filter)
-    } else {
-        "q end  enter in  esc out  s sort  / filter  e events  p hold  ? help".into()
+    let keys = match area.width {
+        _ if app.is_typing => format!("/{}_   enter: keep  esc: all", app.filter),
+        70.. => "q end  enter in  esc out  s sort  / filter  e events  p hold  ? help".into(),
+        _ => "q end  enter in  esc out  ? help".into(),
     };
     frame.render_widget(
         Paragraph::new(keys).style(Style::new().fg(Color::DarkGray)),
@@ -233,7 +263,7 @@ fn nothing(app: &App, frame: &mut Frame, area: Rect) {
         "nothing contains that: esc shows all"
     };
     let [_, line] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(area);
-    let text = Paragraph::new(says).wrap(ratatui::widgets::Wrap { trim: true });
+    let text = Paragraph::new(says).wrap(Wrap { trim: true });
     frame.render_widget(text, line);
 }
 
@@ -314,20 +344,23 @@ fn history(app: &App, frame: &mut Frame, area: Rect) {
         gigabits(traffic.bytes_per_second),
         gigabits(most)
     );
-    let values = points.iter().map(|point| point.bytes_per_second);
-    line(&title, values.collect(), frame, rates);
+    let values: Vec<_> = points.iter().map(|point| point.bytes_per_second).collect();
+    line(&title, &values, frame, rates);
     let most = points.iter().filter_map(|point| point.p99_ns).max();
     let title = format!(
         "p99 us: {} now, {} at most",
         delay(traffic.p99_ns),
         delay(most)
     );
-    let values = points.iter().map(|point| point.p99_ns.unwrap_or(0));
-    line(&title, values.collect(), frame, delays);
+    let values: Vec<_> = points
+        .iter()
+        .map(|point| point.p99_ns.unwrap_or(0))
+        .collect();
+    line(&title, &values, frame, delays);
 }
 
 /// The latest at the right.
-fn line(title: &str, values: Vec<u64>, frame: &mut Frame, area: Rect) {
+fn line(title: &str, values: &[u64], frame: &mut Frame, area: Rect) {
     let [head, body] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(area);
     frame.render_widget(Paragraph::new(title.to_owned()), head);
     let room = usize::from(body.width).min(HISTORY);
@@ -369,5 +402,6 @@ fn happened(app: &App, frame: &mut Frame, area: Rect) {
         };
         Line::from(text).style(Style::new().fg(colour))
     }));
-    frame.render_widget(Paragraph::new(lines), area);
+    let wrap = Wrap { trim: false };
+    frame.render_widget(Paragraph::new(lines).wrap(wrap), area);
 }
