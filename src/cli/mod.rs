@@ -4,6 +4,7 @@
 
 mod compare;
 mod events;
+mod explain;
 mod export;
 mod paths;
 mod progress;
@@ -45,6 +46,8 @@ enum Command {
     /// Try a network, an algorithm or a setting in the packet-level simulator
     #[command(subcommand)]
     Sim(Sim),
+    /// What limits each link, and whether it is the network
+    Explain(explain::ExplainArgs),
     /// What happens and is decided on this host's links
     Events(events::EventsArgs),
     /// What this host's links do, on a screen
@@ -221,6 +224,7 @@ pub fn main() -> ExitCode {
     };
     let mut out = std::io::stdout().lock();
     let result = match cli.command {
+        Command::Explain(args) => explain::explain(&args, &mut out),
         Command::Events(args) => events::events(&args, &mut out),
         Command::Top(args) => top::top(&args, &mut out),
         Command::Replay(args) => top::replay(&args, &mut out),

@@ -16,6 +16,7 @@ pub mod schema;
 mod segment;
 pub mod snapshot;
 pub mod values;
+pub mod verdict;
 
 use std::io;
 use std::path::Path;

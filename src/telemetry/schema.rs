@@ -241,6 +241,8 @@ table! {
         Rate = "rate" in BytesPerSecond,
         /// Round trip, smoothed.
         RoundTrip = "round_trip" in Nanoseconds,
+        /// The least that a round trip has taken: over RDMA of all paths of the link.
+        RoundTripMin = "round_trip_min" in Nanoseconds,
         /// The channel's number: how often it has been dialled.
         Epoch = "epoch" in Number,
     }
@@ -249,6 +251,8 @@ table! {
     PathHistogram: Histogram of Path {
         /// From a chunk's departure to the word that it has arrived: over TCP the receiver's own, with the time that both hosts needed.
         Delay = "delay" in Nanoseconds,
+        /// What round trips took beyond the least: their time in the network's queues.
+        Queue = "queue" in Nanoseconds,
     }
 }
 
