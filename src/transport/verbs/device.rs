@@ -366,8 +366,8 @@ impl fmt::Display for Found {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tree::Tree;
     use super::*;
+    use crate::telemetry::sources::tree::Tree;
 
     impl Tree {
         fn gid(&self, port: &str, index: u8, addr: &str, kind: &str) {
