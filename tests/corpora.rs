@@ -139,3 +139,18 @@ fn handle() {
 fn config() {
     run("config");
 }
+
+#[test]
+fn netlink() {
+    run("netlink");
+}
+
+#[test]
+fn transceiver() {
+    run("transceiver");
+}
+
+#[test]
+fn proc() {
+    run("proc");
+}

@@ -1,9 +1,10 @@
 //! What a host and its ports say of themselves beside our own timing, each from one place of the kernel.
 //!
 //! `rdma` and `ethtool` are what adapters count, each driver in its own words, under one table of names: the
-//! transports read part of it for control, and whoever watches reads all of it. `link` is which ports there
-//! are and how they are, `pressure` and `processors` what else keeps a host busy. [`Host`] reads them all, for
-//! whoever watches: never the process that is watched.
+//! transports read part of it for control, and whoever watches reads all of it. `netlink` is what drivers say
+//! in the kernel's words, `module` what transceivers do, `link` which ports there are and how they are,
+//! `pressure` and `processors` what else keeps a host busy. [`Host`] reads them all, for whoever watches: never
+//! the process that is watched.
 //!
 //! What cannot be read is absent, which is not zero, and hides nothing else. Counters of one path over TCP are
 //! in its process's own records, since only the owner of a socket may ask for them.
@@ -12,12 +13,15 @@ pub mod ethtool;
 mod figure;
 pub(crate) mod files;
 pub mod link;
+pub mod module;
+pub mod netlink;
 pub mod pressure;
 pub mod processors;
 pub mod rdma;
 #[cfg(test)]
 pub(crate) mod tree;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 pub use self::figure::increase;
@@ -244,6 +248,15 @@ impl Default for HostReading {
     }
 }
 
+/// Asks drivers, through the kernel.
+#[derive(Debug)]
+enum Drivers {
+    /// None: these may be the files of another host.
+    Nobody,
+    /// Through these sockets, the second of which is not there where the kernel has no such family.
+    Kernel(Option<netlink::Socket>),
+}
+
 /// Reads a host, each source at its own pace: what is not due is told again, with its age. A reading of a
 /// slow adapter or transceiver takes as long as it takes, up to a second for the latter: a program with a
 /// screen has a thread for it.
@@ -251,8 +264,7 @@ impl Default for HostReading {
 pub struct Host {
     sys: PathBuf,
     proc: PathBuf,
-    /// Drivers are asked beside what is in files.
-    asks_drivers: bool,
+    drivers: Drivers,
     looked: Pace,
     ports: Vec<PortReader>,
     itself: HostReading,
@@ -270,7 +282,7 @@ impl Host {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            asks_drivers: true,
+            drivers: Drivers::Kernel(netlink::Socket::open().ok()),
             ..Self::of_files(Path::new("/sys"), Path::new("/proc"))
         }
     }
@@ -282,7 +294,7 @@ impl Host {
         Self {
             sys: sys.to_owned(),
             proc: proc.to_owned(),
-            asks_drivers: false,
+            drivers: Drivers::Nobody,
             looked: Pace::every(LOOK_EVERY),
             ports: Vec::new(),
             itself: HostReading::default(),
@@ -304,9 +316,11 @@ impl Host {
                 self.ports[PORTS_MAX - 1].now.name
             ));
         }
-        let ports = self.ports.iter_mut().take(PORTS_MAX);
-        let ports = ports.map(|port| port.read(&self.sys, self.asks_drivers, now));
-        let ports = ports.collect();
+        let mut ports = Vec::new();
+        for port in self.ports.iter_mut().take(PORTS_MAX) {
+            ports.push(port.read(&self.sys, &mut self.drivers, now));
+            lines.extend(port.line.clone());
+        }
         if self.pace.begins(now) {
             self.itself.read_at = Some(now);
             pressure::read(&self.proc, &mut self.itself);
@@ -377,6 +391,10 @@ struct PortReader {
     paces: [Pace; Source::ALL.len()],
     rdma: Option<rdma::Counters>,
     ethtool: Option<ethtool::Counters>,
+    /// What the driver answers.
+    questions: Vec<netlink::Question>,
+    /// Why the transceiver cannot be read, where one may be there.
+    line: Option<String>,
 }
 
 impl PortReader {
@@ -387,10 +405,12 @@ impl PortReader {
             paces: Source::ALL.map(|source| Pace::every(source.every())),
             rdma: None,
             ethtool: None,
+            questions: netlink::Question::ALL.to_vec(),
+            line: None,
         }
     }
 
-    fn read(&mut self, sys: &Path, asks_drivers: bool, now: Timestamp) -> PortNow {
+    fn read(&mut self, sys: &Path, drivers: &mut Drivers, now: Timestamp) -> PortNow {
         for source in Source::ALL {
             if !self.paces[source as usize].begins(now) {
                 continue;
@@ -399,8 +419,9 @@ impl PortReader {
             let has_told = match source {
                 Source::Rdma => self.read_rdma(sys),
                 Source::Interface => self.read_interface(sys),
-                Source::Ethernet => asks_drivers && self.read_ethernet(sys),
-                Source::Module | Source::Pcie => false,
+                Source::Ethernet => self.read_ethernet(sys, drivers),
+                Source::Module => self.read_module(sys, drivers),
+                Source::Pcie => false,
             };
             self.now.read_at[source as usize] = has_told.then_some(now);
             self.paces[source as usize].ends();
@@ -435,19 +456,43 @@ impl PortReader {
         interface.is_some_and(|name| link::read_interface(sys, name, &mut self.now))
     }
 
-    /// Of adapters alone: what a virtual interface counts is its queues.
-    fn read_ethernet(&mut self, sys: &Path) -> bool {
-        let Some(interface) = &self.port.interface else {
+    /// The interface, if it is an adapter's: what a virtual one counts is its queues.
+    fn adapter(&self, sys: &Path) -> Option<String> {
+        let interface = self.port.interface.as_ref()?;
+        let device = sys.join("class/net").join(interface).join("device");
+        device.exists().then(|| interface.clone())
+    }
+
+    fn read_ethernet(&mut self, sys: &Path, drivers: &mut Drivers) -> bool {
+        let (Drivers::Kernel(socket), Some(interface)) = (drivers, self.adapter(sys)) else {
             return false;
         };
-        if !sys
-            .join("class/net")
-            .join(interface)
-            .join("device")
-            .exists()
-        {
-            return false;
+        let mut has_told = self.read_statistics(&interface);
+        // What the driver's own statistics leave open; they know pauses of priorities apart.
+        if let Some(socket) = socket {
+            let now = &mut self.now;
+            self.questions.retain(|&question| {
+                let told = match socket.about(&interface, question) {
+                    Ok(told) => told,
+                    Err(error) => {
+                        let errno = error.raw_os_error();
+                        return !matches!(errno, Some(libc::EOPNOTSUPP | libc::EINVAL));
+                    }
+                };
+                has_told |= !told.counters.is_empty() || !told.gauges.is_empty();
+                for (counter, value) in told.counters {
+                    now.counters[counter as usize].get_or_insert(value);
+                }
+                for (gauge, value) in told.gauges {
+                    now.gauges[gauge as usize].get_or_insert(value);
+                }
+                true
+            });
         }
+        has_told
+    }
+
+    fn read_statistics(&mut self, interface: &str) -> bool {
         let open = || ethtool::Counters::open(interface).ok().flatten();
         let Some(mut counters) = self.ethtool.take().or_else(open) else {
             return false;
@@ -467,6 +512,31 @@ impl PortReader {
         }
         self.ethtool = Some(counters);
         true
+    }
+
+    fn read_module(&mut self, sys: &Path, drivers: &mut Drivers) -> bool {
+        self.line = None;
+        let (Drivers::Kernel(Some(socket)), Some(interface)) = (drivers, self.adapter(sys)) else {
+            return false;
+        };
+        match module::read(socket, &interface) {
+            Ok(module) => {
+                for &(gauge, value) in &module.gauges {
+                    self.now.gauges[gauge as usize] = Some(value);
+                }
+                self.now.lanes = module.lanes;
+                !module.gauges.is_empty()
+            }
+            Err(error) => {
+                if error.kind() == ErrorKind::PermissionDenied {
+                    self.line = Some(format!(
+                        "{interface}: its transceiver cannot be read without CAP_NET_ADMIN: run as root to \
+                         see its temperature and light"
+                    ));
+                }
+                false
+            }
+        }
     }
 }
 
