@@ -24,7 +24,9 @@ use thalweg::session::fuzzing::{
     HELLO_BYTES, Handle, Hello, WELCOME_BYTES, Welcome, challenge, read_challenge,
 };
 use thalweg::telemetry::schema::PortGauge;
-use thalweg::telemetry::sources::{link, module, netlink as ethtool, pressure, processors};
+use thalweg::telemetry::sources::{
+    link, module, netlink as ethtool, otlp as switches, pressure, processors,
+};
 use thalweg::transport::{ChannelError, Receiver, framing};
 use thalweg::units::{Bytes, Nanos};
 
@@ -32,7 +34,7 @@ use thalweg::units::{Bytes, Nanos};
 pub type Target = fn(&[u8]);
 
 /// All targets by the names of their corpora.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("frame", frame),
     ("receiver", receiver),
     ("sender", sender),
@@ -42,6 +44,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("netlink", netlink),
     ("transceiver", transceiver),
     ("proc", proc),
+    ("otlp", otlp),
 ];
 
 /// Reads operations from the input; zeros after its end.
@@ -662,8 +665,26 @@ pub fn proc(data: &[u8]) {
     let times = processors::parse_times(data);
     assert!(times.processors != Some(0));
     let _ = processors::parse_softirqs(data);
-    let lines = data.iter().filter(|&&byte| byte == b'\n').count() as u64 + 1;
+    let lines = data.split(|&byte| byte == b'\n').count() as u64;
     let softnet = processors::parse_softnet(data).unwrap_or_default();
     assert!(softnet.packets <= lines * u64::from(u32::MAX));
     let _ = link::rdma_speed_mbps(&String::from_utf8_lossy(data));
+}
+
+/// Metrics that anybody may send: two messages, the first of a length that comes before it.
+pub fn otlp(data: &[u8]) {
+    let mut input = Input(data);
+    let len = usize::from(u16::from_le_bytes([input.byte(), input.byte()]));
+    let mut received = switches::Received::default();
+    let mut refused = 0;
+    for (at, message) in [input.take(len), input.0].into_iter().enumerate() {
+        refused += received
+            .take_bytes(message, Timestamp::from_nanos(at as u64))
+            .unwrap_or(0);
+    }
+    assert_eq!(received.refused, refused);
+    for name in received.series.keys() {
+        assert!(name.attributes.len() <= 64);
+    }
+    assert!(received.series.len() <= data.len());
 }

@@ -154,3 +154,8 @@ fn transceiver() {
 fn proc() {
     run("proc");
 }
+
+#[test]
+fn otlp() {
+    run("otlp");
+}

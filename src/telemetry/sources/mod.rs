@@ -15,6 +15,8 @@ pub(crate) mod files;
 pub mod link;
 pub mod module;
 pub mod netlink;
+#[cfg(feature = "cli")]
+pub mod otlp;
 pub mod pressure;
 pub mod processors;
 pub mod rdma;
