@@ -16,9 +16,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use thalweg::clock::Timestamp;
 use thalweg::config::{Family, HcaFilter};
-use thalweg::telemetry::schema::PortCounter;
-use thalweg::telemetry::sources::rdma::Counters;
+use thalweg::telemetry::schema::{PortCounter, PortGauge};
+use thalweg::telemetry::sources::{self, rdma::Counters};
 use thalweg::transport::verbs::End;
 use thalweg::transport::verbs::device::{self, Choice, Found, Port};
 use thalweg::transport::verbs::sys::{
@@ -338,6 +339,16 @@ fn a_device_counts_until_it_is_gone() {
     assert_eq!(count(&counters, PortCounter::CnpsHandled), None);
     far.receive(2, Piece::default());
     assert_eq!(near.next().map(|c: Completion| c.done), [Done::Sent]);
+
+    // Whoever watches the host sees the same.
+    let now = sources::Host::new().read(Timestamp::now());
+    let port = now.port("rxea0:1").unwrap();
+    assert_eq!(port.interface.as_deref(), Some("ra0"));
+    assert!(port.counters[PortCounter::RdmaSentPackets as usize] > sent);
+    assert!(port.counters[PortCounter::SentBytes as usize] > Some(0));
+    assert_eq!(port.gauges[PortGauge::RdmaState as usize], Some(4));
+    assert_eq!(port.gauges[PortGauge::LinkUp as usize], Some(1));
+    assert!(now.port("ra0").is_none() && now.port("lo").is_some());
 
     let open = || Counters::open(sysfs, "rxeb1", 1, PortCounter::ALL);
     let counters = open();

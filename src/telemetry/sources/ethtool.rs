@@ -317,15 +317,13 @@ impl Counters {
         Ok((!chosen.is_empty()).then_some(Self { statistics, chosen }))
     }
 
-    /// Asks the driver anew.
+    /// Asks the driver anew. Some ask their firmware for each group of statistics, and the kernel lets one
+    /// caller at a time change or read interfaces: this takes up to milliseconds, and as long as
+    /// it takes to reconfigure an interface where somebody does that.
     ///
     /// # Errors
     /// The interface is gone, or counts other things than when it was opened: then its names have to be
     /// learned again.
-    ///
-    /// Some drivers ask their firmware for each group of statistics, and the kernel lets one
-    /// caller at a time change or read interfaces: this takes up to milliseconds, and as long as
-    /// it takes to reconfigure an interface where somebody does that.
     pub fn read(&mut self) -> io::Result<Reading<'_>> {
         let values = self.statistics.read()?;
         Ok(Reading {
@@ -607,6 +605,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::Source;
     use super::*;
 
     #[test]
@@ -749,6 +748,16 @@ mod tests {
         );
         // A virtual interface.
         assert_eq!(pauses(&["peer_ifindex", "rx_queue_0_packets"]), [None; 4]);
+    }
+
+    #[test]
+    fn every_figure_of_the_driver_has_names() {
+        let figures: Vec<_> = FIGURES.iter().map(|figure| figure.is).collect();
+        let all = PortCounter::ALL.iter().copied();
+        let driver: Vec<_> = all.filter(|c| c.source() == Source::Ethernet).collect();
+        assert_eq!(figures, driver);
+        let priorities: Vec<_> = PRIORITY_FIGURES.iter().map(|figure| figure.is).collect();
+        assert_eq!(priorities, PriorityCounter::ALL);
     }
 
     #[test]

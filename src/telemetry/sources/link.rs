@@ -166,6 +166,7 @@ pub(super) fn read_rdma_state(sys: &Path, device: &str, number: u8, port: &mut P
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::Source;
     use super::super::tree::Tree;
     use super::*;
 
@@ -222,6 +223,14 @@ mod tests {
             ]
         );
         assert_eq!(find(Path::new("/nonexistent")), []);
+    }
+
+    #[test]
+    fn every_figure_of_the_interface_has_a_file() {
+        let figures: Vec<_> = STATISTICS.iter().map(|(is, _)| *is).collect();
+        let all = PortCounter::ALL.iter().copied();
+        let interface: Vec<_> = all.filter(|c| c.source() == Source::Interface).collect();
+        assert_eq!(figures, interface);
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// All of them.
+    /// All of them, from the fastest to the slowest.
     pub const ALL: [Self; 5] = [
         Self::Rdma,
         Self::Interface,
@@ -255,7 +255,7 @@ impl Default for HostReading {
 enum Drivers {
     /// None: these may be the files of another host.
     Nobody,
-    /// Through these sockets, the second of which is not there where the kernel has no such family.
+    /// This host's, with a socket for questions where the kernel has that family.
     Kernel(Option<netlink::Socket>),
 }
 
@@ -318,20 +318,24 @@ impl Host {
                 self.ports[PORTS_MAX - 1].now.name
             ));
         }
-        let mut ports = Vec::new();
-        for port in self.ports.iter_mut().take(PORTS_MAX) {
-            ports.push(port.read(&self.sys, &mut self.drivers, now));
-            lines.extend(port.line.clone());
-        }
         if self.pace.begins(now) {
             self.itself.read_at = Some(now);
             pressure::read(&self.proc, &mut self.itself);
             processors::read(&self.proc, &mut self.itself);
             self.pace.ends();
         }
+        let last = self.ports.len().min(PORTS_MAX);
+        let ports = &mut self.ports[..last];
+        // What takes long comes last: what is counted fast is read at the time that is told.
+        for source in Source::ALL {
+            for port in &mut *ports {
+                port.read(source, &self.sys, &mut self.drivers, now);
+            }
+        }
+        lines.extend(ports.iter().filter_map(|port| port.line.clone()));
         HostNow {
             at: now,
-            ports,
+            ports: ports.iter().map(|port| port.now.clone()).collect(),
             host: self.itself.clone(),
             lines,
         }
@@ -412,23 +416,21 @@ impl PortReader {
         }
     }
 
-    fn read(&mut self, sys: &Path, drivers: &mut Drivers, now: Timestamp) -> PortNow {
-        for source in Source::ALL {
-            if !self.paces[source as usize].begins(now) {
-                continue;
-            }
-            self.now.forget(source);
-            let has_told = match source {
-                Source::Rdma => self.read_rdma(sys),
-                Source::Interface => self.read_interface(sys),
-                Source::Ethernet => self.read_ethernet(sys, drivers),
-                Source::Module => self.read_module(sys, drivers),
-                Source::Pcie => false,
-            };
-            self.now.read_at[source as usize] = has_told.then_some(now);
-            self.paces[source as usize].ends();
+    /// Reads a source, if that is due.
+    fn read(&mut self, source: Source, sys: &Path, drivers: &mut Drivers, now: Timestamp) {
+        if !self.paces[source as usize].begins(now) {
+            return;
         }
-        self.now.clone()
+        self.now.forget(source);
+        let has_told = match source {
+            Source::Rdma => self.read_rdma(sys),
+            Source::Interface => self.read_interface(sys),
+            Source::Ethernet => self.read_ethernet(sys, drivers),
+            Source::Module => self.read_module(sys, drivers),
+            Source::Pcie => false,
+        };
+        self.now.read_at[source as usize] = has_told.then_some(now);
+        self.paces[source as usize].ends();
     }
 
     fn read_rdma(&mut self, sys: &Path) -> bool {

@@ -2,8 +2,8 @@
 //! error correction, frames of MAC control, the quality of the signal, why a link is down, and the memory of
 //! the transceiver. Only the last needs rights (`CAP_NET_ADMIN`).
 //!
-//! A few requests and answers of one interface each: less code than a crate for it would have to be adapted by.
-//! Answers come from the kernel; they are taken apart with the same care as anything from outside.
+//! A few requests and answers, each about one interface: less code than it would take to use a crate that knows
+//! netlink and not these messages. Answers are taken apart with the same care as anything from outside.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::Duration;

@@ -281,7 +281,8 @@ const FIGURES: &[Figure<PortCounter>] = &[
 const XMIT_DATA: &str = "port_xmit_data";
 const RCV_DATA: &str = "port_rcv_data";
 
-/// Counters of mlx5 that its firmware keeps in 32 bits (`mlx5_ib_query_q_counters`); the others are of 64.
+/// Counters of mlx5 that its firmware keeps in 32 bits; the others are of 64. Sources as above
+/// (`mlx5_ib_query_q_counters`), and `mlx5/core/en_stats.c` for those of the interface.
 const MLX5_SHORT: &[PortCounter] = &[
     PortCounter::OutOfSequencePackets,
     PortCounter::SequenceNaks,
@@ -296,6 +297,12 @@ const MLX5_SHORT: &[PortCounter] = &[
     PortCounter::RequesterErrors,
     PortCounter::ResponderErrors,
     PortCounter::Flushed,
+    PortCounter::ReceiveOutOfBuffer,
+    PortCounter::DeviceOutOfBuffer,
+    PortCounter::LinkDowns,
+    PortCounter::PcieReadStalls,
+    PortCounter::PcieWriteStalls,
+    PortCounter::PcieSignalErrors,
 ];
 
 /// After how many bits a counter of this driver begins again at zero.
@@ -394,6 +401,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::Source;
     use super::super::tree::Tree;
     use super::*;
 
@@ -512,6 +520,14 @@ mod tests {
         assert_eq!(read(&second), map(&[("cnps_handled", 50)]));
         tree.file("nic0/ports/1/counters/port_xmit_wait", "N/A (no PMA)\n");
         assert!(!read(&open(&tree)).contains_key("xmit_wait_ticks"));
+    }
+
+    #[test]
+    fn every_figure_of_the_device_has_names() {
+        let figures: Vec<_> = FIGURES.iter().map(|figure| figure.is).collect();
+        let all = PortCounter::ALL.iter().copied();
+        let device: Vec<_> = all.filter(|c| c.source() == Source::Rdma).collect();
+        assert_eq!(figures, device);
     }
 
     #[test]
@@ -798,10 +814,11 @@ mod tests {
     }
 
     #[test]
-    fn queue_pair_counters_of_mlx5_are_short() {
+    fn some_counters_of_mlx5_are_short() {
         let naks = PortCounter::SequenceNaks;
         assert_eq!(bits(Some("mlx5_core"), naks), 32);
         assert_eq!(bits(Some("mlx5_core.sf"), naks), 32);
+        assert_eq!(bits(Some("mlx5_core"), PortCounter::LinkDowns), 32);
         assert_eq!(bits(Some("mlx5_core"), PortCounter::CnpsHandled), 64);
         assert_eq!(bits(Some("bnxt_en"), naks), 64);
         assert_eq!(bits(None, naks), 64);
