@@ -15,6 +15,7 @@ pub mod reader;
 pub mod schema;
 mod segment;
 pub mod snapshot;
+pub mod sources;
 pub mod values;
 pub mod verdict;
 
