@@ -12,6 +12,7 @@ pub mod histogram;
 pub mod reader;
 pub mod schema;
 mod segment;
+pub mod sources;
 
 use std::io;
 use std::path::Path;

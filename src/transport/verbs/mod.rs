@@ -18,7 +18,7 @@ pub mod stamps;
 #[cfg(feature = "verbs")]
 pub mod sys;
 #[cfg(test)]
-mod tree;
+pub(crate) mod tree;
 #[cfg(feature = "verbs")]
 mod watch;
 #[cfg(feature = "verbs")]
