@@ -1,8 +1,9 @@
 //! The `thalweg` command. Results go to standard output, everything else to standard error, and
-//! the exit status says whether all is well: 0, 1 where a run did not end or a bound is not held,
-//! 2 where the command or a scenario is wrong.
+//! the exit status says whether all is well: 0, 1 where a run did not end, a bound is not held, or the
+//! host has a problem, 2 where the command or a scenario is wrong.
 
 mod compare;
+mod doctor;
 mod paths;
 mod progress;
 mod run;
@@ -40,6 +41,8 @@ enum Command {
     Sim(Sim),
     /// The paths of this host's processes, as they are now
     Paths(paths::PathsArgs),
+    /// Look this host over before a job: what would slow it down or end it, and what mends that
+    Doctor(doctor::DoctorArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -178,6 +181,7 @@ pub fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let result = match cli.command {
         Command::Paths(args) => paths::paths(&args, &mut out),
+        Command::Doctor(args) => doctor::doctor(&args, &mut out),
         Command::Sim(command) => match command {
             Sim::Run(args) => run::run(&args, &mut out),
             Sim::Sweep(args) => sweep::sweep(&args, &mut out),

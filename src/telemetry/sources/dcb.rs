@@ -174,7 +174,10 @@ mod tests {
         assert_eq!(error("lo").raw_os_error(), Some(libc::EOPNOTSUPP));
         // A kernel without DCB does not look for the interface.
         let none = error("thalweg-none").raw_os_error();
-        assert!(matches!(none, Some(libc::ENODEV | libc::EOPNOTSUPP)), "{none:?}");
+        assert!(
+            matches!(none, Some(libc::ENODEV | libc::EOPNOTSUPP)),
+            "{none:?}"
+        );
         assert_eq!(error("a-name-of-16-byte").kind(), ErrorKind::InvalidInput);
     }
 

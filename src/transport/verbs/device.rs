@@ -254,7 +254,7 @@ fn choose(gids: Vec<Gid>, link_layer: LinkLayer, choice: &Choice<'_>) -> Option<
 }
 
 /// `400 Gb/sec (4X NDR)`.
-fn speed_mbps(rate: &str) -> Option<u32> {
+pub(crate) fn speed_mbps(rate: &str) -> Option<u32> {
     let (whole, tenths) = match rate.split(' ').next()?.split_once('.') {
         Some((whole, tenths)) => (whole, tenths.get(..1)?.parse::<u32>().ok()?),
         None => (rate.split(' ').next()?, 0),
