@@ -108,6 +108,8 @@ pub(super) struct Host {
     from_file: BTreeMap<String, String>,
     /// Our settings, or what is wrong with them.
     pub(super) settings: Result<Config, ConfigError>,
+    /// Our settings; what they are without our variables if they are wrong.
+    pub(super) config: Config,
     kernel: Box<dyn Kernel>,
     pub(super) ports: Vec<Port>,
     pub(super) pci: Vec<Device>,
@@ -136,9 +138,14 @@ impl Host {
                 }
             }
         }
+        let settings = Config::from_vars(vars.iter().cloned());
+        // With one wrong setting of ours, those of NCCL still say how the host is meant to be used.
+        vars.retain(|(name, _)| !name.to_string_lossy().starts_with("THALWEG"));
+        let config = settings.clone().or_else(|_| Config::from_vars(vars));
         let mut host = Self {
             root: root.to_owned(),
-            settings: Config::from_vars(vars),
+            settings,
+            config: config.unwrap_or_default(),
             env,
             from_file,
             kernel,
@@ -146,13 +153,8 @@ impl Host {
             pci: pcie::devices(&root.join("sys")),
             dcb: RefCell::default(),
         };
-        host.ports = ports(&host, host.config().hca.as_ref());
+        host.ports = ports(&host, host.config.hca.as_ref());
         host
-    }
-
-    /// Our settings; the defaults if they are wrong.
-    pub(super) fn config(&self) -> Config {
-        self.settings.clone().unwrap_or_default()
     }
 
     /// A place on the host; `path` begins without a slash.
@@ -238,7 +240,7 @@ impl Host {
 
     /// The ports as a job would choose among them.
     pub(super) fn chosen(&self) -> Found {
-        let config = self.config();
+        let config = &self.config;
         let choice = Choice {
             hca: config.hca.as_ref(),
             family: config.family,

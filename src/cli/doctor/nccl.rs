@@ -218,7 +218,7 @@ pub(super) fn ib(host: &Host) -> Outcome {
         .filter(|name| host.var(name).is_some())
         .collect();
     let disable = host.shown("NCCL_IB_DISABLE");
-    if host.config().transport == TransportKind::Verbs {
+    if host.config.transport == TransportKind::Verbs {
         return Outcome::Found(vec![
             Finding::note("NCCL_IB_DISABLE does not keep thalweg from RDMA.")
                 .evidence([disable, host.shown("THALWEG_TRANSPORT")])

@@ -168,7 +168,7 @@ pub(super) fn port_range(host: &Host) -> Outcome {
 
 /// TCP may keep as much under way as a link needs.
 pub(super) fn tcp_buffers(host: &Host) -> Outcome {
-    let config = host.config();
+    let config = &host.config;
     let has_rdma = host
         .ports
         .iter()

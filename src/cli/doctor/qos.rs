@@ -19,7 +19,7 @@ pub(super) fn traffic_class(host: &Host) -> Outcome {
     if ports.is_empty() {
         return Outcome::not_checked(NO_ROCE);
     }
-    let asked = host.config().traffic_class;
+    let asked = host.config.traffic_class;
     let show = |(port, class): &(&Port, Option<u8>)| match class {
         Some(class) => format!("{}: all RoCE traffic gets class {class}", port.label()),
         None => format!("{}: traffic keeps the class of its job", port.label()),
@@ -84,7 +84,7 @@ fn overriding(host: &Host, port: &Port) -> Option<u8> {
 
 /// The class that packets of a port will have.
 fn class(host: &Host, port: &Port) -> u8 {
-    overriding(host, port).unwrap_or(host.config().traffic_class)
+    overriding(host, port).unwrap_or(host.config.traffic_class)
 }
 
 /// The priority of a port's packets, where that is known.

@@ -32,7 +32,7 @@ const DMABUF_KERNEL: (u32, u32) = (5, 12);
 
 /// RDMA devices are there, their ports up, and of one kind.
 pub(super) fn devices(host: &Host) -> Outcome {
-    let transport = host.config().transport;
+    let transport = host.config.transport;
     if transport == TransportKind::Tcp {
         return Outcome::not_checked(
             "links go over TCP: THALWEG_TRANSPORT or NCCL_IB_DISABLE says so",
@@ -62,7 +62,7 @@ pub(super) fn devices(host: &Host) -> Outcome {
     }
     let down: Vec<&Port> = admitted().filter(|port| !port.is_active()).collect();
     if !down.is_empty() {
-        let is_named = host.config().hca.as_ref().is_some_and(HcaFilter::names);
+        let is_named = host.config.hca.as_ref().is_some_and(HcaFilter::names);
         let what = format!("{} not active.", are(down.len(), "RDMA port"));
         let (finding, why) = if active().next().is_none() {
             (
