@@ -23,6 +23,7 @@ use thalweg::path::select::{AnySelector, RoundRobin};
 use thalweg::session::fuzzing::{
     HELLO_BYTES, Handle, Hello, WELCOME_BYTES, Welcome, challenge, read_challenge,
 };
+use thalweg::telemetry::sources::{dcb, pcie, rtnetlink};
 use thalweg::transport::{ChannelError, Receiver, framing};
 use thalweg::units::{Bytes, Nanos};
 
@@ -30,13 +31,14 @@ use thalweg::units::{Bytes, Nanos};
 pub type Target = fn(&[u8]);
 
 /// All targets by the names of their corpora.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("frame", frame),
     ("receiver", receiver),
     ("sender", sender),
     ("handshake", handshake),
     ("handle", handle),
     ("config", config),
+    ("host", host),
 ];
 
 /// Reads operations from the input; zeros after its end.
@@ -597,6 +599,42 @@ pub fn config(data: &[u8]) {
                 !line.is_empty() && !line.contains('\n'),
                 "one line: {line:?}"
             );
+        }
+    }
+}
+
+/// What the kernel says of a host: an answer of rtnetlink, a device's configuration on PCI Express.
+pub fn host(data: &[u8]) {
+    let Some((&kind, data)) = data.split_first() else {
+        return;
+    };
+    match kind {
+        0 => {
+            if let Some(dcb) = dcb::parse(data) {
+                assert!(dcb.lossless().all(|priority| priority < dcb::PRIORITIES));
+                for class in 0..=u8::MAX {
+                    let priority = dcb.priority(class);
+                    assert!(priority.is_none_or(|priority| priority < dcb::PRIORITIES));
+                }
+            }
+        }
+        1 => assert!(rtnetlink::next_hops(data) <= data.len() / 8),
+        2 => {
+            for message in rtnetlink::messages(data) {
+                let bytes: usize = rtnetlink::attributes(message.body)
+                    .map(|(_, a)| a.len())
+                    .sum();
+                assert!(bytes <= data.len());
+            }
+        }
+        _ => {
+            let _ = pcie::acs(data);
+            // As the capabilities of a whole configuration.
+            let mut config = vec![0; 4096];
+            for (byte, value) in config[0x100..].iter_mut().zip(data) {
+                *byte = *value;
+            }
+            let _ = pcie::acs(&config);
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::telemetry::sources::dcb::{self, Dcb};
 use crate::telemetry::sources::pcie::{self, Device, Gpu};
 use crate::telemetry::sources::rtnetlink;
 use crate::transport::verbs::device::{self, Choice, Found};
+use crate::transport::verbs::ethtool;
 
 /// No file that is read whole is larger.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -28,6 +29,8 @@ pub(super) trait Kernel {
     fn multipath_routes(&self) -> io::Result<usize>;
     /// The bytes of payload in a packet of an RDMA port; none where it cannot be asked.
     fn rdma_mtu(&self, device: &str, port: u8) -> Option<u32>;
+    /// The speed that an interface can have at most; none where it does not say.
+    fn speed_max_mbps(&self, interface: &str) -> Option<u64>;
 }
 
 /// The kernel that runs.
@@ -52,6 +55,10 @@ impl Kernel for Running {
     #[cfg(not(feature = "verbs"))]
     fn rdma_mtu(&self, _device: &str, _port: u8) -> Option<u32> {
         None
+    }
+
+    fn speed_max_mbps(&self, interface: &str) -> Option<u64> {
+        ethtool::speed_max_mbps(interface).ok().flatten()
     }
 }
 
@@ -200,11 +207,32 @@ impl Host {
 
     /// `NCCL_IB_HCA=mlx5`, and where it is from if that is no longer the environment.
     pub(super) fn shown(&self, name: &str) -> String {
-        let value = self.env.get(name).map_or("", String::as_str);
+        let Some(value) = self.env.get(name) else {
+            return format!("{name} in the file of THALWEG_CONFIG");
+        };
         match self.from_file.get(name) {
             Some(file) => format!("{name}={value} in {file}"),
             None => format!("{name}={value}"),
         }
+    }
+
+    /// What takes these variables away, wherever each is set.
+    pub(super) fn unset(&self, names: &[&str]) -> Vec<String> {
+        let is_set = |name: &&&str| self.env.contains_key(**name);
+        let in_file = |name: &&str| self.from_file.get(*name);
+        let set = || names.iter().filter(is_set);
+        let in_env: Vec<&str> = set()
+            .filter(|name| in_file(name).is_none())
+            .copied()
+            .collect();
+        let mut lines = Vec::new();
+        if !in_env.is_empty() {
+            lines.push(format!("unset {}", in_env.join(" ")));
+        }
+        lines.extend(
+            set().filter_map(|name| Some(format!("take {name} out of {}", in_file(name)?))),
+        );
+        lines
     }
 
     /// How an interface treats priorities; none if that is not known.
@@ -223,6 +251,10 @@ impl Host {
 
     pub(super) fn rdma_mtu(&self, port: &Port) -> Option<u32> {
         self.kernel.rdma_mtu(&port.device, port.number)
+    }
+
+    pub(super) fn speed_max_mbps(&self, interface: &str) -> Option<u64> {
+        self.kernel.speed_max_mbps(interface)
     }
 
     /// Ports that carry a job's traffic over Ethernet.

@@ -51,7 +51,8 @@ pub(super) fn nccl(host: &Host) -> Outcome {
     let found = nccls(host);
     if found.is_empty() {
         return Outcome::not_checked(
-            "no libnccl.so.2 where the loader or Python would find it: run it in the job's environment",
+            "no libnccl.so.2 where the loader or Python would find it: run it in the job's \
+                 environment",
         );
     }
     let show = |nccl: &Nccl| match nccl.version {
@@ -69,7 +70,10 @@ pub(super) fn nccl(host: &Host) -> Outcome {
         findings.push(
             Finding::problem("NCCL is too old for the plugin.")
                 .evidence(old.iter().map(|nccl| show(nccl)))
-                .why("Versions before 2.13 know none of the plugin's tables, and use their own transports.")
+                .why(
+                    "Versions before 2.13 know none of the plugin's tables, and use their own \
+                     transports.",
+                )
                 .fix(["python3 -m pip install --upgrade nvidia-nccl-cu12, or a newer framework"]),
         );
     }
@@ -82,8 +86,14 @@ pub(super) fn nccl(host: &Host) -> Outcome {
         findings.push(
             Finding::warning("There are several versions of NCCL.")
                 .evidence(found.iter().map(show))
-                .why("Which one a job loads depends on its environment; ranks with different versions do not start, or hang.")
-                .fix(["NCCL_DEBUG=VERSION shows the one that is loaded: keep it, and remove the others"]),
+                .why(
+                    "Which one a job loads depends on its environment; ranks with different \
+                     versions do not start, or hang.",
+                )
+                .fix([
+                    "NCCL_DEBUG=VERSION shows the one that is loaded: keep it, and remove the \
+                     others",
+                ]),
         );
     }
     let all: Vec<String> = found.iter().map(show).collect();
@@ -155,8 +165,14 @@ pub(super) fn plugin(host: &Host) -> Outcome {
     {
         findings.push(
             Finding::warning("The plugin and this command are of different versions.")
-                .evidence([format!("{label}: {version}"), format!("thalweg: {}", env!("CARGO_PKG_VERSION"))])
-                .why("What one of them measures the other may not show; all hosts of a job should have the same plugin.")
+                .evidence([
+                    format!("{label}: {version}"),
+                    format!("thalweg: {}", env!("CARGO_PKG_VERSION")),
+                ])
+                .why(
+                    "What one of them measures the other may not show; all hosts of a job should \
+                     have the same plugin.",
+                )
                 .fix(["install both anew: make install"]),
         );
     }
@@ -194,10 +210,16 @@ pub(super) fn plugin(host: &Host) -> Outcome {
             .is_some_and(|list| list.contains(','));
         if lists && (major, minor) < (2, 27) {
             findings.push(
-                Finding::problem(format!("{} {major}.{minor} takes a list of plugins for one name.", nccl.name))
-                    .evidence([shown.clone(), nccl.path.clone()])
-                    .why("Lists are known since 2.27; before, no file of that name is found, and no plugin loaded.")
-                    .fix(["export NCCL_NET_PLUGIN=thalweg"]),
+                Finding::problem(format!(
+                    "{} {major}.{minor} takes a list of plugins for one name.",
+                    nccl.name
+                ))
+                .evidence([shown.clone(), nccl.path.clone()])
+                .why(
+                    "Lists are known since 2.27; before, no file of that name is found, and \
+                         no plugin loaded.",
+                )
+                .fix(["export NCCL_NET_PLUGIN=thalweg"]),
             );
         }
     }

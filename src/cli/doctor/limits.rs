@@ -30,13 +30,13 @@ pub(super) fn locked_memory(host: &Host) -> Outcome {
     let Some(soft) = soft else {
         return Outcome::Well("unlimited".into());
     };
-    let what = format!("A process may lock {} of memory.", mebibytes(soft));
+    let what = format!("A process may lock {} of memory.", size(soft));
     let finding = if soft < LOCKED_BYTES_LEAST {
         Finding::problem(what)
     } else {
         Finding::warning(what)
     };
-    let hard = hard.map_or("unlimited".to_owned(), mebibytes);
+    let hard = hard.map_or("unlimited".to_owned(), size);
     let mut fix = Vec::new();
     if hard == "unlimited" {
         fix.push("ulimit -l unlimited");
@@ -48,8 +48,14 @@ pub(super) fn locked_memory(host: &Host) -> Outcome {
     ]);
     Outcome::Found(vec![
         finding
-            .evidence([format!("limit {}, at most {hard}", mebibytes(soft)), OF_SHELL.into()])
-            .why("Memory is locked when it is registered with an adapter: beyond the limit that fails, and the job ends.")
+            .evidence([
+                format!("soft limit {}, hard limit {hard}", size(soft)),
+                OF_SHELL.into(),
+            ])
+            .why(
+                "Memory is locked when it is registered with an adapter: beyond the limit that \
+                 fails, and the job ends.",
+            )
             .fix(fix),
     ])
 }
@@ -62,9 +68,21 @@ pub(super) fn open_files(host: &Host) -> Outcome {
     match soft {
         Some(soft) if soft < OPEN_FILES_LEAST => Outcome::Found(vec![
             Finding::warning(format!("A process may open {soft} files."))
-                .evidence([format!("limit {soft}, at most {}", hard.map_or("unlimited".into(), |hard| hard.to_string())), OF_SHELL.into()])
-                .why("A link over TCP has up to 8 sockets, and NCCL opens more for each peer: a large job runs out.")
-                .fix(["ulimit -n 65536", "for services: LimitNOFILE=65536; for containers: --ulimit nofile=65536"]),
+                .evidence([
+                    format!(
+                        "soft limit {soft}, hard limit {}",
+                        hard.map_or("unlimited".into(), |hard| hard.to_string())
+                    ),
+                    OF_SHELL.into(),
+                ])
+                .why(
+                    "A link over TCP has up to 8 sockets, and NCCL opens more for each peer: a \
+                     large job runs out.",
+                )
+                .fix([
+                    "ulimit -n 65536",
+                    "for services: LimitNOFILE=65536; for containers: --ulimit nofile=65536",
+                ]),
         ]),
         Some(soft) => Outcome::Well(soft.to_string()),
         None => Outcome::Well("unlimited".into()),
@@ -86,15 +104,21 @@ pub(super) fn shared_memory(host: &Host) -> Outcome {
         return Outcome::not_checked("/dev/shm is not mounted apart");
     };
     let options = mount.get(3).unwrap_or(&"").split(',');
-    let mut size = options.filter_map(|option| option.strip_prefix("size="));
-    match size.find_map(bytes) {
+    let mut sizes = options.filter_map(|option| option.strip_prefix("size="));
+    match sizes.find_map(bytes) {
         Some(bytes) if bytes <= SHARED_BYTES_CONTAINER => Outcome::Found(vec![
-            Finding::problem(format!("/dev/shm has {}.", mebibytes(bytes)))
+            Finding::problem(format!("/dev/shm has {}.", size(bytes)))
                 .evidence([mount.join(" ")])
-                .why("NCCL shares buffers between the processes of a host there, tens of megabytes each: it fails when there is no room.")
-                .fix(["Docker: --shm-size=16g or --ipc=host", "Kubernetes: an emptyDir with medium: Memory at /dev/shm"]),
+                .why(
+                    "NCCL shares buffers between the processes of a host there, tens of \
+                     megabytes each: it fails when there is no room.",
+                )
+                .fix([
+                    "Docker: --shm-size=16g or --ipc=host",
+                    "Kubernetes: an emptyDir with medium: Memory at /dev/shm",
+                ]),
         ]),
-        Some(bytes) => Outcome::Well(mebibytes(bytes)),
+        Some(bytes) => Outcome::Well(size(bytes)),
         None => Outcome::Well("half of the memory".into()),
     }
 }
@@ -131,9 +155,10 @@ fn bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
-fn mebibytes(bytes: u64) -> String {
-    match bytes >> 20 {
-        0 => format!("{} KiB", bytes >> 10),
-        mebibytes => format!("{mebibytes} MiB"),
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..0x10_0000 => format!("{} KiB", bytes >> 10),
+        0x10_0000..0x4000_0000 => format!("{} MiB", bytes >> 20),
+        _ => format!("{} GiB", bytes >> 30),
     }
 }

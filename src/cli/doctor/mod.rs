@@ -108,6 +108,7 @@ const CHECKS: &[Check] = &[
     check("nccl-ib", nccl::ib),
     check("nccl-gpu-direct", nccl::gpu_direct),
     check("nccl-leftovers", nccl::leftovers),
+    check("nccl-traffic-class", nccl::traffic_classes),
     check("nccl-library", library::nccl),
     check("plugin-library", library::plugin),
 ];

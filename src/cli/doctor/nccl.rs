@@ -134,10 +134,16 @@ pub(super) fn hca_names(host: &Host) -> Outcome {
             );
         } else if !missing.is_empty() {
             findings.push(
-                Finding::problem(format!("{variable} names what is not there: {}.", missing.join(", ")))
-                    .evidence(evidence)
-                    .why("The job uses fewer ports than it was meant to; a device may be missing from the host.")
-                    .fix(fix),
+                Finding::problem(format!(
+                    "{variable} names what is not there: {}.",
+                    missing.join(", ")
+                ))
+                .evidence(evidence)
+                .why(
+                    "The job uses fewer ports than it was meant to; a device may be missing \
+                         from the host.",
+                )
+                .fix(fix),
             );
         }
     }
@@ -182,7 +188,7 @@ pub(super) fn net(host: &Host) -> Outcome {
     let finding = if is_loaded && net.is_some() && !is_meant {
         Finding::problem("NCCL is told to load thalweg, and to use another network.")
             .why("NCCL passes over each plugin whose name is not that of NCCL_NET.")
-            .fix(["unset NCCL_NET"])
+            .fix(host.unset(&["NCCL_NET"]))
     } else if is_meant && !is_loaded {
         Finding::problem("NCCL is told to use thalweg, but not to load it.")
             .why("NCCL finds no network of this name, and the job does not start.")
@@ -190,7 +196,7 @@ pub(super) fn net(host: &Host) -> Outcome {
     } else if is_ib && host.var("NCCL_IB_DISABLE") == Some("1") {
         Finding::problem("NCCL is told to use its IB transport, and that it is disabled.")
             .why("NCCL finds no network of this name, and the job does not start.")
-            .fix(["unset NCCL_IB_DISABLE", "or unset NCCL_NET"])
+            .fix(host.unset(&["NCCL_IB_DISABLE"]))
     } else if !is_loaded {
         Finding::note("NCCL is not told to load thalweg.")
             .why("A job that is started like this uses NCCL's own transports, or another plugin.")
@@ -204,7 +210,7 @@ pub(super) fn net(host: &Host) -> Outcome {
 /// RDMA is not both switched off and set up.
 pub(super) fn ib(host: &Host) -> Outcome {
     if host.var("NCCL_IB_DISABLE").is_none_or(|value| value == "0") {
-        return Outcome::Well("NCCL_IB_DISABLE is not set".into());
+        return Outcome::Well("RDMA is not switched off".into());
     }
     let others = [
         "NCCL_IB_HCA",
@@ -223,7 +229,7 @@ pub(super) fn ib(host: &Host) -> Outcome {
             Finding::note("NCCL_IB_DISABLE does not keep thalweg from RDMA.")
                 .evidence([disable, host.shown("THALWEG_TRANSPORT")])
                 .why("THALWEG_TRANSPORT prevails; only NCCL's own transport is switched off.")
-                .fix(["unset NCCL_IB_DISABLE, so that both say the same"]),
+                .fix(host.unset(&["NCCL_IB_DISABLE"])),
         ]);
     }
     let active = host.ports.iter().filter(|port| port.is_active()).count();
@@ -232,23 +238,29 @@ pub(super) fn ib(host: &Host) -> Outcome {
             Finding::problem("RDMA is switched off, and set up all the same.")
                 .evidence([disable])
                 .evidence(others.iter().map(|name| host.shown(name)))
-                .why("With NCCL_IB_DISABLE everything goes over TCP, and the other variables have no effect.")
-                .fix(["unset NCCL_IB_DISABLE"])
-                .fix([format!("or unset {}", others.join(" "))]),
+                .why(
+                    "With NCCL_IB_DISABLE everything goes over TCP, and the other variables have \
+                     no effect.",
+                )
+                .fix(host.unset(&["NCCL_IB_DISABLE"]))
+                .fix(["or, if TCP is meant, the others"]),
         ]);
     }
     if active > 0 {
         return Outcome::Found(vec![
             Finding::warning("RDMA is switched off on a host that has it.")
                 .evidence([disable, format!("{} up", count(active, "RDMA port"))])
-                .why("Everything goes over TCP, which costs processor time and reaches a fraction of the rate.")
-                .fix(["unset NCCL_IB_DISABLE"]),
+                .why(
+                    "Everything goes over TCP, which costs processor time and reaches a fraction \
+                     of the rate.",
+                )
+                .fix(host.unset(&["NCCL_IB_DISABLE"])),
         ]);
     }
     Outcome::Well(format!("{disable}, and there is no RDMA port that is up"))
 }
 
-/// Variables about the memory of GPUs, and the class of traffic, agree.
+/// Variables about the memory of GPUs agree.
 pub(super) fn gpu_direct(host: &Host) -> Outcome {
     let mut findings = Vec::new();
     let level = host.var("NCCL_NET_GDR_LEVEL").map(str::to_ascii_uppercase);
@@ -267,11 +279,16 @@ pub(super) fn gpu_direct(host: &Host) -> Outcome {
     let is_level = |level: &str| levels.contains(&level) || level.parse::<u8>().is_ok();
     if is_off && !wants.is_empty() {
         findings.push(
-            Finding::problem("Direct access to the memory of GPUs is switched off, and set up all the same.")
-                .evidence([host.shown("NCCL_NET_GDR_LEVEL")])
-                .evidence(wants.iter().map(|name| host.shown(name)))
-                .why("At this level each byte goes through the host's memory, and the other variables have no effect.")
-                .fix(["unset NCCL_NET_GDR_LEVEL"]),
+            Finding::problem(
+                "Direct access to the memory of GPUs is switched off, and set up all the same.",
+            )
+            .evidence([host.shown("NCCL_NET_GDR_LEVEL")])
+            .evidence(wants.iter().map(|name| host.shown(name)))
+            .why(
+                "At this level each byte goes through the host's memory, and the other \
+                     variables have no effect.",
+            )
+            .fix(host.unset(&["NCCL_NET_GDR_LEVEL"])),
         );
     } else if level.as_deref().is_some_and(|level| !is_level(level)) {
         findings.push(
@@ -288,7 +305,7 @@ pub(super) fn gpu_direct(host: &Host) -> Outcome {
             Finding::note("Direct access to the memory of GPUs is switched off.")
                 .evidence([host.shown("NCCL_NET_GDR_LEVEL")])
                 .why("Each byte goes through the host's memory, which costs latency and bandwidth.")
-                .fix(["unset NCCL_NET_GDR_LEVEL, unless that is meant"]),
+                .fix(host.unset(&["NCCL_NET_GDR_LEVEL"])),
         );
     }
     Outcome::of(
@@ -300,7 +317,7 @@ pub(super) fn gpu_direct(host: &Host) -> Outcome {
     )
 }
 
-/// No variable is left over that switches off what a job needs, and classes of traffic make sense.
+/// No variable is left over that switches off what a job needs.
 pub(super) fn leftovers(host: &Host) -> Outcome {
     let mut findings = Vec::new();
     let slow = [
@@ -327,7 +344,8 @@ pub(super) fn leftovers(host: &Host) -> Outcome {
         (
             slow,
             Finding::warning("Variables for debugging are set that slow a job down."),
-            "They switch off NVLink, shared memory or overlap: fine for finding a fault, expensive for ever after.",
+            "They switch off NVLink, shared memory or overlap: fine for finding a fault, \
+                 expensive for ever after.",
         ),
         (
             fixed,
@@ -336,7 +354,7 @@ pub(super) fn leftovers(host: &Host) -> Outcome {
         ),
     ] {
         if !names.is_empty() {
-            let fix = [format!("unset {}", names.join(" "))];
+            let fix = host.unset(&names);
             findings.push(
                 finding
                     .evidence(names.iter().map(|name| host.shown(name)))
@@ -345,6 +363,20 @@ pub(super) fn leftovers(host: &Host) -> Outcome {
             );
         }
     }
+    Outcome::of(findings, "none")
+}
+
+/// The classes of traffic in variables make sense.
+pub(super) fn traffic_classes(host: &Host) -> Outcome {
+    let variables = ["THALWEG_TC", "NCCL_IB_TC", "NCCL_IB_FIFO_TC"];
+    let set: Vec<&str> = variables
+        .into_iter()
+        .filter(|name| host.var(name).is_some())
+        .collect();
+    if set.is_empty() {
+        return Outcome::not_checked("no variable asks for a traffic class");
+    }
+    let mut findings = Vec::new();
     let class = |name: &str| host.var(name)?.parse::<u8>().ok();
     for name in ["NCCL_IB_TC", "NCCL_IB_FIFO_TC"] {
         if host.var(name).is_some() && class(name).is_none() {
@@ -358,10 +390,18 @@ pub(super) fn leftovers(host: &Host) -> Outcome {
             );
         } else if class(name).is_some_and(|class| class & 3 == 3) {
             findings.push(
-                Finding::problem(format!("{name} marks each packet as having met congestion."))
-                    .evidence([host.shown(name)])
-                    .why("The lowest two bits are for ECN, and 3 is the mark itself: senders slow down for nothing.")
-                    .fix([format!("export {name}={}", class(name).unwrap_or_default() & !1)]),
+                Finding::problem(format!(
+                    "{name} marks each packet as having met congestion."
+                ))
+                .evidence([host.shown(name)])
+                .why(
+                    "The lowest two bits are for ECN, and 3 is the mark itself: senders slow \
+                         down for nothing.",
+                )
+                .fix([format!(
+                    "export {name}={}",
+                    class(name).unwrap_or_default() & !1
+                )]),
             );
         }
     }
@@ -370,11 +410,16 @@ pub(super) fn leftovers(host: &Host) -> Outcome {
         findings.push(
             Finding::warning("NCCL and thalweg are given different traffic classes.")
                 .evidence(["NCCL_IB_TC", "THALWEG_TC"].map(|name| host.shown(name)))
-                .why("THALWEG_TC prevails in thalweg; what NCCL's own transport sends, in another job or on another host, is treated differently.")
-                .fix(["unset THALWEG_TC: NCCL_IB_TC then counts for both"]),
+                .why(
+                    "THALWEG_TC prevails in thalweg; what NCCL's own transport sends, in another \
+                     job or on another host, is treated differently.",
+                )
+                .fix(host.unset(&["THALWEG_TC"]))
+                .fix(["NCCL_IB_TC then counts for both"]),
         );
     }
-    Outcome::of(findings, "none")
+    let shown: Vec<String> = set.iter().map(|name| host.shown(name)).collect();
+    Outcome::of(findings, shown.join(", "))
 }
 
 #[cfg(test)]

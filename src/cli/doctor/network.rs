@@ -33,7 +33,10 @@ pub(super) fn ecmp_hash(host: &Host) -> Outcome {
                     format!("{} with several next hops", count(routes, "route")),
                     "net.ipv4.fib_multipath_hash_policy = 0: by addresses alone".into(),
                 ])
-                .why("A link's paths differ by their ports, so over TCP none of them would use another uplink than the first.")
+                .why(
+                    "A link's paths differ by their ports, so over TCP none of them would use \
+                     another uplink than the first.",
+                )
                 .fix(["sysctl -w net.ipv4.fib_multipath_hash_policy=1"]),
         ]),
         (_, policy) => Outcome::Well(format!("policy {policy} for {}", count(routes, "route"))),
@@ -94,7 +97,10 @@ pub(super) fn reverse_path(host: &Host) -> Outcome {
     Outcome::Found(vec![
         Finding::problem("Interfaces in one subnet drop packets that come by the other one.")
             .evidence(lines)
-            .why("The strict filter takes a packet only from the interface by which it would answer, which is one of them: the others seem dead to their peers.")
+            .why(
+                "The strict filter takes a packet only from the interface by which it would \
+                 answer, which is one of them: the others seem dead to their peers.",
+            )
             .fix(fix),
     ])
 }
@@ -116,12 +122,13 @@ pub(super) fn arp(host: &Host) -> Outcome {
             };
             if ignore == 0 || announce < 2 {
                 lines.push(format!(
-                    "{interface}: arp_ignore {ignore}, arp_announce {announce}, in {address}/{prefix} with {}",
+                    "{interface}: arp_ignore {ignore}, arp_announce {announce}, in \
+                         {address}/{prefix} with {}",
                     others(interfaces, interface)
                 ));
-                fix.push(format!(
-                    "sysctl -w net.ipv4.conf.{interface}.arp_ignore=1 net.ipv4.conf.{interface}.arp_announce=2"
-                ));
+                for setting in ["arp_ignore=1", "arp_announce=2"] {
+                    fix.push(format!("sysctl -w net.ipv4.conf.{interface}.{setting}"));
+                }
             }
         }
     }
@@ -134,7 +141,10 @@ pub(super) fn arp(host: &Host) -> Outcome {
     Outcome::Found(vec![
         Finding::warning("Interfaces in one subnet answer for each other's addresses.")
             .evidence(lines)
-            .why("Traffic meant for one port arrives at another: one is overloaded, and RoCE packets find no queue pair there.")
+            .why(
+                "Traffic meant for one port arrives at another: one is overloaded, and RoCE \
+                 packets find no queue pair there.",
+            )
             .fix(fix),
     ])
 }
@@ -159,10 +169,15 @@ pub(super) fn port_range(host: &Host) -> Outcome {
         return Outcome::Well(format!("{first} to {last}"));
     }
     Outcome::Found(vec![
-        Finding::warning(format!("There are only {ports} ports for outgoing connections."))
-            .evidence([format!("net.ipv4.ip_local_port_range = {first} {last}")])
-            .why("Each path over TCP takes one, and NCCL more; when they run out, connections fail. Few ports are also few ways through the network.")
-            .fix(["sysctl -w net.ipv4.ip_local_port_range=\"32768 60999\""]),
+        Finding::warning(format!(
+            "There are only {ports} ports for outgoing connections."
+        ))
+        .evidence([format!("net.ipv4.ip_local_port_range = {first} {last}")])
+        .why(
+            "Each path over TCP takes one, and NCCL more; when they run out, connections \
+                 fail. Few ports are also few ways through the network.",
+        )
+        .fix(["sysctl -w net.ipv4.ip_local_port_range=\"32768 60999\""]),
     ])
 }
 

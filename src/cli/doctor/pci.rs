@@ -47,15 +47,15 @@ fn ways(device: &Device) -> Vec<Way> {
 pub(super) fn link(host: &Host) -> Outcome {
     let adapters = adapters(host);
     let mut slow = BTreeMap::new();
-    let mut seen = 0;
+    let mut seen = BTreeSet::new();
     for way in adapters.iter().flat_map(|adapter| ways(adapter)) {
-        seen += 1;
+        seen.insert(way.device.address.clone());
         if way.now.least(way.most) != way.most {
             let line = format!("{}: {} of {}", way.device.address, way.now, way.most);
             slow.insert(way.device.address, line);
         }
     }
-    if seen == 0 {
+    if seen.is_empty() {
         return Outcome::not_checked(if adapters.is_empty() {
             "there is no RDMA adapter on PCI Express"
         } else {
@@ -63,7 +63,10 @@ pub(super) fn link(host: &Host) -> Outcome {
         });
     }
     if slow.is_empty() {
-        return Outcome::Well(format!("{} at full speed and width", count(seen, "link")));
+        return Outcome::Well(format!(
+            "{} at full speed and width",
+            count(seen.len(), "link")
+        ));
     }
     let see = slow
         .keys()
@@ -71,9 +74,15 @@ pub(super) fn link(host: &Host) -> Outcome {
     Outcome::Found(vec![
         Finding::problem("A PCI Express link runs below what both its ends can do.")
             .evidence(slow.values().cloned())
-            .why("The adapter gets less of the host's memory than its ports carry: senders are paused, or packets dropped.")
+            .why(
+                "The adapter gets less of the host's memory than its ports carry: senders are \
+                 paused, or packets dropped.",
+            )
             .fix(see)
-            .fix(["seat the card and its riser anew, look for dust; then the BIOS settings of the slot"]),
+            .fix([
+                "seat the card and its riser anew, look for dust; then the BIOS settings of the \
+                 slot",
+            ]),
     ])
 }
 
@@ -118,19 +127,27 @@ pub(super) fn rate(host: &Host) -> Outcome {
     Outcome::Found(vec![
         Finding::warning("Ports are faster than the slot of their adapter.")
             .evidence(short)
-            .why("With all ports busy, the slot is the limit, and the network looks slow without being so.")
-            .fix(["move the card to a slot with more lanes or a newer generation, or use fewer of its ports"]),
+            .why(
+                "With all ports busy, the slot is the limit, and the network looks slow without \
+                 being so.",
+            )
+            .fix([
+                "move the card to a slot with more lanes or a newer generation, or use fewer of \
+                 its ports",
+            ]),
     ])
 }
 
 /// No adapter and no bridge above one has lost anything.
 pub(super) fn errors(host: &Host) -> Outcome {
     let mut lines = BTreeMap::new();
-    let mut seen = 0;
+    let mut seen = BTreeSet::new();
     for adapter in adapters(host) {
         for device in std::iter::once(adapter.clone()).chain(pcie::above(adapter)) {
             let errors = device.errors;
-            seen += usize::from(errors.fatal.is_some() || errors.nonfatal.is_some());
+            if errors.fatal.is_some() || errors.nonfatal.is_some() {
+                seen.insert(device.address.clone());
+            }
             let counts = [("fatal", errors.fatal), ("nonfatal", errors.nonfatal)];
             let mut counts = counts
                 .into_iter()
@@ -147,11 +164,11 @@ pub(super) fn errors(host: &Host) -> Outcome {
             }
         }
     }
-    if seen == 0 {
+    if seen.is_empty() {
         return Outcome::not_checked("no adapter counts its errors on PCI Express (AER)");
     }
     if lines.is_empty() {
-        return Outcome::Well(format!("none at {}", count(seen, "device")));
+        return Outcome::Well(format!("none at {}", count(seen.len(), "device")));
     }
     let see = lines
         .keys()
@@ -159,7 +176,10 @@ pub(super) fn errors(host: &Host) -> Outcome {
     Outcome::Found(vec![
         Finding::warning("Transactions have been lost on PCI Express since the host was started.")
             .evidence(lines.values().cloned())
-            .why("Each loss can end a job. They come from a card, riser or slot that is about to fail.")
+            .why(
+                "Each loss can end a job. They come from a card, riser or slot that is about to \
+                 fail.",
+            )
             .fix(see)
             .fix(["seat the card anew; if the count grows again, change it"]),
     ])
@@ -253,7 +273,13 @@ pub(super) fn iommu(host: &Host) -> Outcome {
     Outcome::Found(vec![
         Finding::warning("The IOMMU translates the addresses of adapters or GPUs.")
             .evidence(translated)
-            .why("Direct traffic between adapter and GPU is sent over the processor, or fails, and each access costs a look-up.")
-            .fix(["boot with iommu=pt on the kernel's command line, or switch the IOMMU off in the BIOS"]),
+            .why(
+                "Direct traffic between adapter and GPU is sent over the processor, or fails, \
+                 and each access costs a look-up.",
+            )
+            .fix([
+                "boot with iommu=pt on the kernel's command line, or switch the IOMMU off in the \
+                 BIOS",
+            ]),
     ])
 }

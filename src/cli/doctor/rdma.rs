@@ -70,8 +70,7 @@ pub(super) fn devices(host: &Host) -> Outcome {
                 "No other port is left: links go over TCP.",
             )
         } else if is_named {
-            let why =
-                "The settings name them: the job would do with fewer ports than it should have.";
+            let why = "The settings ask for it: the job has fewer ports than it should have.";
             (Finding::problem(what), why)
         } else {
             (
@@ -213,8 +212,12 @@ pub(super) fn gids(host: &Host) -> Outcome {
                 let variable = variable.unwrap_or("THALWEG_GID_INDEX");
                 Finding::problem(format!("{name} has no RoCE v2 address at index {index}."))
                     .evidence([host.shown(variable)])
-                    .why("The port is left out; NCCL itself would fail or send RoCE v1, which no router forwards.")
-                    .fix([format!("unset {variable}"), "both NCCL 2.21 and thalweg then choose for each port".into()])
+                    .why(
+                        "The port is left out; NCCL itself would fail or send RoCE v1, which no \
+                         router forwards.",
+                    )
+                    .fix(host.unset(&[variable]))
+                    .fix(["NCCL since 2.21 and thalweg then choose for each port"])
             }
             Reason::Excluded | Reason::State(_) | Reason::Slow(..) => continue,
         };
@@ -226,7 +229,10 @@ pub(super) fn gids(host: &Host) -> Outcome {
         findings.push(
             Finding::problem("Some ports have an IPv4 address, others only IPv6.")
                 .evidence(ethernet().map(|port| format!("{}: GID {}", port.name(), port.gid)))
-                .why("A port reaches only ports of its own family, so these ports find no way to each other.")
+                .why(
+                    "A port reaches only ports of its own family, so these ports find no way to \
+                     each other.",
+                )
                 .fix(without.map(|port| {
                     let interface = port.gid.interface.as_deref().unwrap_or("INTERFACE");
                     format!("ip addr add ADDRESS/PREFIX dev {interface}")
@@ -237,7 +243,7 @@ pub(super) fn gids(host: &Host) -> Outcome {
         return Outcome::not_checked("there is no RoCE port that is up");
     }
     let gids: Vec<String> = ethernet()
-        .map(|port| format!("{} {}", port.name(), port.gid))
+        .map(|port| format!("{} GID {}", port.name(), port.gid))
         .collect();
     Outcome::of(findings, gids.join("; "))
 }
@@ -282,7 +288,10 @@ pub(super) fn mtu(host: &Host) -> Outcome {
         findings.push(
             Finding::problem("The ports do not have the same MTU.")
                 .evidence(sizes.iter().map(show))
-                .why("Pairs of ports fall back to the smaller packets, and where a switch drops the larger ones, links hang.")
+                .why(
+                    "Pairs of ports fall back to the smaller packets, and where a switch drops \
+                     the larger ones, links hang.",
+                )
                 .fix(smaller().map(|(interface, _)| set(interface, most))),
         );
     }
@@ -372,7 +381,24 @@ pub(super) fn link_speed(host: &Host) -> Outcome {
             .evidence(ports.iter().map(rate))
             .why("A collective is as fast as its slowest port.")
             .fix(slow.iter().filter_map(see))
-            .fix(["compare speed, lanes and FEC with the switch's port; change the cable or transceiver"]),
+            .fix([
+                "compare speed, lanes and FEC with the switch's port; change the cable or \
+                 transceiver",
+            ]),
+        );
+    }
+    let below = |port: &Port| {
+        let interface = port.interface.as_deref()?;
+        let (now, most) = (port.rate_mbps?, host.speed_max_mbps(interface)?);
+        (now < most).then(|| format!("{interface}: {} of {}", gbps(now), gbps(most)))
+    };
+    let below: Vec<String> = active().filter_map(below).collect();
+    if findings.is_empty() && !below.is_empty() {
+        findings.push(
+            Finding::warning("Links run slower than the adapter and its cable could.")
+                .evidence(below)
+                .why("Unless the switch has no faster ports, bandwidth is lost.")
+                .fix(["compare with the switch's port: its speed, auto-negotiation and FEC"]),
         );
     }
     if seen.is_empty() {
@@ -432,7 +458,7 @@ pub(super) fn gpu_memory(host: &Host) -> Outcome {
         () => {}
     }
     if is_off {
-        fix.push("unset NCCL_DMABUF_ENABLE".into());
+        fix.extend(host.unset(&["NCCL_DMABUF_ENABLE"]));
     }
     if !kernel_has_dmabuf {
         let (major, minor) = DMABUF_KERNEL;
@@ -443,7 +469,10 @@ pub(super) fn gpu_memory(host: &Host) -> Outcome {
     Outcome::Found(vec![
         Finding::problem("Adapters cannot get to the memory of the GPUs.")
             .evidence(evidence)
-            .why("Each byte goes through the host's memory, which costs latency and much of the bandwidth.")
+            .why(
+                "Each byte goes through the host's memory, which costs latency and much of the \
+                 bandwidth.",
+            )
             .fix(fix),
     ])
 }

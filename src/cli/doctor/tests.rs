@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ struct Answers {
     dcb: BTreeMap<String, Dcb>,
     multipath_routes: usize,
     rdma_mtu: BTreeMap<String, u32>,
+    speed_max: BTreeMap<String, u64>,
 }
 
 impl Kernel for Answers {
@@ -35,6 +37,10 @@ impl Kernel for Answers {
 
     fn rdma_mtu(&self, device: &str, _port: u8) -> Option<u32> {
         self.rdma_mtu.get(device).copied()
+    }
+
+    fn speed_max_mbps(&self, interface: &str) -> Option<u64> {
+        self.speed_max.get(interface).copied()
     }
 }
 
@@ -241,7 +247,11 @@ impl Patient {
     fn subnet(&self, interface: &str, address: &str) {
         let file = self.tree.path().join("proc/net/route");
         let mut text = fs::read_to_string(file).unwrap();
-        text += &format!("{interface}\t{address}\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n");
+        writeln!(
+            text,
+            "{interface}\t{address}\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0"
+        )
+        .unwrap();
         self.tree.file("proc/net/route", &text);
     }
 
@@ -360,9 +370,12 @@ fn ill() -> Patient {
         .tree
         .file("proc/sys/net/ipv4/ip_local_port_range", "60000\t60999\n");
     patient.adapter(2);
+    let third = "sys/class/infiniband/mlx5_2/ports/1";
+    patient.tree.file(&format!("{third}/state"), "1: DOWN\n");
     patient
         .tree
-        .file("sys/class/infiniband/mlx5_2/ports/1/state", "1: DOWN\n");
+        .file(&format!("{third}/phys_state"), "3: Disabled\n");
+    patient.set("NCCL_IB_FIFO_TC", "107");
     patient.set("THALWEG_PATH", "16");
     patient.set("NCCL_NET", "IB");
     patient.set("NCCL_IB_HCA", "mlx5_0,mlx5_1,mlx5_2,mlx5_9");
@@ -665,7 +678,7 @@ fn packets_are_equally_large() {
 
 #[test]
 fn ports_are_equally_fast() {
-    let patient = Patient::well("speed");
+    let mut patient = Patient::well("speed");
     patient.is_well("link-speed");
     let rate = "sys/class/infiniband/mlx5_0/ports/1/rate";
     patient.tree.file(rate, "100 Gb/sec (1X NDR)\n");
@@ -680,6 +693,12 @@ fn ports_are_equally_fast() {
     );
     patient.tree.file(rate, "fast");
     patient.is_well("link-speed");
+    // Alone of its kind, or slow like all others: only the adapter knows better.
+    patient.kernel.speed_max.insert("eth1".into(), 400_000);
+    patient.is_well("link-speed");
+    patient.kernel.speed_max.insert("eth1".into(), 800_000);
+    patient.found("link-speed", WARNING, &["eth1: 400 Gb/s of 800 Gb/s"]);
+    patient.kernel.speed_max.clear();
     // Another adapter may be slower.
     patient.tree.file(rate, "100 Gb/sec (4X EDR)\n");
     let card = format!("{ROOT_PORT}/0000:20:00.0/0000:21:00.0/0000:22:00.0/device");
@@ -841,7 +860,7 @@ fn limits_are_large_enough() {
     patient.limits("65536", "1048576");
     patient.found("locked-memory", PROBLEM, &["64 KiB", "memlock unlimited"]);
     patient.limits("34359738368", "1024");
-    patient.found("locked-memory", WARNING, &["32768 MiB"]);
+    patient.found("locked-memory", WARNING, &["32 GiB"]);
     patient.found("open-files", WARNING, &["1024", "ulimit -n"]);
     patient
         .tree
@@ -895,7 +914,10 @@ fn nothing_overrides_the_traffic_class() {
     patient.found(
         "pfc",
         PROBLEM,
-        &["class 160 is DSCP 40, priority 5", "export NCCL_IB_TC=106"],
+        &[
+            "class 160 is DSCP 40, priority 5",
+            "echo 106 > /sys/class/infiniband/mlx5_1/tc/1/traffic_class",
+        ],
     );
     patient.env.remove("NCCL_IB_TC");
     patient.found("traffic-class", NOTE, &["class of its own"]);
@@ -926,7 +948,7 @@ fn the_job_has_a_lossless_priority() {
         "pfc",
         PROBLEM,
         &[
-            "mlx5_0:1 (eth0): PFC on priorities 3, 4",
+            "mlx5_0:1 (eth0): PFC on priorities 3-4",
             "dcb pfc set dev eth0",
         ],
     );
@@ -958,7 +980,7 @@ fn congestion_marks_are_heeded() {
         &[
             "in the same way",
             "mlx5_0:1 (eth0)",
-            "slows down on priorities 0, 1, 2, 4",
+            "slows down on priorities 0-2, 4-7",
         ],
     );
     patient.tree.file(&file(1, "roce_rp"), "0\n");
@@ -1172,16 +1194,20 @@ fn variables_do_not_contradict_each_other() {
 fn traffic_classes_of_variables_make_sense() {
     let mut patient = Patient::well("classes");
     patient.set("NCCL_IB_TC", "300");
-    patient.found("nccl-leftovers", PROBLEM, &["no traffic class"]);
+    patient.found("nccl-traffic-class", PROBLEM, &["no traffic class"]);
     patient.set("NCCL_IB_TC", "107");
     patient.found(
-        "nccl-leftovers",
+        "nccl-traffic-class",
         PROBLEM,
         &["met congestion", "export NCCL_IB_TC=106"],
     );
     patient.set("NCCL_IB_TC", "106");
     patient.set("THALWEG_TC", "104");
-    patient.found("nccl-leftovers", WARNING, &["different traffic classes"]);
+    patient.found(
+        "nccl-traffic-class",
+        WARNING,
+        &["different traffic classes"],
+    );
 }
 
 #[test]

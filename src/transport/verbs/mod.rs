@@ -11,7 +11,7 @@ pub mod adapters;
 pub mod channel;
 pub mod counters;
 pub mod device;
-mod ethtool;
+pub(crate) mod ethtool;
 pub mod readings;
 #[cfg(feature = "verbs")]
 pub mod stamps;
