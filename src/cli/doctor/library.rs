@@ -146,11 +146,15 @@ pub(super) fn plugin(host: &Host) -> Outcome {
     let label = display(host, &place);
     let mut findings = Vec::new();
     let tables: BTreeSet<u8> = contents.tables.clone();
-    let tables_text = tables
-        .iter()
-        .map(|table| format!("v{table}"))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let tables_text = match (tables.first(), tables.last()) {
+        (Some(first), Some(last)) if tables.len() == usize::from(last - first) + 1 => {
+            format!("v{first} to v{last}")
+        }
+        _ => {
+            let tables: Vec<String> = tables.iter().map(|table| format!("v{table}")).collect();
+            tables.join(", ")
+        }
+    };
     let version = contents.thalweg;
     if tables.is_empty() {
         findings.push(

@@ -206,10 +206,7 @@ pub(super) fn gids(host: &Host) -> Outcome {
                     .fix([format!("ip addr add ADDRESS/PREFIX dev {interface}")])
             }
             Reason::NotGid(index) => {
-                let variable = ["THALWEG_GID_INDEX", "NCCL_IB_GID_INDEX"]
-                    .into_iter()
-                    .find(|variable| host.var(variable).is_some());
-                let variable = variable.unwrap_or("THALWEG_GID_INDEX");
+                let variable = asked_by(host).unwrap_or("THALWEG_GID_INDEX");
                 Finding::problem(format!("{name} has no RoCE v2 address at index {index}."))
                     .evidence([host.shown(variable)])
                     .why(
@@ -239,6 +236,20 @@ pub(super) fn gids(host: &Host) -> Outcome {
                 })),
         );
     }
+    let is_local = |gid: &device::Gid| match gid.addr.to_ipv4_mapped() {
+        Some(v4) => v4.is_link_local(),
+        None => gid.addr.is_unicast_link_local(),
+    };
+    let local = || ethernet().filter(|port| is_local(&port.gid));
+    if let (Some(_), Some(variable)) = (local().next(), asked_by(host)) {
+        findings.push(
+            Finding::warning("The addresses that are asked for are link-local.")
+                .evidence([host.shown(variable)])
+                .evidence(local().map(|port| format!("{}: GID {}", port.name(), port.gid)))
+                .why("No router forwards packets to them: only hosts at the same switch are reached.")
+                .fix(host.unset(&[variable])),
+        );
+    }
     if findings.is_empty() && ethernet().next().is_none() {
         return Outcome::not_checked("there is no RoCE port that is up");
     }
@@ -246,6 +257,14 @@ pub(super) fn gids(host: &Host) -> Outcome {
         .map(|port| format!("{} GID {}", port.name(), port.gid))
         .collect();
     Outcome::of(findings, gids.join("; "))
+}
+
+/// The variable that asks for a place in the table; none if there is none, or a file asks.
+fn asked_by(host: &Host) -> Option<&'static str> {
+    let variables = ["THALWEG_GID_INDEX", "NCCL_IB_GID_INDEX"];
+    variables
+        .into_iter()
+        .find(|variable| host.var(variable).is_some())
 }
 
 /// What is in a port's table, a line each.

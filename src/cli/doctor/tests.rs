@@ -625,6 +625,16 @@ fn addresses_are_such_that_others_reach_them() {
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }
+    patient.set("NCCL_IB_GID_INDEX", "1");
+    patient.found(
+        "rdma-gids",
+        WARNING,
+        &[
+            "link-local",
+            "mlx5_1:1: GID 1 = fe80::1",
+            "unset NCCL_IB_GID_INDEX",
+        ],
+    );
     patient.set("NCCL_IB_GID_INDEX", "3");
     patient.is_well("rdma-gids");
     patient.env.remove("NCCL_IB_GID_INDEX");
