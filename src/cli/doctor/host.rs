@@ -294,6 +294,18 @@ impl Host {
         names
     }
 
+    /// The interfaces that a job may use over TCP, and how fast they run, in Mb/s. Virtual ones do not
+    /// say that.
+    pub(super) fn speeds(&self) -> BTreeMap<String, u64> {
+        let filter = self.config.ifname.as_ref();
+        let admitted = |name: &String| filter.is_none_or(|filter| filter.admits(name));
+        let names = self.interfaces().into_iter().filter(admitted);
+        let speed = |name: &str| self.number::<u64>(format!("sys/class/net/{name}/speed"));
+        names
+            .filter_map(|name| Some((name.clone(), speed(&name)?)))
+            .collect()
+    }
+
     /// What interfaces reach directly, from `/proc/net/route`.
     pub(super) fn subnets(&self) -> Vec<Subnet> {
         let text = self.text("proc/net/route").unwrap_or_default();

@@ -52,7 +52,7 @@ pub(super) fn nccl(host: &Host) -> Outcome {
     if found.is_empty() {
         return Outcome::not_checked(
             "no libnccl.so.2 where the loader or Python would find it: run it in the job's \
-                 environment",
+             environment",
         );
     }
     let show = |nccl: &Nccl| match nccl.version {
@@ -108,8 +108,8 @@ pub(super) fn plugin(host: &Host) -> Outcome {
     if named.is_some() && ours.is_none() {
         return Outcome::not_checked(format!("{shown} names another plugin"));
     }
-    let ncclss = nccls(host);
-    let is_amd = ncclss.iter().any(|nccl| nccl.name == "RCCL");
+    let libraries = nccls(host);
+    let is_amd = libraries.iter().any(|nccl| nccl.name == "RCCL");
     let file = match (ours, is_amd) {
         (Some(name), _) if name != PLUGIN => name.to_owned(),
         (_, true) => format!("librccl-net-{PLUGIN}.so"),
@@ -126,9 +126,7 @@ pub(super) fn plugin(host: &Host) -> Outcome {
         if ours.is_none() {
             return Outcome::not_checked(why);
         }
-        let searched = host
-            .var("LD_LIBRARY_PATH")
-            .map_or("it is not set", |path| path);
+        let searched = host.var("LD_LIBRARY_PATH").unwrap_or("it is not set");
         return Outcome::Found(vec![
             Finding::problem("NCCL is told to load thalweg, but does not find it.")
                 .evidence([shown, why, format!("LD_LIBRARY_PATH: {searched}")])
@@ -145,7 +143,7 @@ pub(super) fn plugin(host: &Host) -> Outcome {
     let contents = scan(&place, |_| false);
     let label = display(host, &place);
     let mut findings = Vec::new();
-    let tables: BTreeSet<u8> = contents.tables.clone();
+    let tables = contents.tables;
     let tables_text = match (tables.first(), tables.last()) {
         (Some(first), Some(last)) if tables.len() == usize::from(last - first) + 1 => {
             format!("v{first} to v{last}")
@@ -180,7 +178,7 @@ pub(super) fn plugin(host: &Host) -> Outcome {
                 .fix(["install both anew: make install"]),
         );
     }
-    for nccl in &ncclss {
+    for nccl in &libraries {
         let Some((major, minor, _)) = nccl.version else {
             continue;
         };

@@ -191,16 +191,8 @@ pub(super) fn tcp_buffers(host: &Host) -> Outcome {
     if has_rdma && config.transport != TransportKind::Tcp {
         return Outcome::not_checked("links go over RDMA");
     }
-    let speed = |name: &String| host.number::<u64>(format!("sys/class/net/{name}/speed"));
-    let admitted = |name: &String| {
-        config
-            .ifname
-            .as_ref()
-            .is_none_or(|filter| filter.admits(name))
-    };
-    let fastest = host.interfaces().into_iter().filter(admitted);
-    let fastest = fastest.filter_map(|name| Some((speed(&name)?, name))).max();
-    let Some((mbps, interface)) = fastest else {
+    let fastest = host.speeds().into_iter().max_by_key(|(_, speed)| *speed);
+    let Some((interface, mbps)) = fastest else {
         return Outcome::not_checked("no interface says how fast it is");
     };
     // A receiver offers half of its buffer.

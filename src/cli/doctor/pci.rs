@@ -191,19 +191,25 @@ pub(super) fn acs(host: &Host) -> Outcome {
     let mut between = BTreeMap::new();
     for (gpu, _) in host.gpus() {
         for adapter in &adapters {
-            let (a, b) = (pcie::above(adapter), pcie::above(gpu));
-            // The lowest bridge that both hang on is a switch, or else the way leads over the processor.
-            if !a.iter().any(|bridge| b.contains(bridge)) {
+            let (above_adapter, above_gpu) = (pcie::above(adapter), pcie::above(gpu));
+            let is_in = |bridges: &[Device], bridge: &Device| {
+                bridges.iter().any(|other| other.folder == bridge.folder)
+            };
+            // Without a switch that both hang on, the way leads over the processor in any case.
+            if !above_gpu.iter().any(|bridge| is_in(&above_adapter, bridge)) {
                 continue;
             }
-            let only = |of: &[Device], other: &[Device]| {
-                of.iter()
-                    .filter(|bridge| !other.contains(bridge))
-                    .cloned()
-                    .collect::<Vec<_>>()
-            };
-            for bridge in only(&a, &b).into_iter().chain(only(&b, &a)) {
-                between.insert(bridge.address.clone(), bridge);
+            // From there on they share the way up, which direct traffic does not take.
+            let apart = above_adapter
+                .iter()
+                .filter(|bridge| !is_in(&above_gpu, bridge))
+                .chain(
+                    above_gpu
+                        .iter()
+                        .filter(|bridge| !is_in(&above_adapter, bridge)),
+                );
+            for bridge in apart {
+                between.insert(bridge.address.clone(), bridge.clone());
             }
         }
     }

@@ -81,8 +81,8 @@ fn tclass_file(port: &Port) -> String {
     )
 }
 
-/// The class that the host's administrator has set for all traffic of a port, if he has: a line
-/// `Global tclass=106`, beside others for single peers.
+/// The class that is set for all traffic of a port, where one is: a line `Global tclass=106`, beside
+/// others for single peers.
 fn overriding(host: &Host, port: &Port) -> Option<u8> {
     let text = host.text(tclass_file(port).trim_start_matches('/'))?;
     let mut lines = text.lines().map(str::trim);

@@ -155,8 +155,8 @@ fn none(host: &Host, transport: TransportKind) -> Finding {
             .evidence([evidence])
             .why("Without one no link comes up.")
             .fix([
-                "unset THALWEG_TRANSPORT",
-                "or load the driver of the adapter: rdma link",
+                "export THALWEG_TRANSPORT=auto",
+                "or load the driver of the adapter",
             ]);
     }
     Finding::note("There is no RDMA device: links go over TCP.")
@@ -406,12 +406,20 @@ pub(super) fn link_speed(host: &Host) -> Outcome {
             ]),
         );
     }
-    let below = |port: &Port| {
-        let interface = port.interface.as_deref()?;
-        let (now, most) = (port.rate_mbps?, host.speed_max_mbps(interface)?);
-        (now < most).then(|| format!("{interface}: {} of {}", gbps(now), gbps(most)))
+    // Each interface by itself: those of the ports, or all that carry TCP.
+    let mut interfaces: BTreeMap<String, u64> = active()
+        .filter_map(|port| Some((port.interface.clone()?, port.rate_mbps?)))
+        .collect();
+    if active().next().is_none() {
+        interfaces = host.speeds();
+        let speeds = interfaces.iter();
+        seen.extend(speeds.map(|(name, speed)| format!("{name} at {}", gbps(*speed))));
+    }
+    let below = |(interface, now): (&String, &u64)| {
+        let most = host.speed_max_mbps(interface)?;
+        (*now < most).then(|| format!("{interface}: {} of {}", gbps(*now), gbps(most)))
     };
-    let below: Vec<String> = active().filter_map(below).collect();
+    let below: Vec<String> = interfaces.iter().filter_map(below).collect();
     if findings.is_empty() && !below.is_empty() {
         findings.push(
             Finding::warning("Links run slower than the adapter and its cable could.")
@@ -420,8 +428,8 @@ pub(super) fn link_speed(host: &Host) -> Outcome {
                 .fix(["compare with the switch's port: its speed, auto-negotiation and FEC"]),
         );
     }
-    if seen.is_empty() {
-        return Outcome::not_checked("there is no port of an adapter that is up");
+    if findings.is_empty() && seen.is_empty() {
+        return Outcome::not_checked("no adapter says how fast its links are");
     }
     Outcome::of(findings, seen.join(", "))
 }
@@ -471,10 +479,10 @@ pub(super) fn gpu_memory(host: &Host) -> Outcome {
         evidence.push(host.shown("NCCL_DMABUF_ENABLE"));
     }
     let mut fix = Vec::new();
-    match () {
-        () if !has_driver(driver) => fix.push(format!("modprobe {driver}")),
-        () if is_nvidia => fix.push("modprobe nvidia_peermem".into()),
-        () => {}
+    if !has_driver(driver) {
+        fix.push(format!("modprobe {driver}"));
+    } else if is_nvidia {
+        fix.push("modprobe nvidia_peermem".into());
     }
     if is_off {
         fix.extend(host.unset(&["NCCL_DMABUF_ENABLE"]));

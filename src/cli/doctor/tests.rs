@@ -714,6 +714,22 @@ fn ports_are_equally_fast() {
     let card = format!("{ROOT_PORT}/0000:20:00.0/0000:21:00.0/0000:22:00.0/device");
     patient.tree.file(&card, "0x1017");
     patient.is_well("link-speed");
+    // Without RDMA the interfaces count.
+    let mut patient = Patient::new("speed-tcp");
+    patient.not_checked("link-speed", "how fast");
+    for number in 0..2 {
+        patient
+            .tree
+            .file(&format!("sys/class/net/eth{number}/mtu"), "9000\n");
+        patient
+            .tree
+            .file(&format!("sys/class/net/eth{number}/speed"), "10000\n");
+    }
+    patient.is_well("link-speed");
+    patient.kernel.speed_max.insert("eth1".into(), 25_000);
+    patient.found("link-speed", WARNING, &["eth1: 10 Gb/s of 25 Gb/s"]);
+    patient.set("NCCL_SOCKET_IFNAME", "=eth0");
+    patient.is_well("link-speed");
 }
 
 #[test]
