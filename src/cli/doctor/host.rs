@@ -169,6 +169,14 @@ impl Host {
         self.root.join(path)
     }
 
+    /// A place that a variable names; what does not begin with a slash is where the command runs.
+    pub(super) fn named(&self, path: &str) -> PathBuf {
+        match path.strip_prefix('/') {
+            Some(below) => self.path(below),
+            None => PathBuf::from(path),
+        }
+    }
+
     /// What a file of one line says; nothing if it is empty, unreadable, or no text.
     pub(super) fn word(&self, path: impl AsRef<Path>) -> Option<String> {
         word(&self.path(path))

@@ -116,7 +116,7 @@ pub(super) fn plugin(host: &Host) -> Outcome {
         (_, false) => format!("libnccl-net-{PLUGIN}.so"),
     };
     let place = if file.contains('/') {
-        let path = host.path(file.trim_start_matches('/'));
+        let path = host.named(&file);
         path.is_file().then_some(path)
     } else {
         find(host, &file).into_iter().next()
@@ -266,14 +266,14 @@ fn find(host: &Host, file: &str) -> Vec<PathBuf> {
         .split([':', ';']);
     let of_user = of_user
         .filter(|folder| !folder.is_empty())
-        .map(|folder| host.path(folder.trim_start_matches('/')).join(file));
+        .map(|folder| host.named(folder).join(file));
     let mut places: Vec<PathBuf> = of_user.collect();
     let mut cache = Vec::new();
     if let Ok(opened) = File::open(host.path("etc/ld.so.cache")) {
         // What has been read when it fails is what there is.
         let _ = opened.take(CACHE_BYTES_MAX).read_to_end(&mut cache);
     }
-    places.extend(cached(&cache, file).map(|path| host.path(path.trim_start_matches('/'))));
+    places.extend(cached(&cache, file).map(|path| host.named(&path)));
     places.extend(FOLDERS.iter().map(|folder| host.path(folder).join(file)));
     places.retain(|place| place.is_file());
     places

@@ -160,7 +160,7 @@ pub(super) fn port_range(host: &Host) -> Outcome {
     let ports = range.as_deref().and_then(|range| {
         let mut numbers = range.split_whitespace().map(str::parse::<u32>);
         let (first, last) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
-        Some((first, last, last.checked_sub(first)? + 1))
+        Some((first, last, last.checked_sub(first)?.checked_add(1)?))
     });
     let Some((first, last, ports)) = ports else {
         return Outcome::not_checked("net.ipv4.ip_local_port_range cannot be read");

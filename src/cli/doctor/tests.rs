@@ -1097,6 +1097,10 @@ fn tcp_has_ports_and_buffers() {
         .tree
         .file("proc/sys/net/ipv4/ip_local_port_range", "60999 60000\n");
     patient.not_checked("port-range", "cannot be read");
+    patient
+        .tree
+        .file("proc/sys/net/ipv4/ip_local_port_range", "0 4294967295\n");
+    patient.not_checked("port-range", "cannot be read");
     patient.not_checked("tcp-buffers", "how fast");
     patient.tree.file("sys/class/net/eth0/mtu", "9000\n");
     patient.tree.file("sys/class/net/eth0/speed", "-1\n");

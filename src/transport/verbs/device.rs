@@ -260,7 +260,7 @@ pub(crate) fn speed_mbps(rate: &str) -> Option<u32> {
         None => (rate.split(' ').next()?, 0),
     };
     let whole: u32 = whole.parse().ok()?;
-    Some(whole.checked_mul(1000)? + tenths * 100)
+    whole.checked_mul(1000)?.checked_add(tenths * 100)
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -601,6 +601,7 @@ mod tests {
             ("words", None),
             ("", None),
             ("99999999 Gb/sec", None),
+            ("4294967.9 Gb/sec", None),
         ] {
             assert_eq!(speed_mbps(text), speed, "{text}");
         }
