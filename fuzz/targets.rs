@@ -26,7 +26,7 @@ use thalweg::session::fuzzing::{
 };
 use thalweg::telemetry::schema::PortGauge;
 use thalweg::telemetry::sources::{
-    link, module, netlink as ethtool, otlp as switches, pressure, processors,
+    dcb, link, module, netlink as ethtool, otlp as switches, pcie, pressure, processors, rtnetlink,
 };
 use thalweg::transport::{ChannelError, Receiver, framing};
 use thalweg::units::{Bytes, Nanos};
@@ -35,7 +35,7 @@ use thalweg::units::{Bytes, Nanos};
 pub type Target = fn(&[u8]);
 
 /// All targets by the names of their corpora.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("frame", frame),
     ("receiver", receiver),
     ("sender", sender),
@@ -47,6 +47,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("transceiver", transceiver),
     ("proc", proc),
     ("otlp", otlp),
+    ("host", host),
 ];
 
 /// Reads operations from the input; zeros after its end.
@@ -710,4 +711,40 @@ pub fn otlp(data: &[u8]) {
         assert!(name.attributes.len() <= 64);
     }
     assert!(received.series.len() <= data.len());
+}
+
+/// What the kernel says of a host: an answer of rtnetlink, a device's configuration on PCI Express.
+pub fn host(data: &[u8]) {
+    let Some((&kind, data)) = data.split_first() else {
+        return;
+    };
+    match kind {
+        0 => {
+            if let Some(dcb) = dcb::parse(data) {
+                assert!(dcb.lossless().all(|priority| priority < dcb::PRIORITIES));
+                for class in 0..=u8::MAX {
+                    let priority = dcb.priority(class);
+                    assert!(priority.is_none_or(|priority| priority < dcb::PRIORITIES));
+                }
+            }
+        }
+        1 => assert!(rtnetlink::next_hops(data) <= data.len() / 8),
+        2 => {
+            for message in rtnetlink::messages(data) {
+                let bytes: usize = rtnetlink::attributes(message.body)
+                    .map(|(_, a)| a.len())
+                    .sum();
+                assert!(bytes <= data.len());
+            }
+        }
+        _ => {
+            let _ = pcie::acs(data);
+            // As the capabilities of a whole configuration.
+            let mut config = vec![0; 4096];
+            for (byte, value) in config[0x100..].iter_mut().zip(data) {
+                *byte = *value;
+            }
+            let _ = pcie::acs(&config);
+        }
+    }
 }

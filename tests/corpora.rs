@@ -164,3 +164,8 @@ fn proc() {
 fn otlp() {
     run("otlp");
 }
+
+#[test]
+fn host() {
+    run("host");
+}

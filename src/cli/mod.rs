@@ -1,8 +1,9 @@
 //! The `thalweg` command. Results go to standard output, everything else to standard error, and
-//! the exit status says whether all is well: 0, 1 where a run did not end or a bound is not held,
-//! 2 where the command or a scenario is wrong.
+//! the exit status says whether all is well: 0, 1 where a run did not end, a bound is not held, or the
+//! host has a problem, 2 where the command or a scenario is wrong.
 
 mod compare;
+mod doctor;
 mod events;
 mod explain;
 mod export;
@@ -58,6 +59,8 @@ enum Command {
     Record(record::RecordArgs),
     /// The paths of this host's processes, as they are now
     Paths(paths::PathsArgs),
+    /// Look this host over before a job: what would slow it down or end it, and what mends that
+    Doctor(doctor::DoctorArgs),
     /// Answer Prometheus with what this host's processes record
     Export(export::ExportArgs),
 }
@@ -230,6 +233,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => top::replay(&args, &mut out),
         Command::Record(args) => record::record(&args, &mut out),
         Command::Paths(args) => paths::paths(&args, &mut out),
+        Command::Doctor(args) => doctor::doctor(&args, &mut out),
         Command::Export(args) => export::export(&args, &mut out),
         Command::Sim(command) => match command {
             Sim::Run(args) => run::run(&args, &mut out),

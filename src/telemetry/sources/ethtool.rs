@@ -258,6 +258,8 @@ const PRIORITY_FIGURES: &[Figure<PriorityCounter>] = &[
 const GET_NAMES: u32 = 0x1b; // ETHTOOL_GSTRINGS
 const GET_VALUES: u32 = 0x1d; // ETHTOOL_GSTATS
 const GET_COUNT: u32 = 0x37; // ETHTOOL_GSSET_INFO
+#[cfg(feature = "cli")]
+const GET_LINK: u32 = 0x4c; // ETHTOOL_GLINKSETTINGS
 const STATISTICS: u32 = 1; // ETH_SS_STATS
 const NAME_BYTES: usize = 32; // ETH_GSTRING_LEN
 
@@ -440,23 +442,75 @@ struct Asked {
     answer: Room,
 }
 
+/// The fastest mode that an interface can have with what is plugged into it, in Mb/s; none if it
+/// names none.
+#[cfg(feature = "cli")]
+pub(crate) fn speed_max_mbps(interface: &str) -> io::Result<Option<u64>> {
+    let mut asked = Asked::new(interface)?;
+    let ask = |asked: &mut Asked, words: i8| {
+        let answer = asked.ask(|request| {
+            request[..LINK_MODES_AT].fill(0);
+            request[..4].copy_from_slice(&GET_LINK.to_ne_bytes());
+            request[LINK_WORDS_AT] = words.to_ne_bytes()[0];
+        })?;
+        Ok::<_, io::Error>(answer.to_vec())
+    };
+    // The kernel first says, as a negative number, of how many words its sets of modes are.
+    let answer = ask(&mut asked, 0)?;
+    let words = i8::from_ne_bytes([answer[LINK_WORDS_AT]]).saturating_neg();
+    let answer = ask(&mut asked, words)?;
+    if words <= 0 || answer[LINK_WORDS_AT] != words.to_ne_bytes()[0] {
+        return Err(ErrorKind::Unsupported.into());
+    }
+    // The first set is of what is supported.
+    let is_supported = |mode: usize| {
+        let word = number(&answer, LINK_MODES_AT + mode / 32 * 4);
+        mode / 32 < usize::from(words.unsigned_abs()) && word >> (mode % 32) & 1 == 1
+    };
+    let speeds = LINK_MODES
+        .iter()
+        .filter(|(modes, _)| modes.clone().any(is_supported));
+    Ok(speeds.map(|(_, speed)| *speed).max())
+}
+
+// Where `ethtool_link_settings` has the number of words in a set of modes, and where the sets begin.
+#[cfg(feature = "cli")]
+const LINK_WORDS_AT: usize = 15;
+#[cfg(feature = "cli")]
+const LINK_MODES_AT: usize = 48;
+
+/// Modes of links by their numbers (`ETHTOOL_LINK_MODE_…_BIT`), and their speeds in Mb/s. Those below
+/// 10 Gb/s carry no collectives.
+#[cfg(feature = "cli")]
+const LINK_MODES: &[(std::ops::RangeInclusive<usize>, u64)] = &[
+    (12..=12, 10_000),
+    (18..=20, 10_000),
+    (21..=22, 20_000),
+    (23..=26, 40_000),
+    (27..=30, 56_000),
+    (31..=33, 25_000),
+    (34..=35, 50_000),
+    (36..=39, 100_000),
+    (40..=40, 50_000),
+    (42..=46, 10_000),
+    (52..=56, 50_000),
+    (57..=61, 100_000),
+    (62..=66, 200_000),
+    (69..=73, 400_000),
+    (75..=79, 100_000),
+    (80..=84, 200_000),
+    (85..=89, 400_000),
+    (93..=98, 800_000),
+    (103..=108, 200_000),
+    (109..=114, 400_000),
+    (115..=120, 800_000),
+    (121..=124, 1_600_000),
+];
+
 impl Statistics {
     /// Learns what an interface counts.
     fn open(interface: &str) -> io::Result<Self> {
-        // The last byte stays zero.
-        if interface.len() >= libc::IFNAMSIZ {
-            return Err(ErrorKind::InvalidInput.into());
-        }
-        let mut name = [0; libc::IFNAMSIZ];
-        for (at, byte) in interface.bytes().enumerate() {
-            name[at] = libc::c_char::from_ne_bytes([byte]);
-        }
-        let mut asked = Asked {
-            // Of any kind: it only leads to the interfaces of this network namespace.
-            socket: Socket::new(Domain::IPV4, Type::DGRAM, None)?,
-            name,
-            answer: Room::new(COUNT_AT + 4)?,
-        };
+        let mut asked = Asked::new(interface)?;
         let sets = 1_u64 << STATISTICS;
         let count = asked.ask(|request| {
             request[..4].copy_from_slice(&GET_COUNT.to_ne_bytes());
@@ -519,6 +573,24 @@ fn others() -> io::Error {
 }
 
 impl Asked {
+    /// With room for a page of answer.
+    fn new(interface: &str) -> io::Result<Self> {
+        // The last byte stays zero.
+        if interface.len() >= libc::IFNAMSIZ {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        let mut name = [0; libc::IFNAMSIZ];
+        for (at, byte) in interface.bytes().enumerate() {
+            name[at] = libc::c_char::from_ne_bytes([byte]);
+        }
+        Ok(Self {
+            // Of any kind: it only leads to the interfaces of this network namespace.
+            socket: Socket::new(Domain::IPV4, Type::DGRAM, None)?,
+            name,
+            answer: Room::new(PAGE_BYTES)?,
+        })
+    }
+
     /// Sends a request and gives the answer, which is written over it.
     fn ask(&mut self, write: impl FnOnce(&mut [u8])) -> io::Result<&[u8]> {
         write(self.answer.bytes());
@@ -625,6 +697,27 @@ mod tests {
             assert!(names.iter().all(|name| !name.is_empty()), "{names:?}");
             assert_eq!(statistics.read().unwrap().len(), names.len(), "{name}");
         }
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn an_interface_tells_how_fast_it_can_be_or_why_not() {
+        let error = speed_max_mbps("thalweg-none").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
+        // Those that have modes at all have some that are known here.
+        for entry in fs::read_dir("/sys/class/net").unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let speed = speed_max_mbps(&name).ok().flatten();
+            assert!(
+                speed.is_none_or(|speed| (10_000..=1_600_000).contains(&speed)),
+                "{name}: {speed:?}"
+            );
+        }
+        let modes: Vec<usize> = LINK_MODES
+            .iter()
+            .flat_map(|(modes, _)| modes.clone())
+            .collect();
+        assert!(modes.is_sorted_by(|a, b| a < b), "each mode once");
     }
 
     #[test]

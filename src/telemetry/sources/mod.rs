@@ -9,6 +9,7 @@
 //! What cannot be read is absent, which is not zero, and hides nothing else. Counters of one path over TCP are
 //! in its process's own records, since only the owner of a socket may ask for them.
 
+pub mod dcb;
 pub mod ethtool;
 mod figure;
 pub(crate) mod files;
@@ -17,9 +18,11 @@ pub mod module;
 pub mod netlink;
 #[cfg(feature = "cli")]
 pub mod otlp;
+pub mod pcie;
 pub mod pressure;
 pub mod processors;
 pub mod rdma;
+pub mod rtnetlink;
 #[cfg(test)]
 pub(crate) mod tree;
 
