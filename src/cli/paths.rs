@@ -86,7 +86,10 @@ fn row(path: &PathNow) -> Vec<String> {
     vec![
         path.number.to_string(),
         state(gauge(PathGauge::State)).to_owned(),
-        bytes(path.counters[PathCounter::SentBytes] + path.counters[PathCounter::ReceivedBytes]),
+        bytes(
+            path.counters[PathCounter::SentBytes]
+                .saturating_add(path.counters[PathCounter::ReceivedBytes]),
+        ),
         bytes(gauge(PathGauge::Outstanding)),
         format!("{}.{:03}", megabits / 1000, megabits % 1000),
         micros(gauge(PathGauge::RoundTrip)),

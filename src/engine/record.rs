@@ -9,8 +9,9 @@ use crate::units::Nanos;
 
 /// How often.
 const PUBLISH_EVERY: Nanos = Nanos(10_000_000);
-/// Nobody has driven the link for so long: what it was doing before says nothing if it is idle by now.
-const UNSEEN: Nanos = Nanos(5_000_000);
+/// Nobody has driven the link for so long, a few times what its timers ask for. It was idle if it is idle by
+/// now; if it was not, this host is what was late.
+const UNSEEN: Nanos = Nanos(20_000_000);
 /// A wait is told of once it has lasted so long, and after twice as long each time.
 const WAIT_TOLD: Nanos = Nanos(10_000_000);
 
@@ -24,6 +25,8 @@ pub(super) enum HeldUpBy {
     Credit,
     /// The receiver holds bytes back.
     Grant,
+    /// The receiver's program does not take in what has reached its host.
+    Receiver,
     /// The sender has not begun what receives are posted for.
     Sender,
     /// The window is full, or the paths are, or none is up; at the receiver: part of a message is there.
@@ -41,6 +44,7 @@ impl HeldUpBy {
             Self::User => LinkCounter::IdleTime,
             Self::Credit => LinkCounter::CreditTime,
             Self::Grant => LinkCounter::GrantTime,
+            Self::Receiver => LinkCounter::ReceiverTime,
             Self::Sender => LinkCounter::SenderTime,
             Self::Network => LinkCounter::NetworkTime,
             Self::Acknowledgement => LinkCounter::AckTime,
@@ -98,8 +102,13 @@ impl Record {
     /// has been so, when that is to be told.
     pub(super) fn look(&mut self, held_up_by: HeldUpBy, now: Timestamp) -> Option<Nanos> {
         let passed = now.since(std::mem::replace(&mut self.looked_at, now));
-        let is_idle = passed > UNSEEN && held_up_by == HeldUpBy::User;
-        let counted = if is_idle { held_up_by } else { self.held_up_by };
+        let counted = match (self.held_up_by, held_up_by) {
+            (before, _) if passed <= UNSEEN => before,
+            (_, HeldUpBy::User) => HeldUpBy::User,
+            // For these nobody has to do anything here.
+            (HeldUpBy::User | HeldUpBy::Credit | HeldUpBy::Sender, _) => self.held_up_by,
+            _ => HeldUpBy::Host,
+        };
         self.counters[counted.counter()] += passed.0;
         if self.held_up_by != held_up_by {
             self.held_up_by = held_up_by;
@@ -150,7 +159,9 @@ mod tests {
             (104, HeldUpBy::User),
             // Nobody drove, and now somebody does.
             (204, HeldUpBy::Host),
-            (205, HeldUpBy::User),
+            (205, HeldUpBy::Network),
+            // There was something to do, and nobody did it.
+            (265, HeldUpBy::Network),
         ];
         for (millis, held_up_by) in looks {
             assert_eq!(record.look(held_up_by, at(millis)), None);
@@ -163,7 +174,7 @@ mod tests {
         let expected = [
             (LinkCounter::IdleTime, 1 + 100 + 100),
             (LinkCounter::NetworkTime, 2),
-            (LinkCounter::HostTime, 1),
+            (LinkCounter::HostTime, 1 + 60),
         ];
         assert_eq!(counted, expected);
     }

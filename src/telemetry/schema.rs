@@ -231,6 +231,8 @@ table! {
         CreditTime = "credit_wait" in Nanoseconds,
         /// Time in which the receiver held back what was announced to it.
         GrantTime = "grant_wait" in Nanoseconds,
+        /// Time in which all that was under way had reached the receiver's host, and its program took none of it.
+        ReceiverTime = "receiver_wait" in Nanoseconds,
         /// At a receiver, time in which receives were posted and their messages not begun.
         SenderTime = "sender_wait" in Nanoseconds,
         /// Time in which the window or the paths were full, or no path was up; at a receiver, in which a part of a message was there.

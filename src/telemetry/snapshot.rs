@@ -122,7 +122,8 @@ impl Window {
             for earlier in between.iter().flat_map(|snapshot| &snapshot.processes) {
                 if earlier.is_same_as(watched) {
                     events.extend_from_slice(&earlier.events);
-                    watched.events_missed += earlier.events_missed;
+                    let missed = watched.events_missed;
+                    watched.events_missed = missed.saturating_add(earlier.events_missed);
                 }
             }
             events.append(&mut watched.events);

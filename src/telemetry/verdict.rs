@@ -51,6 +51,8 @@ pub enum Cause {
     ReceiverShared,
     /// The receiver's program has not posted its receives.
     ReceiverLate,
+    /// The receiver's program, or its host, does not take in what has arrived there.
+    ReceiverHost,
     /// The sender's program had nothing to send.
     Sender,
     /// Messages are so small that each waits for its round trip.
@@ -81,6 +83,7 @@ impl Cause {
             Self::Shared => "what all paths share",
             Self::ReceiverShared => "a receiver with many senders",
             Self::ReceiverLate => "a receiver that is late",
+            Self::ReceiverHost => "the receiver's host",
             Self::Sender => "a sender with nothing to send",
             Self::Latency => "messages too small to fill the network",
             Self::Software => "this host's own work",
@@ -140,12 +143,13 @@ impl Shares {
             LinkCounter::IdleTime,
             LinkCounter::CreditTime,
             LinkCounter::GrantTime,
+            LinkCounter::ReceiverTime,
             LinkCounter::SenderTime,
             LinkCounter::NetworkTime,
             LinkCounter::AckTime,
             LinkCounter::HostTime,
         ];
-        let all: u64 = waits.iter().map(|&wait| link.counters[wait]).sum();
+        let all: u64 = sum(waits.iter().map(|&wait| link.counters[wait]));
         let share = |&wait: &LinkCounter| (wait, percent(link.counters[wait], all));
         (all > 0).then(|| Self(waits.iter().map(share).collect()))
     }
@@ -165,6 +169,7 @@ impl fmt::Display for Shares {
                 LinkCounter::IdleTime => "idle",
                 LinkCounter::CreditTime => "no receive posted",
                 LinkCounter::GrantTime => "held back by the receiver",
+                LinkCounter::ReceiverTime => "arrived and not taken in",
                 LinkCounter::SenderTime => "waiting for the sender",
                 LinkCounter::NetworkTime => "waiting for the network",
                 LinkCounter::AckTime => "waiting for last acknowledgements",
@@ -175,6 +180,11 @@ impl fmt::Display for Shares {
         }
         Ok(())
     }
+}
+
+/// Whatever a damaged recording says.
+fn sum(numbers: impl Iterator<Item = u64>) -> u64 {
+    numbers.fold(0, u64::saturating_add)
 }
 
 fn percent(part: u64, all: u64) -> u64 {
@@ -197,7 +207,7 @@ type Told = (Cause, u64, String, Vec<String>);
 fn of_link(window: &Window, watched: &Watched, link: &Link) -> Option<Finding> {
     let shares = Shares::of(link)?;
     let bytes = link.counters[LinkCounter::MessageBytes];
-    let busy = 100 - shares.get(LinkCounter::IdleTime);
+    let busy = 100u64.saturating_sub(shares.get(LinkCounter::IdleTime));
     if bytes == 0 && busy < MATTERS_PERCENT {
         return None;
     }
@@ -207,7 +217,7 @@ fn of_link(window: &Window, watched: &Watched, link: &Link) -> Option<Finding> {
         .filter(|event| event.link == link.id)
         .collect();
     let (cause, confidence, says, mut evidence) = match link.role {
-        Role::Sender => sender(link, &shares, &events),
+        Role::Sender => sender(window, link, &shares, &events),
         Role::Receiver => receiver(&shares)?,
     };
     let rate = gigabits(window.per_second(bytes));
@@ -265,7 +275,7 @@ fn receiver(shares: &Shares) -> Option<Told> {
     Some((cause, share, says.into(), Vec::new()))
 }
 
-fn sender(link: &Link, shares: &Shares, events: &[&Happened]) -> Told {
+fn sender(window: &Window, link: &Link, shares: &Shares, events: &[&Happened]) -> Told {
     let lossy = lost_paths(link, events);
     // What a fence costs is short, and matters however much else was waited for.
     if let Some(told) = &lossy
@@ -276,6 +286,7 @@ fn sender(link: &Link, shares: &Shares, events: &[&Happened]) -> Told {
     let waits = [
         (LinkCounter::CreditTime, Cause::ReceiverLate),
         (LinkCounter::GrantTime, Cause::ReceiverShared),
+        (LinkCounter::ReceiverTime, Cause::ReceiverHost),
         (LinkCounter::NetworkTime, Cause::Shared),
         (LinkCounter::AckTime, Cause::Latency),
         (LinkCounter::HostTime, Cause::Software),
@@ -296,6 +307,9 @@ fn sender(link: &Link, shares: &Shares, events: &[&Happened]) -> Told {
         Cause::ReceiverShared => {
             plain("the receiver holds bytes back: its port is shared among several senders")
         }
+        Cause::ReceiverHost => plain(
+            "not the network: what was sent has reached the receiver's host, and its program is late in taking it",
+        ),
         Cause::Latency => plain(
             "not the network's bandwidth: each message waits for its round trip; more of them at once, \
              or larger ones, would fill it",
@@ -303,14 +317,14 @@ fn sender(link: &Link, shares: &Shares, events: &[&Happened]) -> Told {
         Cause::Software => plain(
             "not the network: this host's own work (calls that come late, copies, checks) took the time",
         ),
-        _ => network(link, share, lossy),
+        _ => network(window, link, share, lossy),
     }
 }
 
 /// The network was waited for: what of it?
-fn network(link: &Link, share: u64, lossy: Option<Told>) -> Told {
+fn network(window: &Window, link: &Link, share: u64, lossy: Option<Told>) -> Told {
     lossy
-        .or_else(|| unequal(link, share))
+        .or_else(|| unequal(window, link, share))
         .or_else(|| marked(link, share))
         .unwrap_or_else(|| alike(link, share))
 }
@@ -318,7 +332,7 @@ fn network(link: &Link, share: u64, lossy: Option<Told>) -> Told {
 /// Paths of which there is enough to say.
 fn compared(link: &Link) -> Vec<&PathNow> {
     let sent = |path: &&PathNow| path.counters[PathCounter::SentBytes];
-    let all: u64 = link.paths.iter().map(|path| sent(&path)).sum();
+    let all = sum(link.paths.iter().map(|path| sent(&path)));
     let least = (all / 1000).saturating_mul(COMPARED_PERMILLE).max(1);
     link.paths
         .iter()
@@ -361,14 +375,15 @@ fn lost_paths(link: &Link, events: &[&Happened]) -> Option<Told> {
 fn retransmitting(link: &Link) -> Option<Told> {
     let again = |path: &PathNow| path.counters[PathCounter::Retransmits];
     let segments = |path: &PathNow| path.counters[PathCounter::SentBytes] / SEGMENT_BYTES;
-    let per_million = |path: &PathNow| again(path) * 1_000_000 / segments(path).max(1);
+    let per_million =
+        |path: &PathNow| again(path).saturating_mul(1_000_000) / segments(path).max(1);
     let paths = compared(link);
     let mut ratios: Vec<_> = paths.iter().map(|path| per_million(path)).collect();
     ratios.sort_unstable();
     let usual = *ratios.get(ratios.len().saturating_sub(1) / 2)?;
     let lossy = |path: &&&PathNow| {
-        let stands_out = per_million(path) > 5 * usual || (paths.len() > 1 && usual == 0);
-        again(path) >= 10 && per_million(path) * LOSS_ONE_IN >= 1_000_000 && stands_out
+        let stands_out = per_million(path) / 5 > usual || (paths.len() > 1 && usual == 0);
+        again(path) >= 10 && per_million(path) >= 1_000_000 / LOSS_ONE_IN && stands_out
     };
     let found: Vec<_> = paths.iter().filter(lossy).collect();
     let numbers: Vec<_> = found.iter().map(|path| path.number).collect();
@@ -406,9 +421,10 @@ fn leaves_by(path: &PathNow) -> &str {
 }
 
 /// Paths or ports that deliver less than the others.
-fn unequal(link: &Link, share: u64) -> Option<Told> {
+fn unequal(window: &Window, link: &Link, share: u64) -> Option<Told> {
     let paths = compared(link);
-    let rate = |path: &PathNow| path.gauges[PathGauge::Rate];
+    // What each carried: while there is more to send than the paths take, that is what each can do.
+    let rate = |path: &PathNow| window.per_second(path.counters[PathCounter::SentBytes]);
     let fastest = paths.iter().map(|path| rate(path)).max()?;
     let slow: Vec<_> = paths
         .iter()
@@ -420,7 +436,7 @@ fn unequal(link: &Link, share: u64) -> Option<Told> {
     let mut ports: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for path in &paths {
         let (sum, count) = ports.entry(leaves_by(path)).or_default();
-        *sum += rate(path);
+        *sum = u64::saturating_add(*sum, rate(path));
         *count += 1;
     }
     let evidence: Vec<_> = paths
@@ -428,7 +444,7 @@ fn unequal(link: &Link, share: u64) -> Option<Told> {
         .map(|path| {
             let queue = path.histograms[PathHistogram::Queue].quantile(500);
             format!(
-                "path {} ({}) delivers {}, with {} in queues",
+                "path {} ({}) carried {}, with {} in queues",
                 path.number,
                 path.ends,
                 gigabits(rate(path)),
@@ -442,8 +458,20 @@ fn unequal(link: &Link, share: u64) -> Option<Told> {
         let of = ports.get(name).map_or(0, mean);
         percent(of, best) <= SLOW_PERCENT
     };
-    let confidence = 50 + share / 2;
-    if slow.iter().all(|path| is_slow_port(leaves_by(path))) {
+    let confidence = 50 + share.min(100) / 2;
+    let is_whole = |name: &str| {
+        let mut of_port = paths.iter().filter(|path| leaves_by(path) == name);
+        of_port.all(|path| percent(rate(path), fastest) <= SLOW_PERCENT)
+    };
+    // Addresses of both families may be one port's.
+    let is_ipv6 = |name: &&str| name.starts_with('[');
+    let is_one_family = ports
+        .keys()
+        .all(|name| is_ipv6(name) == is_ipv6(&leaves_by(slow[0])));
+    let is_port = |path: &&&&PathNow| {
+        is_one_family && is_slow_port(leaves_by(path)) && is_whole(leaves_by(path))
+    };
+    if slow.iter().filter(is_port).count() == slow.len() {
         let mut names: Vec<_> = slow.iter().map(|path| leaves_by(path)).collect();
         names.dedup();
         let says = format!(
@@ -453,15 +481,14 @@ fn unequal(link: &Link, share: u64) -> Option<Told> {
         return Some((Cause::SlowPath, confidence, says, evidence));
     }
     let numbers: Vec<_> = slow.iter().map(|path| path.number).collect();
-    // Two or more that are slow alike have one way between them.
-    let slowest = slow.iter().map(|path| rate(path)).min().unwrap_or(0);
-    let highest = slow.iter().map(|path| rate(path)).max().unwrap_or(0);
-    let are_alike = slow.len() > 1 && percent(slowest, highest) >= 70;
-    let (cause, says) = if are_alike {
+    // Together they carry what one of the others does: they have one way between them.
+    let together = sum(slow.iter().map(|path| rate(path)));
+    let share_one = slow.len() > 1 && (75..=125).contains(&percent(together, fastest));
+    let (cause, says) = if share_one {
         (
             Cause::PathCollision,
             format!(
-                "{} are slow alike while others are not: they share a way (an ECMP collision)",
+                "{} carry together what another path carries alone: they share a way (an ECMP collision)",
                 numbered(&numbers)
             ),
         )
@@ -469,8 +496,9 @@ fn unequal(link: &Link, share: u64) -> Option<Told> {
         (
             Cause::SlowPath,
             format!(
-                "{} is slower than the others: a slower link on its way, or other traffic",
-                numbered(&numbers)
+                "{} {} slower than the others: a slower link on the way, or other traffic",
+                numbered(&numbers),
+                if numbers.len() == 1 { "is" } else { "are" }
             ),
         )
     };
@@ -482,7 +510,7 @@ fn marked(link: &Link, share: u64) -> Option<Told> {
     let paths = compared(link);
     let is_marked = |path: &&&PathNow| {
         let marks = path.counters[PathCounter::Marks];
-        marks > 0 && marks * MARK_ONE_IN >= path.counters[PathCounter::Delivered]
+        marks > 0 && marks.saturating_mul(MARK_ONE_IN) >= path.counters[PathCounter::Delivered]
     };
     let marked: Vec<_> = paths.iter().filter(is_marked).collect();
     if marked.is_empty() || marked.len() * 2 < paths.len() {

@@ -57,9 +57,10 @@ pub(super) struct Traffic {
 }
 
 /// What holds a link up, by the counters of its time; nothing to do is none of them.
-const HELD_UP: [(LinkCounter, &str); 6] = [
+const HELD_UP: [(LinkCounter, &str); 7] = [
     (LinkCounter::CreditTime, "no receive"),
     (LinkCounter::GrantTime, "held back"),
+    (LinkCounter::ReceiverTime, "not taken in"),
     (LinkCounter::SenderTime, "sender late"),
     (LinkCounter::NetworkTime, "network"),
     (LinkCounter::AckTime, "last acks"),
@@ -85,9 +86,12 @@ impl LinkRow {
                 .iter()
                 .map(|path| &path.histograms[PathHistogram::Delay]),
         );
-        let sum = |of: fn(&Traffic) -> u64| paths.iter().map(|path| of(&path.traffic)).sum();
-        let counted: u64 = HELD_UP.iter().map(|(c, _)| link.counters[*c]).sum();
-        let all = counted + link.counters[LinkCounter::IdleTime];
+        let sum = |of: fn(&Traffic) -> u64| {
+            let values = paths.iter().map(|path| of(&path.traffic));
+            values.fold(0, u64::saturating_add)
+        };
+        let counted = HELD_UP.iter().map(|(c, _)| link.counters[*c]);
+        let all = counted.fold(link.counters[LinkCounter::IdleTime], u64::saturating_add);
         let longest = HELD_UP.iter().max_by_key(|(c, _)| link.counters[*c]);
         let held_up = longest.map(|&(counter, name)| {
             let share = u128::from(link.counters[counter]) * 100 / u128::from(all.max(1));
@@ -121,8 +125,8 @@ impl LinkRow {
 
 impl PathRow {
     fn new(window: &Window, path: &PathNow) -> Self {
-        let carried =
-            path.counters[PathCounter::SentBytes] + path.counters[PathCounter::ReceivedBytes];
+        let sent = path.counters[PathCounter::SentBytes];
+        let carried = sent.saturating_add(path.counters[PathCounter::ReceivedBytes]);
         let delay = &path.histograms[PathHistogram::Delay];
         let state = usize::try_from(path.gauges[PathGauge::State]).unwrap_or(usize::MAX);
         Self {

@@ -120,11 +120,15 @@ impl TxEngine {
             let is_granted = self.grants.is_none_or(|g| g.sent < g.granted);
             if self.replays.is_empty() && !is_granted {
                 HeldUpBy::Grant
+            } else if self.waits_for_receiver() {
+                HeldUpBy::Receiver
             } else if self.backlog_since.is_some() || !self.any_up() {
                 HeldUpBy::Network
             } else {
                 HeldUpBy::Host
             }
+        } else if self.waits_for_receiver() {
+            HeldUpBy::Receiver
         } else if self.in_flight > 0 {
             HeldUpBy::Acknowledgement
         } else if self.conns.values().any(|c| !c.waiting.is_empty()) {
@@ -132,6 +136,27 @@ impl TxEngine {
         } else {
             HeldUpBy::User
         }
+    }
+
+    /// Whether nothing is in the network: the receiver's host has it all, or takes no more.
+    fn waits_for_receiver(&self) -> bool {
+        let mut is_any = false;
+        for (index, p) in self.paths.iter().enumerate().filter(|(_, p)| p.is_active()) {
+            let has_arrived = match self.config.completions {
+                Completions::Peer => {
+                    let stats = &p.stats;
+                    stats.window_closed || !stats.in_flight && stats.unsent == 0
+                }
+                Completions::Local => !self.receives_free(index),
+            };
+            if p.queued_bytes > 0 || !self.receives_free(index) {
+                if !has_arrived {
+                    return false;
+                }
+                is_any = true;
+            }
+        }
+        is_any
     }
 
     /// Publishes, if it is time. Timers do, while the link is driven.
