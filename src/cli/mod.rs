@@ -8,6 +8,7 @@ mod paths;
 mod progress;
 mod record;
 mod recording;
+mod report;
 mod run;
 mod suite;
 mod sweep;
@@ -47,6 +48,8 @@ enum Command {
     Events(events::EventsArgs),
     /// Keep what there is to see of this host's processes in a file
     Record(record::RecordArgs),
+    /// Make a page of a recording: throughput, delay and events of each path
+    Report(report::ReportArgs),
     /// The paths of this host's processes, as they are now
     Paths(paths::PathsArgs),
 }
@@ -215,6 +218,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Events(args) => events::events(&args, &mut out),
         Command::Record(args) => record::record(&args, &mut out),
+        Command::Report(args) => report::report(&args, &mut out),
         Command::Paths(args) => paths::paths(&args, &mut out),
         Command::Sim(command) => match command {
             Sim::Run(args) => run::run(&args, &mut out),

@@ -89,7 +89,7 @@ fn row(path: &PathNow) -> Vec<String> {
     ]
 }
 
-fn state(number: u64) -> &'static str {
+pub(super) fn state(number: u64) -> &'static str {
     let place = usize::try_from(number).unwrap_or(usize::MAX);
     PATH_STATES.get(place).copied().unwrap_or("?")
 }
@@ -99,7 +99,7 @@ fn micros(nanos: u64) -> String {
 }
 
 /// With the largest unit of which there is one at least.
-fn bytes(bytes: u64) -> String {
+pub(super) fn bytes(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let unit = (u64::BITS - bytes.leading_zeros()).saturating_sub(1) / 10;
     let tenths = (u128::from(bytes) * 10) >> (10 * unit);
