@@ -64,6 +64,8 @@ lab-tests: lab-tools
 	$(CARGO) test --release --locked -p thalweg-nccl-plugin --test lab -- --test-threads=1
 	@if [ "$$(id -u)" = 0 ]; then python3 lab/test_fabric.py; else echo "SKIPPED: lab/test_fabric.py needs root"; fi
 	python3 lab/test_gpu_check.py
+	@lab/prometheus.sh >/dev/null || true # it says why, and the tests that they are skipped
+	$(CARGO) test --release --locked --test export -- --ignored --nocapture
 
 # Real queue pairs: soft-RoCE in a guest under QEMU. ROCE_TESTS names tests, for those alone.
 ROCE_TESTS ?=

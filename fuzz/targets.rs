@@ -18,6 +18,7 @@ use thalweg::engine::{
     Completions, EngineConfig, MemRange, RxAction, RxEngine, Sink, Submitted, Transmit, TxAction,
     TxEngine, Violation,
 };
+use thalweg::export::http;
 use thalweg::path::health::TransportStats;
 use thalweg::path::select::{AnySelector, RoundRobin};
 use thalweg::session::fuzzing::{
@@ -30,13 +31,14 @@ use thalweg::units::{Bytes, Nanos};
 pub type Target = fn(&[u8]);
 
 /// All targets by the names of their corpora.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("frame", frame),
     ("receiver", receiver),
     ("sender", sender),
     ("handshake", handshake),
     ("handle", handle),
     ("config", config),
+    ("request", request),
 ];
 
 /// Reads operations from the input; zeros after its end.
@@ -599,4 +601,25 @@ pub fn config(data: &[u8]) {
             );
         }
     }
+}
+
+/// What a stranger sends to `thalweg export`, in two pieces where it can be told: what is refused stays
+/// refused whatever follows, and the answer is a line.
+pub fn request(data: &[u8]) {
+    let whole = http::request(data);
+    match &whole {
+        Ok(Some(request)) => {
+            assert!(!request.path.contains(['?', ' ', '\n']));
+        }
+        Ok(None) => {}
+        Err(page) => {
+            assert!(matches!(page.status, 400 | 405));
+            assert_eq!(page.text.lines().count(), 1);
+        }
+    }
+    let half = http::request(&data[..data.len() / 2]);
+    assert!(
+        half == Ok(None) || half == whole,
+        "{half:?}, then {whole:?}"
+    );
 }

@@ -13,6 +13,8 @@ pub mod control;
 pub mod driver;
 pub mod engine;
 pub mod error;
+#[cfg(feature = "cli")]
+pub mod export;
 pub mod path;
 pub mod session;
 pub mod sim;

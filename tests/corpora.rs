@@ -139,3 +139,8 @@ fn handle() {
 fn config() {
     run("config");
 }
+
+#[test]
+fn request() {
+    run("request");
+}

@@ -4,6 +4,7 @@
 
 mod compare;
 mod events;
+mod export;
 mod paths;
 mod progress;
 mod record;
@@ -12,6 +13,7 @@ mod report;
 mod run;
 mod suite;
 mod sweep;
+mod top;
 mod watched;
 mod work;
 
@@ -46,12 +48,18 @@ enum Command {
     Sim(Sim),
     /// What happens and is decided on this host's links
     Events(events::EventsArgs),
+    /// What this host's links do, on a screen
+    Top(top::TopArgs),
+    /// A recording, on the same screen
+    Replay(top::ReplayArgs),
     /// Keep what there is to see of this host's processes in a file
     Record(record::RecordArgs),
     /// Make a page of a recording: throughput, delay and events of each path
     Report(report::ReportArgs),
     /// The paths of this host's processes, as they are now
     Paths(paths::PathsArgs),
+    /// Answer Prometheus with what this host's processes record
+    Export(export::ExportArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -217,9 +225,12 @@ pub fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let result = match cli.command {
         Command::Events(args) => events::events(&args, &mut out),
+        Command::Top(args) => top::top(&args, &mut out),
+        Command::Replay(args) => top::replay(&args, &mut out),
         Command::Record(args) => record::record(&args, &mut out),
         Command::Report(args) => report::report(&args, &mut out),
         Command::Paths(args) => paths::paths(&args, &mut out),
+        Command::Export(args) => export::export(&args, &mut out),
         Command::Sim(command) => match command {
             Sim::Run(args) => run::run(&args, &mut out),
             Sim::Sweep(args) => sweep::sweep(&args, &mut out),

@@ -94,7 +94,7 @@ pub(super) fn state(number: u64) -> &'static str {
     PATH_STATES.get(place).copied().unwrap_or("?")
 }
 
-fn micros(nanos: u64) -> String {
+pub(super) fn micros(nanos: u64) -> String {
     format!("{}.{}", nanos / 1000, nanos / 100 % 10)
 }
 

@@ -18,6 +18,14 @@ pub(super) struct Folder {
     folder: Option<PathBuf>,
 }
 
+impl Folder {
+    pub(super) fn path(&self) -> PathBuf {
+        let set = || std::env::var_os("THALWEG_SHM_DIR").map(PathBuf::from);
+        let folder = self.folder.clone().or_else(set);
+        folder.unwrap_or_else(|| Config::default().shm_folder)
+    }
+}
+
 /// The processes of a folder.
 #[derive(Debug)]
 pub(super) struct Watched {
@@ -28,9 +36,7 @@ pub(super) struct Watched {
 impl Watched {
     /// Looks who is there, and says so where nobody is.
     pub(super) fn begin(folder: &Folder) -> Result<Self, Failure> {
-        let set = || std::env::var_os("THALWEG_SHM_DIR").map(PathBuf::from);
-        let folder = folder.folder.clone().or_else(set);
-        let folder = folder.unwrap_or_else(|| Config::default().shm_folder);
+        let folder = folder.path();
         let mut this = Self {
             watcher: Watcher::new(&folder),
             folder,

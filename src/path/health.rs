@@ -44,6 +44,8 @@ pub struct TransportStats {
     pub unsent: u64,
     /// Marks so far; `None` where queues cannot mark what this path carries.
     pub marks: Option<Marks>,
+    /// Segments of this channel that the kernel has sent again. Wraps around.
+    pub retransmits: u32,
 }
 
 /// Bounds of the silence timeouts.

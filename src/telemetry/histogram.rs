@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Buckets for each doubling, as a power of two.
@@ -108,6 +109,20 @@ impl Counts {
         }
     }
 
+    /// All of them together.
+    #[must_use]
+    pub fn sum_of<'a>(all: impl Iterator<Item = &'a Self>) -> Self {
+        all.fold(Self::default(), |mut sum, counts| {
+            sum.sum = sum.sum.wrapping_add(counts.sum);
+            let buckets = sum.buckets.len().max(counts.buckets.len());
+            sum.buckets.resize(buckets, 0);
+            for (place, count) in sum.buckets.iter_mut().zip(&counts.buckets) {
+                *place = place.wrapping_add(*count);
+            }
+            sum
+        })
+    }
+
     /// The value below which so many of a thousand lie: the middle of its bucket. None of nothing.
     #[must_use]
     pub fn quantile(&self, per_mille: u32) -> Option<u64> {
@@ -138,7 +153,19 @@ struct Written {
     #[serde(default)]
     p99: Option<u64>,
     /// By the least value of each.
+    #[serde(deserialize_with = "by_number")]
     buckets: BTreeMap<u64, u64>,
+}
+
+/// A map whose keys are numbers, which are text in JSON: serde takes them for numbers again only where no
+/// structure around them is flattened.
+fn by_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u64, u64>, D::Error> {
+    let text = BTreeMap::<String, u64>::deserialize(deserializer)?;
+    let number = |(key, value): (String, u64)| {
+        let key = key.parse().map_err(D::Error::custom)?;
+        Ok((key, value))
+    };
+    text.into_iter().map(number).collect()
 }
 
 impl Serialize for Counts {

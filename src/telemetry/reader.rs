@@ -149,6 +149,8 @@ impl Watcher {
             }
             match Reader::open(&file) {
                 Ok(reader) => self.readers.push(reader),
+                // One whose process has ended meanwhile is not missed.
+                Err(_) if !file.exists() => {}
                 Err(line) => {
                     if self.unreadable.insert(file, line.clone()).as_ref() != Some(&line) {
                         lines.push(line);

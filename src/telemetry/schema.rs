@@ -72,6 +72,17 @@ impl fmt::Display for Kind {
     }
 }
 
+impl Unit {
+    /// How many of it make one of the unit that Prometheus is told.
+    #[must_use]
+    pub const fn per_base(self) -> u64 {
+        match self {
+            Self::Bytes | Self::BytesPerSecond | Self::Number => 1,
+            Self::Nanoseconds => 1_000_000_000,
+        }
+    }
+}
+
 impl Metric {
     /// Its field in JSON: name and unit.
     #[must_use]
@@ -170,7 +181,7 @@ table! {
     LinkCounter: Counter of Link {
         /// Messages that have ended well: at the sender acknowledged, at the receiver whole in their place.
         Messages = "messages" in Number,
-        /// Their payload.
+        /// Payload of messages that have ended well.
         MessageBytes = "message" in Bytes,
         /// Messages that ended with an error.
         Failures = "failures" in Number,
@@ -196,7 +207,7 @@ table! {
     LinkGauge: Gauge of Link {
         /// The controller's answer: how much may be in flight.
         Window = "window" in Bytes,
-        /// How much is: given to paths and not acknowledged.
+        /// How much is in flight: given to paths and not acknowledged.
         InFlight = "in_flight" in Bytes,
         /// Paths that carry data.
         ActivePaths = "active_paths" in Number,
@@ -208,6 +219,12 @@ table! {
         SentBytes = "sent" in Bytes,
         /// Payload that came over it and was not there yet.
         ReceivedBytes = "received" in Bytes,
+        /// Over TCP: segments that the peer's kernel has acknowledged, where both kernels agreed on ECN.
+        Delivered = "delivered_segments" in Number,
+        /// Over TCP: of these, segments acknowledged with a congestion mark (ECN).
+        Marks = "marked_segments" in Number,
+        /// Over TCP: segments that the kernel sent again.
+        Retransmits = "retransmitted_segments" in Number,
         /// Times that it was given up and made silent.
         Fences = "fences" in Number,
         /// Frames that were outstanding when it was given up, and were given to others.
@@ -230,10 +247,60 @@ table! {
 
     /// What a path's values were.
     PathHistogram: Histogram of Path {
-        /// From a chunk's departure to the word that it has arrived.
+        /// From a chunk's departure to the word that it has arrived: over TCP the receiver's own, with the time that both hosts needed.
         Delay = "delay" in Nanoseconds,
     }
 }
+
+/// A gauge that Prometheus is told beside the table, of processes or of the exporter itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exported {
+    /// Its name.
+    pub name: &'static str,
+    /// What it means.
+    pub help: &'static str,
+}
+
+/// Whether a process runs.
+pub const PROCESS_UP: Exported = Exported {
+    name: "thalweg_process_up",
+    help: "1: the process runs; 0: it ended without closing, which is told for an hour, or until another of its user begins.",
+};
+/// When it last recorded.
+pub const PROCESS_AGE: Exported = Exported {
+    name: "thalweg_process_age_seconds",
+    help: "How long ago it last recorded: some seconds at most, unless it has ended or is stopped.",
+};
+/// When it began.
+pub const PROCESS_START: Exported = Exported {
+    name: "thalweg_process_start_time_seconds",
+    help: "When it began to record, in seconds since 1970.",
+};
+/// Which ends a path has.
+pub const PATH_INFO: Exported = Exported {
+    name: "thalweg_path_info",
+    help: "1; the labels local and remote are the ends of the path, as long as it has these.",
+};
+/// Which release the exporter is.
+pub const BUILD_INFO: Exported = Exported {
+    name: "thalweg_build_info",
+    help: "1; the label is the release of the exporter.",
+};
+/// What the exporter could not read.
+pub const UNREADABLE_SEGMENTS: Exported = Exported {
+    name: "thalweg_export_unreadable_segments",
+    help: "Files that may not be read or that another release has written: their processes are missing here.",
+};
+
+/// All gauges beside the table.
+pub const EXPORTED: [Exported; 6] = [
+    PROCESS_UP,
+    PROCESS_AGE,
+    PROCESS_START,
+    PATH_INFO,
+    BUILD_INFO,
+    UNREADABLE_SEGMENTS,
+];
 
 /// The states of a path, by [`PathGauge::State`].
 pub const PATH_STATES: [&str; 5] = ["vacant", "dialing", "standby", "active", "fenced"];
@@ -273,6 +340,11 @@ pub fn document() -> String {
             metric.kind,
             metric.help
         );
+    }
+    text += "\nPrometheus is told these gauges besides (`docs/operations.md` has the labels):\n\n\
+             | Prometheus | meaning |\n|---|---|\n";
+    for metric in EXPORTED {
+        let _ = writeln!(text, "| `{}` | {} |", metric.name, metric.help);
     }
     text += "\n## Events\n\n| name | says | meaning |\n|---|---|---|\n";
     for (name, verdict, help) in Event::all() {

@@ -194,8 +194,7 @@ impl Channel for LoopbackChannel {
             rtt: RTT,
             rtt_var: Nanos(RTT.0 / 2),
             rtt_min: RTT,
-            unsent: 0,
-            marks: None,
+            ..TransportStats::default()
         }
     }
 

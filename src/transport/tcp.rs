@@ -348,6 +348,7 @@ impl Channel for TcpChannel {
                 delivered: field(192),
                 marked: field(196),
             }),
+            retransmits: field(100),
         }
     }
 

@@ -452,7 +452,11 @@ impl TxEngine {
             since.delivered = since.delivered.saturating_add(delivered);
             let marked = marks.marked.wrapping_sub(before.marked);
             since.marked = since.marked.saturating_add(marked);
+            p.record.delivered += u64::from(delivered);
+            p.record.marked += u64::from(marked);
         }
+        let retransmits = stats.retransmits.wrapping_sub(p.stats.retransmits);
+        p.record.retransmits += u64::from(retransmits);
         p.stats = stats;
         if self.config.completions == Completions::Local {
             if progressed || !stats.in_flight {

@@ -24,6 +24,10 @@ pub(super) struct PathRecord {
     pub(super) recorder: Option<PathRecorder>,
     pub(super) fences: u64,
     pub(super) replays: u64,
+    /// Segments, over all channels.
+    pub(super) delivered: u64,
+    pub(super) marked: u64,
+    pub(super) retransmits: u64,
 }
 
 impl TxEngine {
@@ -147,6 +151,9 @@ impl TxEngine {
                 continue;
             };
             recorder.count(PathCounter::SentBytes, info.bytes);
+            recorder.count(PathCounter::Delivered, path.record.delivered);
+            recorder.count(PathCounter::Marks, path.record.marked);
+            recorder.count(PathCounter::Retransmits, path.record.retransmits);
             recorder.count(PathCounter::Fences, path.record.fences);
             recorder.count(PathCounter::Replays, path.record.replays);
             recorder.set(PathGauge::State, info.state as u64);

@@ -1,0 +1,9 @@
+//! Feeds `targets::request`: `cargo +nightly fuzz run request`.
+
+#![no_main]
+
+#[path = "../targets.rs"]
+#[allow(dead_code, reason = "each program has one of the targets")]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::request(data));

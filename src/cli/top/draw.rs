@@ -1,0 +1,407 @@
+//! What the screen looks like, from 40 columns on.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::Line;
+use ratatui::widgets::{Cell, Clear, Paragraph, Row, Sparkline, Table, TableState, Wrap};
+
+use super::app::{App, HISTORY, Sort, View};
+use super::rows::{LinkRow, PathRow, Traffic};
+use crate::cli::paths::{bytes, micros};
+use crate::cli::wall_text;
+use crate::telemetry::event::Verdict;
+
+const HELP: &str = "\
+up down        choose a link, or a path
+enter          its paths; of a path, its history
+esc            back
+s r            sort by the next column; the other way round
+/              only what contains a text: peer, program, pid, address
+e              events, or more rows
+p or space     hold the screen
+left right     in a recording: a step back, or on ([ ] for ten)
+q              end
+
+lost           fences and frames sent again over other paths
+again          TCP segments that the kernel sent again
+marked         TCP segments that a queue has marked (ECN)
+held up by     what most of the time went into: the network (window or
+               paths full), the peer (no receive posted, bytes held back,
+               sender late), last acks, or this host itself";
+
+/// A column: its title, its width, and how important it is; 0 is always there.
+struct Column<T> {
+    title: &'static str,
+    width: u16,
+    rank: u8,
+    cell: fn(&T) -> String,
+    /// The column by which this sort goes.
+    sort: Option<Sort>,
+    /// Words at the left, as wide as they are up to 47, an IPv6 address and a port; numbers at the right.
+    is_text: bool,
+}
+
+/// Of words instead of numbers.
+fn text<T>(mut column: Column<T>) -> Column<T> {
+    column.is_text = true;
+    column
+}
+
+const fn column<T>(
+    title: &'static str,
+    width: u16,
+    rank: u8,
+    sort: Option<Sort>,
+    cell: fn(&T) -> String,
+) -> Column<T> {
+    Column {
+        title,
+        width,
+        rank,
+        cell,
+        sort,
+        is_text: false,
+    }
+}
+
+fn gigabits(bytes_per_second: u64) -> String {
+    let megabits = bytes_per_second / 125_000;
+    match megabits {
+        0..100_000 => format!("{}.{:03}", megabits / 1000, megabits % 1000),
+        _ => format!("{}.{}", megabits / 1000, megabits / 100 % 10),
+    }
+}
+
+fn delay(nanos: Option<u64>) -> String {
+    match nanos {
+        None => "–".into(),
+        Some(nanos @ 0..10_000_000) => micros(nanos),
+        Some(nanos) => (nanos / 1000).to_string(),
+    }
+}
+
+fn lost(traffic: &Traffic) -> String {
+    match (traffic.fences, traffic.replays) {
+        (0, 0) => "0".into(),
+        (fences, replays) => format!("{fences}+{replays}"),
+    }
+}
+
+fn links() -> Vec<Column<LinkRow>> {
+    vec![
+        text(column("peer", 21, 0, Some(Sort::Name), |l| {
+            let way = match (l.is_alive, l.role.way()) {
+                (false, _) => "x",
+                (true, "to") => ">",
+                (true, _) => "<",
+            };
+            format!("{way} {}", l.peer)
+        })),
+        column("pid", 7, 4, None, |l| l.pid.to_string()),
+        text(column("program", 12, 8, None, |l| l.program.clone())),
+        column("paths", 5, 3, None, |l| {
+            format!("{}/{}", l.paths_used, l.paths.len())
+        }),
+        column("Gb/s", 7, 0, Some(Sort::Rate), |l| {
+            gigabits(l.traffic.bytes_per_second)
+        }),
+        column("p50 us", 7, 5, None, |l| delay(l.traffic.p50_ns)),
+        column("p99 us", 7, 1, Some(Sort::Delay), |l| {
+            delay(l.traffic.p99_ns)
+        }),
+        column("msg/s", 7, 9, None, |l| l.messages.to_string()),
+        column("in flight", 10, 6, None, |l| bytes(l.traffic.in_flight)),
+        column("window", 10, 10, None, |l| bytes(l.window)),
+        column("lost", 6, 2, Some(Sort::Lost), |l| lost(&l.traffic)),
+        column("again", 6, 11, None, |l| l.traffic.retransmits.to_string()),
+        column("marked", 6, 12, None, |l| l.traffic.marked.to_string()),
+        text(column("held up by", 16, 2, None, |l| {
+            let held_up = l.held_up.filter(|_| l.is_alive);
+            let otherwise = if l.is_alive { "–" } else { "ended" };
+            held_up.map_or_else(
+                || otherwise.into(),
+                |(what, share)| format!("{what} {share}%"),
+            )
+        })),
+    ]
+}
+
+fn paths() -> Vec<Column<PathRow>> {
+    vec![
+        column("path", 4, 0, Some(Sort::Name), |p| p.number.to_string()),
+        text(column("state", 7, 1, None, |p| p.state.to_owned())),
+        column("Gb/s", 7, 0, Some(Sort::Rate), |p| {
+            gigabits(p.traffic.bytes_per_second)
+        }),
+        column("p50 us", 7, 5, None, |p| delay(p.traffic.p50_ns)),
+        column("p99 us", 7, 1, Some(Sort::Delay), |p| {
+            delay(p.traffic.p99_ns)
+        }),
+        column("rtt us", 7, 8, None, |p| delay(Some(p.round_trip_ns))),
+        column("in flight", 10, 6, None, |p| bytes(p.traffic.in_flight)),
+        column("lost", 6, 2, Some(Sort::Lost), |p| lost(&p.traffic)),
+        column("again", 6, 9, None, |p| p.traffic.retransmits.to_string()),
+        column("marked", 6, 10, None, |p| p.traffic.marked.to_string()),
+        text(column("ends", 43, 3, None, |p| p.ends.clone())),
+    ]
+}
+
+/// Those of the columns that have room, the important ones first.
+fn fitting<T>(mut columns: Vec<Column<T>>, rows: &[&T], width: u16) -> Vec<Column<T>> {
+    for column in columns.iter_mut().filter(|column| column.is_text) {
+        let cells = rows.iter().map(|row| (column.cell)(row).chars().count());
+        let longest = cells.max().unwrap_or(0).max(column.title.len()).min(47);
+        column.width = u16::try_from(longest).unwrap_or(0);
+    }
+    let needed = |columns: &[Column<T>]| {
+        let gaps = u16::try_from(columns.len()).unwrap_or(0).saturating_sub(1);
+        columns.iter().map(|c| c.width).sum::<u16>() + gaps
+    };
+    while needed(&columns) > width {
+        let least = columns.iter().map(|c| c.rank).max().unwrap_or(0);
+        if least == 0 {
+            break;
+        }
+        let at = columns.iter().rposition(|c| c.rank == least);
+        columns.remove(at.unwrap_or(0));
+    }
+    columns
+}
+
+fn table<T>(app: &App, columns: Vec<Column<T>>, rows: &[&T], frame: &mut Frame, area: Rect) {
+    let columns = fitting(columns, rows, area.width);
+    let title = |column: &Column<T>| {
+        let is_sorted = column.sort == Some(app.sort);
+        let style = if is_sorted {
+            Style::new().add_modifier(Modifier::BOLD | Modifier::UNDERLINED)
+        } else {
+            Style::new().fg(Color::DarkGray)
+        };
+        Cell::from(aligned(column, column.title.into())).style(style)
+    };
+    let row = |row: &&T| {
+        let cell = |column: &Column<T>| aligned(column, (column.cell)(row));
+        Row::new(columns.iter().map(cell))
+    };
+    // The last column takes what is left.
+    let last = columns.len().saturating_sub(1);
+    let widths = columns.iter().enumerate().map(|(at, column)| {
+        if at == last {
+            Constraint::Min(column.width)
+        } else {
+            Constraint::Length(column.width)
+        }
+    });
+    let table = Table::new(rows.iter().map(row), widths)
+        .header(Row::new(columns.iter().map(title)))
+        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+    let selected = (!rows.is_empty()).then(|| app.selected());
+    let mut state = TableState::new().with_selected(selected);
+    frame.render_stateful_widget(table, area, &mut state);
+}
+
+fn aligned<T>(column: &Column<T>, text: String) -> Line<'static> {
+    let line = Line::from(text);
+    if column.is_text {
+        line
+    } else {
+        line.right_aligned()
+    }
+}
+
+/// Draws it all; `source` is what is shown: this host, or a recording and where in it.
+pub(super) fn draw(app: &App, source: &str, frame: &mut Frame) {
+    let area = frame.area();
+    let events = match (app.has_events, area.height) {
+        (true, 16..) => area.height / 3,
+        _ => 0,
+    };
+    let [head, body, below, foot] = Layout::vertical([
+        Constraint::Length(2),
+        Constraint::Min(3),
+        Constraint::Length(events),
+        Constraint::Length(1),
+    ])
+    .areas(area);
+    frame.render_widget(Paragraph::new(heading(app, source)), head);
+    match app.view {
+        View::Links => {
+            let rows = app.links_shown();
+            table(app, links(), &rows, frame, body);
+            if rows.is_empty() {
+                nothing(app, frame, body);
+            }
+        }
+        View::Paths(_) => table(app, paths(), &app.paths_shown(), frame, body),
+        View::Path(..) => history(app, frame, body),
+    }
+    if events > 0 {
+        happened(app, frame, below);
+    }
+    let keys = match area.width {
+        _ if app.is_typing => format!("/{}_   enter: keep  esc: all", app.filter),
+        70.. => "q end  enter in  esc out  s sort  / filter  e events  p hold  ? help".into(),
+        _ => "q end  enter in  esc out  ? help".into(),
+    };
+    frame.render_widget(
+        Paragraph::new(keys).style(Style::new().fg(Color::DarkGray)),
+        foot,
+    );
+    if app.has_help {
+        frame.render_widget(Clear, body.union(below));
+        frame.render_widget(Paragraph::new(HELP), body.union(below));
+    }
+}
+
+fn nothing(app: &App, frame: &mut Frame, area: Rect) {
+    let says = if app.window.is_none() {
+        "looking …"
+    } else if app.filter.is_empty() {
+        "no process has a link: is THALWEG_TELEMETRY off, or the folder another?"
+    } else {
+        "nothing contains that: esc shows all"
+    };
+    let [_, line] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(area);
+    let text = Paragraph::new(says).wrap(Wrap { trim: true });
+    frame.render_widget(text, line);
+}
+
+fn heading(app: &App, source: &str) -> Vec<Line<'static>> {
+    let Some(window) = &app.window else {
+        return vec![Line::from(source.to_owned())];
+    };
+    let held = if app.is_paused { "  HELD" } else { "" };
+    let links = app.links_shown();
+    let rate = links.iter().filter(|link| link.role.way() == "to");
+    let rate = rate.map(|link| link.traffic.bytes_per_second).sum();
+    let first = format!("{source}  {}{held}", &wall_text(window.to_ns)[..10]);
+    let second = match (app.view, app.link()) {
+        (View::Links, _) | (_, None) => {
+            let filter = match app.filter.as_str() {
+                "" => String::new(),
+                filter => format!("  with \"{filter}\""),
+            };
+            format!(
+                "{} processes, {} links{filter}, sending {} Gb/s, by {}",
+                window.processes.len(),
+                links.len(),
+                gigabits(rate),
+                app.sort.name(),
+            )
+        }
+        (view, Some(link)) => {
+            let path = match view {
+                View::Path(_, number) => format!(", path {number}"),
+                _ => String::new(),
+            };
+            format!(
+                "{} {} {} {}{path}: {} Gb/s",
+                link.program,
+                link.pid,
+                link.role.way(),
+                link.peer,
+                gigabits(link.traffic.bytes_per_second),
+            )
+        }
+    };
+    vec![
+        Line::from(first).style(Style::new().add_modifier(Modifier::BOLD)),
+        Line::from(second),
+    ]
+}
+
+fn history(app: &App, frame: &mut Frame, area: Rect) {
+    let (Some(path), Some(points)) = (app.path(), app.points()) else {
+        return;
+    };
+    let traffic = &path.traffic;
+    let [facts, rates, delays] = Layout::vertical([
+        Constraint::Length(3),
+        Constraint::Fill(1),
+        Constraint::Fill(1),
+    ])
+    .areas(area);
+    let text = vec![
+        Line::from(path.ends.clone()),
+        Line::from(format!(
+            "{}, round trip {} us, {} in flight",
+            path.state,
+            delay(Some(path.round_trip_ns)),
+            bytes(traffic.in_flight)
+        )),
+        Line::from(format!(
+            "in the last look: lost {}, sent again {}, marked {}",
+            lost(traffic),
+            traffic.retransmits,
+            traffic.marked
+        )),
+    ];
+    frame.render_widget(Paragraph::new(text), facts);
+    let most = points.iter().map(|p| p.bytes_per_second).max().unwrap_or(0);
+    let title = format!(
+        "Gb/s: {} now, {} at most",
+        gigabits(traffic.bytes_per_second),
+        gigabits(most)
+    );
+    let values: Vec<_> = points.iter().map(|point| point.bytes_per_second).collect();
+    line(&title, &values, frame, rates);
+    let most = points.iter().filter_map(|point| point.p99_ns).max();
+    let title = format!(
+        "p99 us: {} now, {} at most",
+        delay(traffic.p99_ns),
+        delay(most)
+    );
+    let values: Vec<_> = points
+        .iter()
+        .map(|point| point.p99_ns.unwrap_or(0))
+        .collect();
+    line(&title, &values, frame, delays);
+}
+
+/// The latest at the right.
+fn line(title: &str, values: &[u64], frame: &mut Frame, area: Rect) {
+    let [head, body] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(area);
+    frame.render_widget(Paragraph::new(title.to_owned()), head);
+    let room = usize::from(body.width).min(HISTORY);
+    let from = values.len().saturating_sub(room);
+    let shown = &values[from..];
+    let blank = room - shown.len();
+    let padded: Vec<u64> = std::iter::repeat_n(0, blank)
+        .chain(shown.iter().copied())
+        .collect();
+    frame.render_widget(Sparkline::default().data(&padded), body);
+}
+
+fn happened(app: &App, frame: &mut Frame, area: Rect) {
+    let room = usize::from(area.height.saturating_sub(1));
+    let mut lines = vec![Line::from("events").style(Style::new().fg(Color::DarkGray))];
+    lines.extend(app.events_shown().take(room).map(|(pid, _, event)| {
+        let path = event
+            .path
+            .map_or_else(String::new, |p| format!(" path {p}"));
+        let whose = match app.view {
+            View::Links => format!("{pid} {} {}{path}", event.role.way(), event.peer),
+            _ => path.trim_start().to_owned(),
+        };
+        let whose = if whose.is_empty() {
+            "link".into()
+        } else {
+            whose
+        };
+        let text = format!(
+            "{} {whose}: {}",
+            &wall_text(event.wall_ns)[..12],
+            event.event
+        );
+        let colour = match event.event.verdict() {
+            Verdict::Fine => Color::Reset,
+            Verdict::Slow => Color::Yellow,
+            Verdict::Lost => Color::Magenta,
+            Verdict::Failed => Color::Red,
+        };
+        Line::from(text).style(Style::new().fg(colour))
+    }));
+    let wrap = Wrap { trim: false };
+    frame.render_widget(Paragraph::new(lines).wrap(wrap), area);
+}

@@ -1,0 +1,323 @@
+//! Prometheus' text format, version 0.0.4, which every scraper takes. All of the schema is told, so a metric
+//! that is added to one of its tables needs nothing here.
+//!
+//! **Labels** of a process are its program, its number and its segment; of a link also the peer, the role
+//! and the link's id, since one peer may have several; of a path its number there. The ends of a path change
+//! whenever it is dialled anew, so they are labels of one series only.
+//!
+//! **Histograms** have one bucket for each doubling from 1 us to 9 s, where the segment has eight from 1 ns
+//! to half an hour. Bounds are bounds of the segment's buckets too, so no count is a guess: Prometheus'
+//! include the bound itself, hence the 1 ns less.
+
+use std::fmt::{self, Display, Write};
+
+use super::{Recorded, Scrape};
+use crate::telemetry::Role;
+use crate::telemetry::histogram::{Counts, bucket_of};
+use crate::telemetry::reader::{Link, PathNow};
+use crate::telemetry::schema::{
+    BUILD_INFO, Exported, Kind, LinkCounter, LinkGauge, PATH_INFO, PROCESS_AGE, PROCESS_START,
+    PROCESS_UP, PathCounter, PathGauge, PathHistogram, Table, UNREADABLE_SEGMENTS, Unit,
+};
+use crate::telemetry::values::Values;
+
+/// What it is, for HTTP.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// A process that ended longer ago is not told of.
+const ENDED_MAX_NS: u64 = 3_600_000_000_000;
+/// Bounds of a histogram's buckets, as powers of two.
+const BOUNDS: std::ops::RangeInclusive<u32> = 10..=33;
+
+/// All of it.
+#[must_use]
+pub fn text(scrape: &Scrape) -> String {
+    let mut text = Text(String::new());
+    text.exported(
+        BUILD_INFO,
+        [(format!("version=\"{}\"", Escaped(scrape.version)), 1)],
+    );
+    let unreadable = scrape.unreadable_segments;
+    text.exported(UNREADABLE_SEGMENTS, [(String::new(), unreadable)]);
+    text.processes(&scrape.processes);
+    let links = links(&scrape.processes);
+    text.links(&links);
+    text.paths(&paths(&links));
+    text.0
+}
+
+fn labels(recorded: &Recorded) -> String {
+    format!(
+        "program=\"{}\",pid=\"{}\",segment=\"{}\"",
+        Escaped(&recorded.process.program),
+        recorded.process.pid,
+        Escaped(&recorded.segment),
+    )
+}
+
+/// With their labels. What a process left behind that has ended is not as it is now.
+fn links(processes: &[Recorded]) -> Vec<(String, &Link)> {
+    let running = processes.iter().filter(|of| of.process.is_alive);
+    let links = running.flat_map(|of| of.process.links.iter().map(move |link| (of, link)));
+    let with_labels = links.map(|(of, link)| {
+        let role = match link.role {
+            Role::Sender => "sender",
+            Role::Receiver => "receiver",
+        };
+        let (process, peer) = (labels(of), Escaped(&link.peer));
+        let id = link.id;
+        let labels = format!("{process},peer=\"{peer}\",role=\"{role}\",link=\"{id}\"");
+        (labels, link)
+    });
+    with_labels.collect()
+}
+
+fn paths<'a>(links: &[(String, &'a Link)]) -> Vec<(String, &'a PathNow)> {
+    let with_labels = links.iter().flat_map(|(labels, link)| {
+        let with_labels =
+            move |path: &'a PathNow| (format!("{labels},path=\"{}\"", path.number), path);
+        link.paths.iter().map(with_labels)
+    });
+    with_labels.collect()
+}
+
+/// The text so far. A family without samples is left out.
+struct Text(String);
+
+impl Text {
+    fn processes(&mut self, processes: &[Recorded]) {
+        let is_told = |of: &&Recorded| of.process.is_alive || of.process.age_ns <= ENDED_MAX_NS;
+        let told: Vec<_> = processes.iter().filter(is_told).collect();
+        let up = |of: &&Recorded| (labels(of), u8::from(of.process.is_alive));
+        let age = |of: &&Recorded| (labels(of), InBase(of.process.age_ns, Unit::Nanoseconds));
+        let start = |of: &&Recorded| {
+            (
+                labels(of),
+                InBase(of.process.started_wall_ns, Unit::Nanoseconds),
+            )
+        };
+        self.exported(PROCESS_UP, told.iter().map(up));
+        self.exported(PROCESS_AGE, told.iter().map(age));
+        self.exported(PROCESS_START, told.iter().map(start));
+    }
+
+    fn links(&mut self, links: &[(String, &Link)]) {
+        self.numbers::<LinkCounter, _>(links, |link| &link.counters);
+        self.numbers::<LinkGauge, _>(links, |link| &link.gauges);
+    }
+
+    fn paths(&mut self, paths: &[(String, &PathNow)]) {
+        self.numbers::<PathCounter, _>(paths, |path| &path.counters);
+        self.numbers::<PathGauge, _>(paths, |path| &path.gauges);
+        self.histograms::<PathHistogram, _>(paths, |path| &path.histograms);
+        let ends = |(labels, path): &(String, &PathNow)| {
+            let (local, remote) = path.ends.split_once("->")?;
+            let (local, remote) = (Escaped(local), Escaped(remote));
+            Some((format!("{labels},local=\"{local}\",remote=\"{remote}\""), 1))
+        };
+        self.exported(PATH_INFO, paths.iter().filter_map(ends));
+    }
+
+    /// The counters or gauges of one table.
+    fn numbers<T: Table, S>(&mut self, of: &[(String, &S)], values: impl Fn(&S) -> &Values<T>) {
+        for about in T::ALL {
+            let (name, metric) = (about.metric().prometheus(), about.metric());
+            if !of.is_empty() {
+                self.head(&name, metric.kind, metric.help);
+            }
+            for (labels, of) in of {
+                self.sample(&name, labels, InBase(values(of)[*about], metric.unit));
+            }
+        }
+    }
+
+    /// The histograms of one table.
+    fn histograms<T: Table, S>(
+        &mut self,
+        of: &[(String, &S)],
+        values: impl Fn(&S) -> &Values<T, Counts>,
+    ) {
+        for about in T::ALL {
+            let (name, metric) = (about.metric().prometheus(), about.metric());
+            if !of.is_empty() {
+                self.head(&name, metric.kind, metric.help);
+            }
+            let bucket = format!("{name}_bucket");
+            let bounds = bounds(metric.unit);
+            for (labels, of) in of {
+                let counts = &values(of)[*about];
+                let (mut below, mut seen) = (0, 0u64);
+                for (end, le) in &bounds {
+                    let here = counts.buckets.get(below..*end).unwrap_or_default();
+                    seen = here
+                        .iter()
+                        .fold(seen, |sum, count| sum.wrapping_add(*count));
+                    below = *end;
+                    self.sample(&bucket, &format!("{labels},le=\"{le}\""), seen);
+                }
+                let count = counts.count();
+                self.sample(&bucket, &format!("{labels},le=\"+Inf\""), count);
+                let sum = InBase(counts.sum, metric.unit);
+                self.sample(&format!("{name}_sum"), labels, sum);
+                self.sample(&format!("{name}_count"), labels, count);
+            }
+        }
+    }
+
+    fn exported<V: Display>(
+        &mut self,
+        metric: Exported,
+        samples: impl IntoIterator<Item = (String, V)>,
+    ) {
+        let mut samples = samples.into_iter().peekable();
+        if samples.peek().is_some() {
+            self.head(metric.name, Kind::Gauge, metric.help);
+        }
+        for (labels, value) in samples {
+            self.sample(metric.name, &labels, value);
+        }
+    }
+
+    fn head(&mut self, name: &str, kind: Kind, help: &str) {
+        let help = help.replace('\\', r"\\").replace('\n', r"\n");
+        self.push(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
+        match labels {
+            "" => self.push(format_args!("{name} {value}\n")),
+            labels => self.push(format_args!("{name}{{{labels}}} {value}\n")),
+        }
+    }
+
+    fn push(&mut self, what: fmt::Arguments<'_>) {
+        // A string takes everything.
+        let _ = self.0.write_fmt(what);
+    }
+}
+
+/// Where a histogram's buckets end: before which of the segment's, and as a label.
+fn bounds(unit: Unit) -> Vec<(usize, String)> {
+    let bound = |power| {
+        let end = 1u64 << power;
+        (
+            bucket_of(end),
+            canonical(&InBase(end - 1, unit).to_string()),
+        )
+    };
+    BOUNDS.map(bound).collect()
+}
+
+/// As Prometheus writes a number down itself, so that it is the same label for releases that write bounds
+/// anew and for those that do not: below 0.0001 with an exponent of two digits.
+fn canonical(number: &str) -> String {
+    let fraction = number.strip_prefix("0.").unwrap_or_default();
+    let digits = fraction.trim_start_matches('0');
+    let exponent = fraction.len() - digits.len() + 1;
+    if digits.is_empty() || exponent < 5 {
+        return number.to_owned();
+    }
+    let (first, rest) = digits.split_at(1);
+    let point = if rest.is_empty() { "" } else { "." };
+    format!("{first}{point}{rest}e-{exponent:02}")
+}
+
+/// A value in the unit that Prometheus is told, to the last digit.
+struct InBase(u64, Unit);
+
+impl Display for InBase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(value, unit) = self;
+        let (whole, rest) = (value / unit.per_base(), value % unit.per_base());
+        if rest == 0 {
+            return write!(f, "{whole}");
+        }
+        // Units differ by powers of ten.
+        let digits = unit.per_base().ilog10() as usize;
+        let fraction = format!("{rest:0digits$}");
+        write!(f, "{whole}.{}", fraction.trim_end_matches('0'))
+    }
+}
+
+/// A label's value.
+struct Escaped<'a>(&'a str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                '\\' => f.write_str(r"\\")?,
+                '"' => f.write_str("\\\"")?,
+                '\n' => f.write_str(r"\n")?,
+                c => f.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::telemetry::histogram::{BUCKETS, least_of};
+
+    #[test]
+    fn seconds_are_exact() {
+        let seconds = |nanos| InBase(nanos, Unit::Nanoseconds).to_string();
+        let told = [0, 1, 1_500_000_000, 20_000_000_000, u64::MAX].map(seconds);
+        let expected = ["0", "0.000000001", "1.5", "20", "18446744073.709551615"];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        assert_eq!(Escaped("a\"b\\c\nd").to_string(), r#"a\"b\\c\nd"#);
+    }
+
+    #[test]
+    fn bounds_are_written_as_prometheus_does() {
+        let told = [
+            "0.000001023",
+            "0.00001",
+            "0.0001",
+            "0.000131071",
+            "1.5",
+            "0",
+        ]
+        .map(canonical);
+        let expected = ["1.023e-06", "1e-05", "0.0001", "0.000131071", "1.5", "0"];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn bounds_are_where_buckets_of_the_segment_end() {
+        for (power, (end, _)) in BOUNDS.zip(bounds(Unit::Nanoseconds)) {
+            assert_eq!(least_of(end), 1 << power);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_histograms_counts_are_exact(
+            values in prop::collection::vec((0u32..42).prop_flat_map(|bits| 0u64..1 << bits), 0..99),
+        ) {
+            let mut counts = Counts { sum: values.iter().sum(), buckets: vec![0; BUCKETS] };
+            for &value in &values {
+                counts.buckets[bucket_of(value)] += 1;
+            }
+            let of = Values::<PathHistogram, _>::new(|_| counts.clone());
+            let mut text = Text(String::new());
+            text.histograms::<PathHistogram, _>(&[(String::from("a=\"b\""), &of)], |of| of);
+            for line in text.0.lines().filter(|line| line.contains("_bucket")) {
+                let (_, rest) = line.split_once("le=\"").unwrap();
+                let (le, count) = rest.split_once("\"} ").unwrap();
+                let le: f64 = le.parse().unwrap();
+                let seconds = |nanos| InBase(nanos, Unit::Nanoseconds).to_string();
+                let below = |nanos: &u64| seconds(*nanos).parse::<f64>().unwrap() <= le;
+                let expected = values.iter().copied().filter(below).count();
+                prop_assert_eq!(count.parse(), Ok(expected), "{}", line);
+            }
+        }
+    }
+}

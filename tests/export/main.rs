@@ -1,0 +1,391 @@
+//! `thalweg export`: what a scrape is answered, what strangers are, and the dashboard; and, where
+//! `make lab-tests` has fetched it, what a real Prometheus makes of all that.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod dashboard;
+mod prometheus;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use thalweg::clock::Timestamp;
+use thalweg::export::{self, Scrape};
+use thalweg::telemetry::reader::Process;
+use thalweg::telemetry::schema::{
+    LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram, metrics,
+};
+use thalweg::telemetry::{LinkRecorder, PathRecorder, Recorder, Role};
+
+/// What has not come by then never will.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A folder that is removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("thalweg-export-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir(&folder).unwrap();
+        Self(folder)
+    }
+
+    fn scrape(&self) -> Scrape {
+        let (scrape, lines) = Scrape::of(&self.0).unwrap();
+        assert_eq!(lines, [""; 0]);
+        scrape
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A link with two paths, of which one is up, that have recorded something else for each metric.
+fn recorded(recorder: &Recorder, peer: &str) -> (LinkRecorder, [PathRecorder; 2]) {
+    let link = recorder.link(Role::Sender, peer).unwrap();
+    for (number, &counter) in LinkCounter::ALL.iter().enumerate() {
+        link.count(counter, 1001 + number as u64);
+    }
+    for (number, &gauge) in LinkGauge::ALL.iter().enumerate() {
+        link.set(gauge, 2001 + number as u64);
+    }
+    let paths = [0, 1].map(|number| link.path(number).unwrap());
+    let up = &paths[1];
+    up.name("10.86.0.1:40001->10.86.0.2:7000");
+    for (number, &counter) in PathCounter::ALL.iter().enumerate() {
+        up.count(counter, 3001 + number as u64);
+    }
+    for (number, &gauge) in PathGauge::ALL.iter().enumerate() {
+        up.set(gauge, 4001 + number as u64);
+    }
+    for &histogram in PathHistogram::ALL {
+        for nanos in [900, 1023, 1024, 150_000, 160_000, 3_000_000_000, 1 << 40] {
+            up.observe(histogram, nanos);
+        }
+    }
+    (link, paths)
+}
+
+/// `thalweg export`, running until it is dropped.
+struct Exporter {
+    child: Child,
+    address: SocketAddr,
+    /// Lines that it prints, but for the first.
+    lines: Receiver<String>,
+}
+
+impl Exporter {
+    fn start(folder: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_thalweg"))
+            .args(["export", "--listen", "127.0.0.1:0", "--folder"])
+            .arg(folder)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let first = lines.next().unwrap().unwrap();
+        let (_, address) = first.split_once("http://").unwrap();
+        let address = address.strip_suffix("/metrics").unwrap().parse().unwrap();
+        let (said, lines_out) = mpsc::channel();
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = said.send(line);
+            }
+        });
+        Self {
+            child,
+            address,
+            lines: lines_out,
+        }
+    }
+
+    /// What these bytes are answered.
+    fn answer(&self, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(request).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// Status, headers and text of a page.
+    fn get(&self, path: &str) -> (u16, String, String) {
+        let answer = self.answer(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
+        let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, head.to_owned(), text.to_owned())
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn once(folder: &Path, more: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_thalweg"))
+        .args(["export", "--folder"])
+        .arg(folder)
+        .args(more)
+        .output()
+        .unwrap()
+}
+
+/// The same whoever runs it, and when.
+fn steady(mut scrape: Scrape) -> Scrape {
+    for (number, recorded) in (1..).zip(&mut scrape.processes) {
+        recorded.segment = format!("{number:016x}");
+        recorded.process.pid = 4240 + number;
+        "train".clone_into(&mut recorded.process.program);
+        recorded.process.started_wall_ns = 1_700_000_000_250_000_000;
+        recorded.process.age_ns = 7_000_000;
+    }
+    scrape.version = "0.1.0";
+    scrape
+}
+
+/// All names, kinds, labels and meanings. `THALWEG_BLESS=1 cargo test --test export` writes it anew: look
+/// at what has changed, since dashboards and alerts of others go by it.
+#[test]
+fn what_is_told_is_what_was_told() {
+    let folder = Folder::new();
+    let (recorder, _) = Recorder::open(&folder.0).unwrap();
+    let _kept = recorded(&recorder, "10.86.0.2:7000");
+    let now = export::prometheus::text(&steady(folder.scrape()));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots/export.txt");
+    if std::env::var_os("THALWEG_BLESS").is_some() {
+        fs::write(&path, &now).unwrap();
+        return;
+    }
+    let before = fs::read_to_string(&path).unwrap();
+    let changed = |(before, now): &(&str, &str)| before != now;
+    let first = before.lines().zip(now.lines()).find(changed);
+    assert!(before == now, "{}: {first:?}", path.display());
+}
+
+#[test]
+fn all_of_the_schema_is_told() {
+    let folder = Folder::new();
+    let (recorder, _) = Recorder::open(&folder.0).unwrap();
+    let _kept = recorded(&recorder, "peer");
+    let text = export::prometheus::text(&folder.scrape());
+    for metric in metrics() {
+        let line = format!("# TYPE {} {}\n", metric.prometheus(), metric.kind);
+        assert_eq!(text.matches(&line).count(), 1, "{line}");
+    }
+    for line in text.lines() {
+        assert_eq!(
+            text.lines().filter(|other| *other == line).count(),
+            1,
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn whatever_a_peer_is_called_stays_in_its_label() {
+    let folder = Folder::new();
+    let (recorder, _) = Recorder::open(&folder.0).unwrap();
+    let _kept = recorded(&recorder, "a\"} 1\nb\\");
+    let text = export::prometheus::text(&folder.scrape());
+    assert!(text.contains(r#"peer="a\"} 1\nb\\","#), "{text}");
+}
+
+#[test]
+fn of_a_process_that_has_ended_is_told_for_an_hour_that_it_has() {
+    let folder = Folder::new();
+    let (recorder, _) = Recorder::open(&folder.0).unwrap();
+    let _kept = recorded(&recorder, "peer");
+    let mut scrape = folder.scrape();
+    scrape.processes[0].process.is_alive = false;
+    let mut told = |age_s: u64| {
+        scrape.processes[0].process.age_ns = age_s * 1_000_000_000;
+        let text = export::prometheus::text(&scrape);
+        let lines = text.lines().filter(|line| line.contains("pid="));
+        let values = lines.map(|line| line.split([' ', '{']).next().unwrap().to_owned());
+        (text.contains("} 0\n"), values.collect::<Vec<_>>())
+    };
+    let process = ["up", "age_seconds", "start_time_seconds"];
+    let process = process.map(|name| format!("thalweg_process_{name}"));
+    assert_eq!(told(3600), (true, process.to_vec()));
+    assert_eq!(told(3601), (false, Vec::new()));
+}
+
+#[test]
+fn a_scrape_is_answered_over_http() {
+    let folder = Folder::new();
+    let exporter = Exporter::start(&folder.0);
+    let (status, head, text) = exporter.get("/metrics");
+    assert_eq!(status, 200);
+    assert!(head.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
+    assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", text.len())));
+    assert!(!text.contains("thalweg_process_up"), "{text}");
+    // Processes are found that have come meanwhile.
+    let (recorder, _) = Recorder::open(&folder.0).unwrap();
+    let _kept = recorded(&recorder, "10.86.0.2:7000");
+    let (_, _, text) = exporter.get("/metrics?with=this");
+    let sample = text
+        .lines()
+        .find(|line| line.starts_with("thalweg_link_messages_total{"));
+    assert!(sample.unwrap().ends_with("} 1001"), "{sample:?}");
+    let (status, head, text) = exporter.get("/nothing");
+    assert_eq!((status, text.lines().count()), (404, 1), "{head}");
+    let (status, _, text) = exporter.get("/");
+    assert!(status == 200 && text.contains("/metrics") && text.lines().count() == 1);
+    let answer = exporter.answer(b"HEAD /metrics HTTP/1.1\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n"));
+}
+
+#[test]
+fn strangers_harm_nobody() {
+    let folder = Folder::new();
+    let exporter = Exporter::start(&folder.0);
+    let answer = exporter.answer(b"POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc");
+    assert!(answer.starts_with("HTTP/1.1 405 Method Not Allowed\r\nAllow: GET, HEAD\r\n"));
+    // More than is read: what is left does not cost the sender the answer.
+    let garbage = vec![0xa5; 60 << 10];
+    assert!(
+        exporter
+            .answer(&garbage)
+            .starts_with("HTTP/1.1 400 Bad Request\r\n")
+    );
+    let endless = format!("GET /{}", "x".repeat(20 << 10));
+    assert!(
+        exporter
+            .answer(endless.as_bytes())
+            .starts_with("HTTP/1.1 400 ")
+    );
+    // Some that say nothing, or half, and one that has gone before it is answered.
+    let half = |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(exporter.address).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    };
+    let _waiting = [
+        half(b""),
+        half(b"GET /metr"),
+        half(b"GET /metrics HTTP/1.1\r\n"),
+    ];
+    half(b"GET /met").shutdown(Shutdown::Both).unwrap();
+    assert_eq!(exporter.get("/metrics").0, 200);
+    // Also where they take all threads: in time.
+    let _more: Vec<_> = (0..8).map(|_| half(b"GET")).collect();
+    assert_eq!(exporter.get("/metrics").0, 200);
+}
+
+#[test]
+fn files_that_cannot_be_read_are_counted_and_said_once() {
+    let folder = Folder::new();
+    let (_recorder, _) = Recorder::open(&folder.0).unwrap();
+    fs::write(folder.0.join("thalweg-1-words"), "words").unwrap();
+    // As one that is gone once it is opened: its process has ended just now.
+    std::os::unix::fs::symlink("nowhere", folder.0.join("thalweg-3-gone")).unwrap();
+    let exporter = Exporter::start(&folder.0);
+    for _ in 0..3 {
+        let (_, _, text) = exporter.get("/metrics");
+        assert!(
+            text.contains("\nthalweg_export_unreadable_segments 1\n"),
+            "{text}"
+        );
+        assert_eq!(text.matches("thalweg_process_up{").count(), 1);
+    }
+    let line = exporter.lines.recv_timeout(PATIENCE).unwrap();
+    assert!(line.contains("thalweg-1-words: it has 5 bytes"), "{line}");
+    fs::remove_file(folder.0.join("thalweg-1-words")).unwrap();
+    fs::write(folder.0.join("thalweg-2-other"), "").unwrap();
+    exporter.get("/metrics");
+    let line = exporter.lines.recv_timeout(PATIENCE).unwrap();
+    assert!(line.contains("thalweg-2-other"), "said once: {line}");
+}
+
+#[test]
+fn a_folder_is_waited_for_and_one_that_cannot_be_read_is_an_error_of_the_scrape() {
+    let folder = Folder::new();
+    let later = folder.0.join("later");
+    let exporter = Exporter::start(&later);
+    assert_eq!(exporter.get("/metrics").0, 200);
+    fs::write(&later, "a file").unwrap();
+    let (status, _, text) = exporter.get("/metrics");
+    assert!(
+        status == 500 && text.contains("later: Not a directory"),
+        "{text}"
+    );
+    fs::remove_file(&later).unwrap();
+    let (_recorder, _) = Recorder::open(&later).unwrap();
+    assert!(exporter.get("/metrics").2.contains("thalweg_process_up{"));
+}
+
+#[test]
+fn once_prints_what_a_scrape_is_answered() {
+    let folder = Folder::new();
+    let (recorder, _) = Recorder::open(&folder.0).unwrap();
+    recorder.beat(Timestamp::now());
+    let _kept = recorded(&recorder, "10.86.0.2:7000");
+    let exporter = Exporter::start(&folder.0);
+    let without_age = |text: &str| -> Vec<String> {
+        let lines = text
+            .lines()
+            .filter(|line| !line.starts_with("thalweg_process_age"));
+        lines.map(str::to_owned).collect()
+    };
+    let output = once(&folder.0, &["--once"]);
+    assert!(output.status.success() && output.stderr.is_empty());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(without_age(&text), without_age(&exporter.get("/metrics").2));
+}
+
+#[test]
+fn json_is_what_readers_see() {
+    let folder = Folder::new();
+    let (recorder, _) = Recorder::open(&folder.0).unwrap();
+    let _kept = recorded(&recorder, "10.86.0.2:7000");
+    let output = once(&folder.0, &["--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(json["unreadable_segments"], 0);
+    let seen = folder.scrape().processes.remove(0);
+    assert_eq!(json["processes"][0]["segment"], *seen.segment);
+    let mut process: Process = serde_json::from_value(json["processes"][0].clone()).unwrap();
+    process.age_ns = seen.process.age_ns;
+    assert_eq!(process, seen.process);
+}
+
+#[test]
+fn what_cannot_be_done_is_a_line() {
+    let folder = Folder::new();
+    let exporter = Exporter::start(&folder.0);
+    let taken = exporter.address.to_string();
+    let file = folder.0.join("file");
+    fs::write(&file, "").unwrap();
+    for (output, says) in [
+        (
+            once(&folder.0, &["--listen", &taken]),
+            "Address already in use",
+        ),
+        (
+            once(&folder.0, &["--listen", "nowhere"]),
+            "invalid socket address",
+        ),
+        (once(&file, &["--once"]), "Not a directory"),
+    ] {
+        assert_eq!(output.status.code(), Some(2));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains(says), "{text}");
+    }
+}
