@@ -27,18 +27,18 @@ const HINTS_MAX: usize = 120;
 /// What times of a link are spent on, with a colour each.
 const TIMES: [(LinkCounter, &str, &str); 7] = [
     (LinkCounter::NetworkTime, "network", "f1"),
-    (LinkCounter::AckTime, "acknowledgements", "f6"),
-    (LinkCounter::CreditTime, "credits", "f3"),
-    (LinkCounter::GrantTime, "grants", "f4"),
-    (LinkCounter::SenderTime, "the sender", "f0"),
+    (LinkCounter::AckTime, "last acks", "f6"),
+    (LinkCounter::CreditTime, "no receive", "f3"),
+    (LinkCounter::GrantTime, "held back", "f4"),
+    (LinkCounter::SenderTime, "sender late", "f0"),
     (LinkCounter::HostTime, "this host", "f2"),
-    (LinkCounter::IdleTime, "nothing to do", "idle"),
+    (LinkCounter::IdleTime, "idle", "idle"),
 ];
 
 const OWN_STYLE: &str = "
-body{max-width:68rem}.wide svg{min-width:44rem}h3{font-size:1rem;margin:1.2rem 0 .2rem}a{color:inherit}
+body{max-width:76rem}th,td{padding:.25rem .55rem}.wide svg{min-width:44rem}h3{font-size:1rem;margin:1.2rem 0 .2rem}a{color:inherit}
 td.word,th.word{text-align:left}td.text{text-align:left;white-space:normal;min-width:18rem}
-.bar{display:flex;width:14rem;height:.9rem;background:var(--u0)}.bar span{height:100%}
+.bar{display:flex;width:7rem;height:.9rem;background:var(--u0)}.bar span{height:100%}
 .key span{display:inline-block;white-space:nowrap;margin-right:1rem}.key i{display:inline-block;width:.8rem;height:.8rem;margin-right:.35rem;vertical-align:-.05rem}
 .f0{background:var(--c0)}.f1{background:var(--c1)}.f2{background:var(--c2)}.f3{background:var(--c3)}.f4{background:var(--c4)}.f6{background:var(--c6)}.idle{background:var(--line)}
 .heat td{border:1px solid var(--page);text-align:right}.heat td:first-child{text-align:left;padding-right:1rem}
@@ -180,7 +180,7 @@ fn links(page: &mut String, report: &Report) {
     let _ = writeln!(
         page,
         "<h2>Links</h2><p>The busiest first. Delay is from a chunk's departure to the word that it has arrived, over the whole \
-         recording. What a link waited for is a share of its time.{}</p>",
+         recording. What held a link up is a share of its time.{}</p>",
         if count < report.links.len() {
             format!(
                 " The first {count} are shown with all their paths below; --links says how many."
@@ -203,10 +203,9 @@ fn links(page: &mut String, report: &Report) {
             ("delay p50", false),
             ("p99", false),
             ("messages", false),
-            ("failed", false),
             ("fences", false),
             ("replays", false),
-            ("waited for", true),
+            ("held up by", true),
             ("mostly", true),
         ],
     );
@@ -222,14 +221,18 @@ fn links(page: &mut String, report: &Report) {
         let mostly = mostly.map_or_else(unknown, |(of, share)| {
             format!("{}, {:.0} %", TIMES[*of].1, share * 100.0)
         });
+        let mut messages = link.counters[LinkCounter::Messages].to_string();
+        let failures = link.counters[LinkCounter::Failures];
+        if failures > 0 {
+            let _ = write!(messages, ", {failures} failed");
+        }
         let _ = write!(table.page, "<tr><td>{name}</td>");
         table.cells(&[
             (bytes(link.carried_bytes), ""),
             (gigabits(link.mean_bytes_per_s), ""),
             (link.delay_p50_ns.map_or_else(unknown, time), ""),
             (link.delay_p99_ns.map_or_else(unknown, time), ""),
-            (link.counters[LinkCounter::Messages].to_string(), ""),
-            (link.counters[LinkCounter::Failures].to_string(), ""),
+            (messages, ""),
             (link.fences.to_string(), ""),
             (link.replays.to_string(), ""),
         ]);
@@ -294,7 +297,7 @@ fn peers(page: &mut String, report: &Report) {
     let columns = busiest(columns, PROCESSES_MAX);
     page.push_str(
         "<h2>Peers</h2><p>What went between each process of this host and each peer, and the worst delay p99 there; \
-         the darker, the more. A row or column unlike the others is where to look.</p>\n",
+         the stronger the colour, the more. A row or column unlike the others is where to look.</p>\n",
     );
     let most = |of: &dyn Fn(&Between) -> u64| cells.values().map(of).max().unwrap_or(0);
     let carried = |cell: &Between| cell.carried[0].saturating_add(cell.carried[1]);
@@ -491,7 +494,8 @@ fn in_full(page: &mut String, report: &Report, place: usize, link: &LinkRun) {
             .enumerate()
             .map(|(colour, (name, bytes))| {
                 curve(&axis, windows, name, colour, |window| {
-                    rate(windows, bytes, window)
+                    // All bands have the same points.
+                    rate(windows, bytes, window).or(Some(0.0))
                 })
             })
             .collect(),
@@ -500,11 +504,11 @@ fn in_full(page: &mut String, report: &Report, place: usize, link: &LinkRun) {
         marks,
         hints: hints(&axis, report, |group| {
             let length = group_length(windows, group.clone());
-            let mut all = 0;
+            let mut all = 0u64;
             let lines = sums.iter().map(|(name, bytes)| {
                 let carried = group.clone().filter_map(|window| bytes[window]);
                 let carried = carried.fold(0u64, u64::saturating_add);
-                all += carried;
+                all = all.saturating_add(carried);
                 format!("{name}: {} Gb/s", gigabits(per_second(carried, length)))
             });
             let lines: Vec<_> = lines.collect();
@@ -533,7 +537,8 @@ fn in_full(page: &mut String, report: &Report, place: usize, link: &LinkRun) {
     path_table(page, link);
     let _ = writeln!(
         page,
-        "<h3>Throughput</h3><p>Payload that the paths carried, what was sent again included; vertical lines are events.</p>\
+        "<h3>Throughput</h3><p>Payload that the paths carried, what was sent again included. Vertical lines are events: \
+         <span class=\"m0\">fine</span>, <span class=\"m1\">slow</span>, <span class=\"m2\">lost</span>, <span class=\"m3\">failed</span>.</p>\
          <div class=\"wide\">{}</div>",
         throughput.to_svg()
     );
@@ -592,26 +597,16 @@ fn curve(
     colour: usize,
     value: impl Fn(usize) -> Option<f64>,
 ) -> Curve {
-    let mut points: Vec<_> = windows
-        .iter()
-        .enumerate()
-        .map(|(window, span)| {
-            (
-                axis.at(span.from_wall_ns),
-                value(window).unwrap_or(f64::NAN),
-            )
-        })
-        .collect();
-    // Each holds until the next: a line that ends has to say where.
-    let mut ends = Vec::with_capacity(points.len() + 1);
-    for (window, &point) in points.iter().enumerate() {
-        ends.push(point);
-        let is_last = points.get(window + 1).is_none_or(|next| next.1.is_nan());
-        if is_last && !point.1.is_nan() {
-            ends.push((axis.at(windows[window].to_wall_ns), point.1));
+    let mut points = Vec::with_capacity(windows.len() + 1);
+    for (window, span) in windows.iter().enumerate() {
+        let now = value(window);
+        points.push((axis.at(span.from_wall_ns), now.unwrap_or(f64::NAN)));
+        // Each holds until the next: a line that ends has to say where.
+        let is_last = window + 1 == windows.len() || value(window + 1).is_none();
+        if let (Some(now), true) = (now, is_last) {
+            points.push((axis.at(span.to_wall_ns), now));
         }
     }
-    points = ends;
     Curve {
         name: name.to_owned(),
         colour,
@@ -669,7 +664,7 @@ fn path_table(page: &mut String, link: &LinkRun) {
             ("fences", false),
             ("replays", false),
             ("at the end", true),
-            ("led", true),
+            ("from and to", true),
         ],
     );
     for path in &link.paths {

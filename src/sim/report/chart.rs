@@ -499,6 +499,9 @@ fn place(at: f64) -> i64 {
     (at * 10.0).round() as i64
 }
 
+/// Names of a heat map's rows are cut off after so many characters.
+const NAME_MAX: usize = 56;
+
 /// Colours that [`STYLE`] has.
 pub const COLOURS: usize = 8;
 /// Steps of a heat map that it has, beside none.
@@ -525,26 +528,28 @@ impl HeatMap<'_> {
     /// The map as SVG, with a scale of its colours.
     #[must_use]
     pub fn to_svg(&self) -> String {
-        // Names of links are longer than numbers.
-        const LEFT: f64 = 190.0;
         const SCALE_HEIGHT: f64 = 40.0;
+        // Names of links are longer than numbers.
+        let lengths = self.rows.iter().map(|row| row.0.chars().count());
+        let longest = lengths.max().unwrap_or(0).clamp(28, NAME_MAX);
+        let left = 22.0 + 6.0 * f64::from(u32::try_from(longest).unwrap_or(28));
         let count = f64::from(u32::try_from(self.rows.len()).unwrap_or(1).max(1));
         let row = (520.0 / count).clamp(3.0, 18.0);
         let top = TOP + SCALE_HEIGHT;
         let bottom = top + row * count;
         let across = Scale::new(
             (0.0, self.across_max),
-            (LEFT, WIDTH - RIGHT),
+            (left, WIDTH - RIGHT),
             TICK_GAP_ACROSS,
             true,
         );
         let mut svg = String::new();
         open(&mut svg, bottom + BOTTOM, &self.title);
-        self.scale(&mut svg, LEFT);
+        self.scale(&mut svg, left);
         let _ = write!(
             svg,
-            "<rect x=\"{LEFT}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.1}\" class=\"u0\"/>",
-            WIDTH - RIGHT - LEFT,
+            "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.1}\" class=\"u0\"/>",
+            WIDTH - RIGHT - left,
             bottom - top
         );
         // One path for each colour: runs of equal colour are one stroke.
@@ -554,8 +559,8 @@ impl HeatMap<'_> {
             let y = top + row * (f64::from(index) + 0.5);
             if y - labelled >= 13.0 {
                 labelled = y;
-                let short: String = name.chars().take(28).collect();
-                text(&mut svg, (LEFT - 8.0, y + 3.5), "small end", &short);
+                let short: String = name.chars().take(NAME_MAX).collect();
+                text(&mut svg, (left - 8.0, y + 3.5), "small end", &short);
             }
             let mut at = 0;
             while at < shares.len() {
@@ -590,10 +595,10 @@ impl HeatMap<'_> {
             rule(&mut svg, (x, bottom), (x, bottom + 5.0), "axis");
             text(&mut svg, (x, bottom + 18.0), "tick middle", &label);
         }
-        rule(&mut svg, (LEFT, bottom), (WIDTH - RIGHT, bottom), "axis");
+        rule(&mut svg, (left, bottom), (WIDTH - RIGHT, bottom), "axis");
         text(
             &mut svg,
-            (f64::midpoint(LEFT, WIDTH - RIGHT), bottom + 38.0),
+            (f64::midpoint(left, WIDTH - RIGHT), bottom + 38.0),
             "name middle",
             &self.across,
         );
