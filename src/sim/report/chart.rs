@@ -652,6 +652,82 @@ mod tests {
     }
 
     #[test]
+    fn ticks_of_a_logarithmic_scale_are_round() {
+        let labels = |min, max| -> Vec<String> {
+            let scale = Scale::logarithmic((min, max), (100.0, 0.0), |value| format!("{value}"));
+            scale.ticks().into_iter().map(|tick| tick.1).collect()
+        };
+        assert_eq!(labels(3.0, 40.0), ["2", "5", "10", "20", "50"]);
+        assert_eq!(labels(20.0, 21_000.0), ["100", "1000", "10000"]);
+        assert_eq!(labels(7.0, 7.0), ["5", "10"]);
+        // Of nothing, and of nothing but nothing.
+        assert_eq!(labels(f64::INFINITY, 0.0), ["1", "2"]);
+        assert_eq!(labels(0.0, 0.0), ["1", "2"]);
+        let scale = Scale::logarithmic((10.0, 1000.0), (100.0, 0.0), |_| String::new());
+        assert_eq!((scale.at(10.0), scale.at(0.0)), (100.0, 100.0));
+        assert!((scale.at(100.0) - 50.0).abs() < 1e-9);
+    }
+
+    fn chart(heights: &[&[f64]]) -> Chart {
+        let line = |(colour, heights): (usize, &&[f64])| Line {
+            name: format!("<{colour}>"),
+            colour,
+            points: (0u32..)
+                .map(f64::from)
+                .zip(heights.iter().copied())
+                .collect(),
+            is_step: true,
+            ..Line::default()
+        };
+        Chart {
+            lines: heights.iter().enumerate().map(line).collect(),
+            across_range: (0.0, 2.0),
+            up_max: Some(4.0),
+            ..Chart::default()
+        }
+    }
+
+    #[test]
+    fn bands_stand_on_each_other() {
+        let chart = Chart {
+            is_stacked: true,
+            ..chart(&[&[1.0, 1.0, 1.0], &[0.0, 3.0, 3.0]])
+        };
+        let svg = chart.to_svg();
+        // The plot is from 78 to 876 and from 266 up to 36.
+        assert!(svg.contains("d=\"M78.0 208.5H876.0V266.0H78.0Z\" class=\"band f0\""));
+        let upper = "d=\"M78.0 208.5H477.0V36.0H876.0V208.5H78.0Z\" class=\"band f1\"";
+        assert!(svg.contains(upper), "{svg}");
+    }
+
+    #[test]
+    fn a_line_ends_where_there_is_no_number() {
+        let svg = chart(&[&[1.0, f64::NAN, 2.0]]).to_svg();
+        assert!(svg.contains("M78.0 186.5H78.0M876.0 129.0H876.0"), "{svg}");
+    }
+
+    #[test]
+    fn marks_that_are_near_each_other_are_one() {
+        let mark = |at, level, name: &str| Mark {
+            at,
+            level,
+            name: name.to_owned(),
+        };
+        let chart = Chart {
+            marks: vec![
+                mark(0.5, 1, "a"),
+                mark(0.501, 3, "b <c>"),
+                mark(1.0, 0, "d"),
+            ],
+            ..chart(&[])
+        };
+        let svg = chart.to_svg();
+        assert!(svg.contains("<title>a\nb &lt;c&gt;</title>"), "{svg}");
+        assert_eq!(svg.matches("class=\"mark m3\"").count(), 1);
+        assert_eq!(svg.matches("class=\"mark m0\"").count(), 1);
+    }
+
+    #[test]
     fn a_map_merges_what_is_equal() {
         let map = HeatMap {
             title: "a <map>".to_owned(),
