@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use super::Finding;
 use super::series::{Line, LinkRun, PathRun, Report, Span, State, per_second};
-use crate::cli::paths::{bytes, state};
+use crate::cli::paths::{self, state};
 use crate::cli::wall_text;
 use crate::sim::report::chart::{
     COLOURS, Chart, HeatMap, Hint, Line as Curve, Mark, STYLE, escaped, step_of,
@@ -19,6 +19,7 @@ use crate::telemetry::schema::LinkCounter;
 const LINKS_MAX: usize = 256;
 const PEERS_MAX: usize = 64;
 const EVENTS_MAX: usize = 500;
+const UNREADABLE_MAX: usize = 20;
 /// Columns of the map of peers.
 const PROCESSES_MAX: usize = 16;
 /// Parts of a chart that say what they are when pointed at.
@@ -45,7 +46,7 @@ td.word,th.word{text-align:left}td.text{text-align:left;white-space:normal;min-w
 .u0{background:var(--u0)}.u1{background:var(--u1)}.u2{background:var(--u2)}.u3{background:var(--u3)}.u4{background:var(--u4)}.u5{background:var(--u5)}.u6{background:var(--u6)}.u7{background:var(--u7)}.u8{background:var(--u8)}
 .u5,.u6,.u7,.u8{color:var(--page)}.finding{border-left:3px solid var(--c1);padding-left:.8rem;margin:.8rem 0}.finding p{color:var(--ink);margin:0}.finding ul{margin:.2rem 0;padding-left:1.2rem;color:var(--soft)}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
-@media print{body{max-width:none;margin:0;font-size:11px}.wide{overflow:visible}.wide svg{min-width:0}td.text{min-width:0}h2,h3{break-after:avoid}svg,tr,.finding{break-inside:avoid}}
+@media print{:root{font-size:10px}body{max-width:none;margin:0;font-size:1rem}th,td{padding:.2rem .35rem;white-space:normal}.wide{overflow:visible}.wide svg{min-width:0}td.text{min-width:0}h2,h3{break-after:avoid}svg,tr,.finding{break-inside:avoid}}
 ";
 
 /// A page of a report.
@@ -111,8 +112,14 @@ fn head(page: &mut String, report: &Report) {
         escaped(report.version)
     );
     if !report.unreadable.is_empty() {
-        let lines = report.unreadable.join("\n");
-        let _ = writeln!(page, "<pre>{}</pre>", escaped(&lines));
+        let mut lines: Vec<_> = report.unreadable.iter().map(String::as_str).collect();
+        let more = lines.len().saturating_sub(UNREADABLE_MAX);
+        let more = format!("and {more} more; --json has them all");
+        if lines.len() > UNREADABLE_MAX {
+            lines.truncate(UNREADABLE_MAX);
+            lines.push(&more);
+        }
+        let _ = writeln!(page, "<pre>{}</pre>", escaped(&lines.join("\n")));
     }
 }
 
@@ -219,7 +226,7 @@ fn links(page: &mut String, report: &Report) {
         let waits = waits(link);
         let mostly = waits.iter().max_by(|a, b| a.1.total_cmp(&b.1));
         let mostly = mostly.map_or_else(unknown, |(of, share)| {
-            format!("{}, {:.0} %", TIMES[*of].1, share * 100.0)
+            format!("{}, {:.0}\u{a0}%", TIMES[*of].1, share * 100.0)
         });
         let mut messages = link.counters[LinkCounter::Messages].to_string();
         let failures = link.counters[LinkCounter::Failures];
@@ -698,13 +705,10 @@ fn events(page: &mut String, report: &Report) {
         return;
     }
     let mut shown: Vec<&Line> = report.events.iter().collect();
-    // What is worse is kept.
-    for verdict in [Verdict::Slow, Verdict::Lost] {
-        if shown.len() > EVENTS_MAX {
-            shown.retain(|line| line.verdict >= verdict);
-        }
-    }
+    // What is worst is kept, and of that what came first.
+    shown.sort_by_key(|line| std::cmp::Reverse(line.verdict));
     shown.truncate(EVENTS_MAX);
+    shown.sort_by_key(|line| line.event.wall_ns);
     page.push_str("<p>Times are in UTC, and since the recording began.</p>\n");
     let mut table = Rows::new(
         page,
@@ -828,10 +832,19 @@ fn unknown() -> String {
     "–".to_owned()
 }
 
+/// What stays on one line.
+fn together(text: &str) -> String {
+    text.replace(' ', "\u{a0}")
+}
+
+fn bytes(bytes: u64) -> String {
+    together(&paths::bytes(bytes))
+}
+
 /// A time that is read at a glance: three digits and their unit.
 fn time(nanos: u64) -> String {
     let (value, unit) = match nanos {
-        0..1_000 => return format!("{nanos} ns"),
+        0..1_000 => return together(&format!("{nanos} ns")),
         1_000..1_000_000 => (float(nanos) / 1e3, "µs"),
         1_000_000..1_000_000_000 => (float(nanos) / 1e6, "ms"),
         1_000_000_000..600_000_000_000 => (float(nanos) / 1e9, "s"),
@@ -848,7 +861,7 @@ fn time(nanos: u64) -> String {
     } else {
         &text
     };
-    format!("{text} {unit}")
+    together(&format!("{text} {unit}"))
 }
 
 fn time_tick(nanos: f64) -> String {

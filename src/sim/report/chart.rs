@@ -32,14 +32,18 @@ text{font:12px system-ui,sans-serif;fill:var(--soft)}text.small{font-size:11px}t
 .f0{fill:var(--c0)}.f1{fill:var(--c1)}.f2{fill:var(--c2)}.f3{fill:var(--c3)}.f4{fill:var(--c4)}.f5{fill:var(--c5)}.f6{fill:var(--c6)}.f7{fill:var(--c7)}
 .u0{fill:var(--u0)}.u1{fill:var(--u1)}.u2{fill:var(--u2)}.u3{fill:var(--u3)}.u4{fill:var(--u4)}.u5{fill:var(--u5)}.u6{fill:var(--u6)}.u7{fill:var(--u7)}.u8{fill:var(--u8)}
 .s1{stroke:var(--u1)}.s2{stroke:var(--u2)}.s3{stroke:var(--u3)}.s4{stroke:var(--u4)}.s5{stroke:var(--u5)}.s6{stroke:var(--u6)}.s7{stroke:var(--u7)}.s8{stroke:var(--u8)}
-.band{fill-opacity:.8}.dashed{stroke-width:1.2;stroke-dasharray:3 3}.hint{fill:var(--ink);fill-opacity:0}.hint:hover{fill-opacity:.09}
+.band{fill-opacity:.8}.thin{stroke-width:1}.dashed{stroke-width:1.2;stroke-dasharray:3 3}.thin.dashed{stroke-width:.7}.hint{fill:var(--ink);fill-opacity:0}.hint:hover{fill-opacity:.09}
 .mark path{fill:none;stroke:currentColor}.mark .tip{fill:currentColor}.m0{color:var(--soft)}.m1{color:var(--c6)}.m2{color:var(--c1)}.m3{color:var(--c4)}
 ";
 
+/// A line of more points is drawn thin.
+const POINTS_WIDE_MAX: usize = 200;
 /// Marks that are nearer to each other than this are drawn as one.
-const MARK_GAP: f64 = 5.0;
+const MARK_GAP: f64 = 8.0;
 /// So many of them say what they are.
-const MARK_LINES_MAX: usize = 8;
+const MARK_NAMES_MAX: usize = 8;
+/// Of more marks than this, those of the lower two levels do not cross the plot: they would hide it.
+const MARKS_ACROSS_MAX: usize = 30;
 
 /// A line of a chart, or several points of it.
 #[derive(Debug, Clone, Default)]
@@ -395,24 +399,29 @@ impl Chart {
     }
 
     fn draw_marks(&self, svg: &mut String, across: &Scale, (top, bottom): (f64, f64)) {
+        let mut groups = Vec::new();
         let mut rest = &self.marks[..];
         while let Some(first) = rest.first() {
-            let x = across.at(first.at);
-            let near = rest
-                .iter()
-                .take_while(|mark| across.at(mark.at) < x + MARK_GAP);
+            let end = across.at(first.at) + MARK_GAP;
+            let near = rest.iter().take_while(|mark| across.at(mark.at) < end);
             let (group, after) = rest.split_at(near.count().max(1));
+            groups.push((across.at(first.at), group));
             rest = after;
+        }
+        for &(x, group) in &groups {
             let level = group.iter().map(|mark| mark.level).max().unwrap_or(0);
-            let names = group.iter().take(MARK_LINES_MAX);
+            let names = group.iter().take(MARK_NAMES_MAX);
             let mut names: Vec<_> = names.map(|mark| mark.name.clone()).collect();
             if group.len() > names.len() {
                 names.push(format!("and {} more", group.len() - names.len()));
             }
+            let _ = write!(svg, "<g class=\"mark m{level}\">");
+            if level > 1 || groups.len() <= MARKS_ACROSS_MAX {
+                let _ = write!(svg, "<path d=\"M{x:.1} {top:.1}V{bottom:.1}\"/>");
+            }
             let _ = write!(
                 svg,
-                "<g class=\"mark m{level}\"><path d=\"M{x:.1} {top:.1}V{bottom:.1}\"/>\
-                 <path d=\"M{:.1} {:.1}h10l-5 8z\" class=\"tip\"/><title>{}</title></g>",
+                "<path d=\"M{:.1} {:.1}h10l-5 8z\" class=\"tip\"/><title>{}</title></g>",
                 x - 5.0,
                 top - 4.0,
                 escaped(&names.join("\n"))
@@ -463,9 +472,15 @@ impl Line {
             }
         }
         let dashed = if self.is_dashed { " dashed" } else { "" };
+        // Many points of a line that goes up and down would be a block of its colour.
+        let thin = if self.points.len() > POINTS_WIDE_MAX {
+            " thin"
+        } else {
+            ""
+        };
         let _ = write!(
             svg,
-            "<path d=\"{path}\" class=\"line c{}{dashed}\"><title>{}</title></path>",
+            "<path d=\"{path}\" class=\"line c{}{dashed}{thin}\"><title>{}</title></path>",
             self.colour % COLOURS,
             escaped(&self.name)
         );
