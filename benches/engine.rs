@@ -8,6 +8,7 @@ use thalweg::engine::wire::Ack;
 use thalweg::engine::wire::{Credit, Frame, Keys, PathCount, encode_ack};
 use thalweg::engine::{Completions, EngineConfig, MemRange, Transmit, TxAction, TxEngine};
 use thalweg::path::select::{Adaptive, AnySelector, RoundRobin};
+use thalweg::telemetry::{Recorder, Role};
 use thalweg::units::{Bytes, Nanos};
 
 const PATHS: u8 = 8;
@@ -141,6 +142,18 @@ fn chunk(c: &mut Criterion) {
     let adaptive = || AnySelector::Adaptive(Adaptive);
     let mut bench = Bench::new(Completions::Local, adaptive(), delay());
     group.bench_function("completion, adaptive", |b| b.iter(|| bench.by_completion()));
+    let folder = std::env::temp_dir().join(format!("thalweg-bench-{}", std::process::id()));
+    let (recorder, _) = Recorder::open(&folder).expect("there is memory");
+    let link = recorder.link(Role::Sender, "127.0.0.1:1");
+    let mut bench = Bench::new(Completions::Local, adaptive(), delay());
+    bench
+        .tx
+        .record(link.expect("there is room"), Timestamp::from_nanos(1));
+    group.bench_function("completion, adaptive, recorded", |b| {
+        b.iter(|| bench.by_completion());
+    });
+    drop((bench, recorder));
+    let _ = std::fs::remove_dir_all(&folder);
     let mut bench = Bench::new(Completions::Peer, adaptive(), delay());
     group.bench_function("acknowledgement, adaptive", |b| {
         b.iter(|| bench.by_acknowledgement());

@@ -1,4 +1,4 @@
-//! What is fuzzed: every place where bytes of a peer, a stranger or a user are taken in. Each
+//! What is fuzzed: every place where bytes of a peer, a stranger, a user or a device are taken in. Each
 //! function takes arbitrary bytes and panics where a promise is broken. The fuzzer's programs and
 //! the ordinary tests (`tests/corpora.rs`) share this file.
 
@@ -24,6 +24,10 @@ use thalweg::path::select::{AnySelector, RoundRobin};
 use thalweg::session::fuzzing::{
     HELLO_BYTES, Handle, Hello, WELCOME_BYTES, Welcome, challenge, read_challenge,
 };
+use thalweg::telemetry::schema::PortGauge;
+use thalweg::telemetry::sources::{
+    dcb, link, module, netlink as ethtool, otlp as switches, pcie, pressure, processors, rtnetlink,
+};
 use thalweg::transport::{ChannelError, Receiver, framing};
 use thalweg::units::{Bytes, Nanos};
 
@@ -31,7 +35,7 @@ use thalweg::units::{Bytes, Nanos};
 pub type Target = fn(&[u8]);
 
 /// All targets by the names of their corpora.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("frame", frame),
     ("receiver", receiver),
     ("sender", sender),
@@ -39,6 +43,11 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("handle", handle),
     ("config", config),
     ("request", request),
+    ("netlink", netlink),
+    ("transceiver", transceiver),
+    ("proc", proc),
+    ("otlp", otlp),
+    ("host", host),
 ];
 
 /// Reads operations from the input; zeros after its end.
@@ -622,4 +631,120 @@ pub fn request(data: &[u8]) {
         half == Ok(None) || half == whole,
         "{half:?}, then {whole:?}"
     );
+}
+
+/// An answer of the kernel about an interface: what it is about, then a datagram.
+pub fn netlink(data: &[u8]) {
+    let mut input = Input(data);
+    let question = ethtool::Question::ALL[usize::from(input.byte()) % ethtool::Question::ALL.len()];
+    let (family, sequence) = (30, u32::from(input.byte()));
+    let told = match ethtool::answer(input.0, family, sequence) {
+        Some(Ok(attributes)) => ethtool::parse(question, attributes),
+        Some(Err(error)) => {
+            assert!(error.raw_os_error().is_some_and(|errno| errno > 0));
+            return;
+        }
+        // Attributes alone: what is in a datagram is seldom come by.
+        None => ethtool::parse(question, input.0),
+    };
+    for (at, (counter, value)) in told.counters.iter().enumerate() {
+        assert!(*value != u64::MAX, "{counter:?} has not been set");
+        let again = told.counters[..at].iter().any(|(is, _)| is == counter);
+        assert!(!again, "{counter:?} is there twice");
+    }
+}
+
+/// The memory of a transceiver: its lower half, then the halves of pages 01h and 11h.
+pub fn transceiver(data: &[u8]) {
+    let mut input = Input(data);
+    let lower = input.take(module::HALF_PAGE_BYTES);
+    let pages = module::CmisPages {
+        advertising: input.take(module::HALF_PAGE_BYTES),
+        lanes: input.take(module::HALF_PAGE_BYTES),
+    };
+    let layout = lower.first().and_then(|&first| module::Layout::of(first));
+    let told = match layout {
+        Some(module::Layout::Sff8636) => module::sff8636(lower),
+        _ if module::is_flat(lower) => module::cmis(lower, None),
+        _ => module::cmis(lower, Some(pages)),
+    };
+    assert!(told.lanes.len() <= 8);
+    for (gauge, value) in told.gauges {
+        let most = match gauge {
+            PortGauge::ModuleTemperature => 128_000,
+            PortGauge::ModuleVoltage => 6_553_500,
+            _ => 4 + 6 * 8,
+        };
+        assert!(value <= most, "{gauge:?} is {value}");
+    }
+}
+
+/// Small files of the kernel.
+pub fn proc(data: &[u8]) {
+    let pressure::Pressure { some, full } = pressure::parse(data);
+    for waits in some.into_iter().chain(full) {
+        assert!(waits.share_ppm <= 1_000_000);
+        assert!(waits.total_ns.is_multiple_of(1000));
+    }
+    let times = processors::parse_times(data);
+    assert!(times.processors != Some(0));
+    let _ = processors::parse_softirqs(data);
+    let lines = data.split(|&byte| byte == b'\n').count() as u64;
+    let softnet = processors::parse_softnet(data).unwrap_or_default();
+    assert!(softnet.packets <= lines * u64::from(u32::MAX));
+    let _ = link::rdma_speed_mbps(&String::from_utf8_lossy(data));
+}
+
+/// Metrics that anybody may send: two messages, the first of a length that comes before it.
+pub fn otlp(data: &[u8]) {
+    let mut input = Input(data);
+    let len = usize::from(u16::from_le_bytes([input.byte(), input.byte()]));
+    let mut received = switches::Received::default();
+    let mut refused = 0;
+    for (at, message) in [input.take(len), input.0].into_iter().enumerate() {
+        refused += received
+            .take_bytes(message, Timestamp::from_nanos(at as u64))
+            .unwrap_or(0);
+    }
+    assert_eq!(received.refused, refused);
+    for name in received.series.keys() {
+        assert!(name.attributes.len() <= 64);
+    }
+    assert!(received.series.len() <= data.len());
+}
+
+/// What the kernel says of a host: an answer of rtnetlink, a device's configuration on PCI Express.
+pub fn host(data: &[u8]) {
+    let Some((&kind, data)) = data.split_first() else {
+        return;
+    };
+    match kind {
+        0 => {
+            if let Some(dcb) = dcb::parse(data) {
+                assert!(dcb.lossless().all(|priority| priority < dcb::PRIORITIES));
+                for class in 0..=u8::MAX {
+                    let priority = dcb.priority(class);
+                    assert!(priority.is_none_or(|priority| priority < dcb::PRIORITIES));
+                }
+            }
+        }
+        1 => assert!(rtnetlink::next_hops(data) <= data.len() / 8),
+        2 => {
+            for message in rtnetlink::messages(data) {
+                let bytes: usize = rtnetlink::attributes(message.body)
+                    .map(|(_, a)| a.len())
+                    .sum();
+                assert!(bytes <= data.len());
+            }
+        }
+        _ => {
+            let _ = pcie::acs(data);
+            // As the capabilities of a whole configuration.
+            let mut config = vec![0; 4096];
+            for (byte, value) in config[0x100..].iter_mut().zip(data) {
+                *byte = *value;
+            }
+            let _ = pcie::acs(&config);
+        }
+    }
 }

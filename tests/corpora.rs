@@ -144,3 +144,28 @@ fn config() {
 fn request() {
     run("request");
 }
+
+#[test]
+fn netlink() {
+    run("netlink");
+}
+
+#[test]
+fn transceiver() {
+    run("transceiver");
+}
+
+#[test]
+fn proc() {
+    run("proc");
+}
+
+#[test]
+fn otlp() {
+    run("otlp");
+}
+
+#[test]
+fn host() {
+    run("host");
+}

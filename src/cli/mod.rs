@@ -1,9 +1,11 @@
 //! The `thalweg` command. Results go to standard output, everything else to standard error, and
-//! the exit status says whether all is well: 0, 1 where a run did not end or a bound is not held,
-//! 2 where the command or a scenario is wrong.
+//! the exit status says whether all is well: 0, 1 where a run did not end, a bound is not held, or the
+//! host has a problem, 2 where the command or a scenario is wrong.
 
 mod compare;
+mod doctor;
 mod events;
+mod explain;
 mod export;
 mod paths;
 mod progress;
@@ -46,6 +48,8 @@ enum Command {
     /// Try a network, an algorithm or a setting in the packet-level simulator
     #[command(subcommand)]
     Sim(Sim),
+    /// What limits each link, and whether it is the network
+    Explain(explain::ExplainArgs),
     /// What happens and is decided on this host's links
     Events(events::EventsArgs),
     /// What this host's links do, on a screen
@@ -58,6 +62,8 @@ enum Command {
     Report(report::ReportArgs),
     /// The paths of this host's processes, as they are now
     Paths(paths::PathsArgs),
+    /// Look this host over before a job: what would slow it down or end it, and what mends that
+    Doctor(doctor::DoctorArgs),
     /// Answer Prometheus with what this host's processes record
     Export(export::ExportArgs),
 }
@@ -224,12 +230,14 @@ pub fn main() -> ExitCode {
     };
     let mut out = std::io::stdout().lock();
     let result = match cli.command {
+        Command::Explain(args) => explain::explain(&args, &mut out),
         Command::Events(args) => events::events(&args, &mut out),
         Command::Top(args) => top::top(&args, &mut out),
         Command::Replay(args) => top::replay(&args, &mut out),
         Command::Record(args) => record::record(&args, &mut out),
         Command::Report(args) => report::report(&args, &mut out),
         Command::Paths(args) => paths::paths(&args, &mut out),
+        Command::Doctor(args) => doctor::doctor(&args, &mut out),
         Command::Export(args) => export::export(&args, &mut out),
         Command::Sim(command) => match command {
             Sim::Run(args) => run::run(&args, &mut out),

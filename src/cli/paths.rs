@@ -8,6 +8,7 @@ use clap::Args;
 use super::watched::{Folder, Watched};
 use super::{Failure, print_json};
 use crate::sim::report::table::Table;
+use crate::telemetry::Role;
 use crate::telemetry::reader::{PathNow, Process, Reader};
 use crate::telemetry::schema::{
     LinkCounter, LinkGauge, PATH_STATES, PathCounter, PathGauge, PathHistogram,
@@ -39,20 +40,27 @@ fn text(process: &Process) -> String {
     let state = if process.is_alive { "" } else { ", ended" };
     let mut text = format!("{} {}{state}\n", process.program, process.pid);
     for link in &process.links {
-        let _ = writeln!(
+        let _ = write!(
             text,
-            "\nlink {} {}: {} messages, {}; window {}, in flight {}",
+            "\nlink {} {}: {} messages, {}",
             link.role.way(),
             link.peer,
             link.counters[LinkCounter::Messages],
             bytes(link.counters[LinkCounter::MessageBytes]),
-            bytes(link.gauges[LinkGauge::Window]),
-            bytes(link.gauges[LinkGauge::InFlight]),
         );
+        let _ = match link.role {
+            Role::Sender => writeln!(
+                text,
+                "; window {}, in flight {}",
+                bytes(link.gauges[LinkGauge::Window]),
+                bytes(link.gauges[LinkGauge::InFlight])
+            ),
+            Role::Receiver => writeln!(text),
+        };
         let mut table = Table::new([
             "path",
             "state",
-            "sent",
+            "carried",
             "in flight",
             "Gb/s",
             "rtt us",
@@ -78,7 +86,7 @@ fn row(path: &PathNow) -> Vec<String> {
     vec![
         path.number.to_string(),
         state(gauge(PathGauge::State)).to_owned(),
-        bytes(path.counters[PathCounter::SentBytes]),
+        bytes(path.counters[PathCounter::SentBytes] + path.counters[PathCounter::ReceivedBytes]),
         bytes(gauge(PathGauge::Outstanding)),
         format!("{}.{:03}", megabits / 1000, megabits % 1000),
         micros(gauge(PathGauge::RoundTrip)),

@@ -23,6 +23,7 @@ pub use types::{
 
 use crate::units::Nanos;
 use error::Source;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -105,9 +106,19 @@ impl Config {
     /// # Errors
     /// The first setting that is unknown or wrong.
     pub fn from_env() -> Result<Self, ConfigError> {
+        Self::from_vars(std::env::vars_os())
+    }
+
+    /// The settings in these variables, and in the configuration file that they name.
+    ///
+    /// # Errors
+    /// The first setting that is unknown or wrong.
+    pub fn from_vars(
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
         let mut env = Vec::new();
         let mut file = None;
-        for (name, value) in std::env::vars_os() {
+        for (name, value) in vars {
             let name = name.to_string_lossy();
             if !is_ours(&name) && !FROM_NCCL.iter().any(|taken| taken.name == name) {
                 continue;

@@ -207,7 +207,9 @@ impl IfFilter {
             .admit(name, self.names.iter().map(|entry| &**entry))
     }
 
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// From `NCCL_SOCKET_IFNAME`'s syntax; none if it names nothing.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
         let (signs, text) = Signs::of(text);
         // NCCL's entries may carry a port after a colon (it is for InfiniBand): not part of the name.
         let names: Box<[Box<str>]> = text

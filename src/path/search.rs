@@ -294,10 +294,16 @@ impl Base {
         self.excess(owd)
     }
 
+    /// The least of late; `i64::MAX` before anything was seen.
+    #[must_use]
+    pub fn least(&self) -> i64 {
+        self.current.0.min(self.previous)
+    }
+
     /// By how much a delay exceeds the least; nothing if it is less.
     #[must_use]
     pub fn excess(&self, owd: i64) -> Nanos {
-        let least = self.current.0.min(self.previous);
+        let least = self.least();
         Nanos(owd.saturating_sub(least).max(0).unsigned_abs())
     }
 }

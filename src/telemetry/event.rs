@@ -246,6 +246,8 @@ events! {
         /// Frames that were under way on it.
         frames: u64,
     }
+    /// The sender has closed a path that had carried nothing: it leads nowhere new, or the link ends.
+    PathClosed = "path-closed" is Fine {}
     /// The receiver has said how far a fenced path came: the rest goes by other paths.
     PathReplayed = "path-replayed" is Lost {
         /// Frames that are sent again.
@@ -343,6 +345,7 @@ impl fmt::Display for Event {
             Self::PathFenced { reason, frames, .. } => write!(
                 f, "fenced: {reason}; {frames} frames outstanding",
             ),
+            Self::PathClosed {} => f.write_str("closed, with nothing carried"),
             Self::PathReplayed { frames } => write!(
                 f, "fence answered, {frames} frames go by other paths",
             ),

@@ -15,7 +15,9 @@ pub mod reader;
 pub mod schema;
 mod segment;
 pub mod snapshot;
+pub mod sources;
 pub mod values;
+pub mod verdict;
 
 use std::io;
 use std::path::Path;

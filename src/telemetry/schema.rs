@@ -23,6 +23,14 @@ pub enum Scope {
     Link,
     /// One of its paths.
     Path,
+    /// A port of this host: an RDMA port with its network interface, or an interface alone.
+    Port,
+    /// One of a port's priorities.
+    Priority,
+    /// One of the lanes of a port's transceiver.
+    Lane,
+    /// This host.
+    Host,
 }
 
 /// In what a metric is recorded.
@@ -36,6 +44,18 @@ pub enum Unit {
     Nanoseconds,
     /// How many, of what the name says.
     Number,
+    /// Millionths; Prometheus is told a ratio.
+    PartsPerMillion,
+    /// Thousandths of a degree. What is below zero is told as zero.
+    Millicelsius,
+    /// Millionths of a volt.
+    Microvolts,
+    /// Millionths of an ampere.
+    Microamperes,
+    /// Billionths of a watt.
+    Nanowatts,
+    /// Transfers a second of a PCIe lane: 16 GT/s are 16 000 000 000.
+    TransfersPerSecond,
 }
 
 /// An entry of the table.
@@ -58,6 +78,10 @@ impl fmt::Display for Scope {
         f.write_str(match self {
             Self::Link => "link",
             Self::Path => "path",
+            Self::Port => "port",
+            Self::Priority => "port_priority",
+            Self::Lane => "port_lane",
+            Self::Host => "host",
         })
     }
 }
@@ -77,8 +101,10 @@ impl Unit {
     #[must_use]
     pub const fn per_base(self) -> u64 {
         match self {
-            Self::Bytes | Self::BytesPerSecond | Self::Number => 1,
-            Self::Nanoseconds => 1_000_000_000,
+            Self::Bytes | Self::BytesPerSecond | Self::Number | Self::TransfersPerSecond => 1,
+            Self::Millicelsius => 1000,
+            Self::PartsPerMillion | Self::Microvolts | Self::Microamperes => 1_000_000,
+            Self::Nanoseconds | Self::Nanowatts => 1_000_000_000,
         }
     }
 }
@@ -92,6 +118,12 @@ impl Metric {
             Unit::BytesPerSecond => "_bytes_per_s",
             Unit::Nanoseconds => "_ns",
             Unit::Number => "",
+            Unit::PartsPerMillion => "_ppm",
+            Unit::Millicelsius => "_millicelsius",
+            Unit::Microvolts => "_uv",
+            Unit::Microamperes => "_ua",
+            Unit::Nanowatts => "_nw",
+            Unit::TransfersPerSecond => "_transfers_per_s",
         };
         format!("{}{unit}", self.name)
     }
@@ -104,6 +136,12 @@ impl Metric {
             Unit::BytesPerSecond => "_bytes_per_second",
             Unit::Nanoseconds => "_seconds",
             Unit::Number => "",
+            Unit::PartsPerMillion => "_ratio",
+            Unit::Millicelsius => "_celsius",
+            Unit::Microvolts => "_volts",
+            Unit::Microamperes => "_amperes",
+            Unit::Nanowatts => "_watts",
+            Unit::TransfersPerSecond => "_transfers_per_second",
         };
         let total = if self.kind == Kind::Counter {
             "_total"
@@ -241,6 +279,8 @@ table! {
         Rate = "rate" in BytesPerSecond,
         /// Round trip, smoothed.
         RoundTrip = "round_trip" in Nanoseconds,
+        /// The least that a round trip has taken: over RDMA of all paths of the link.
+        RoundTripMin = "round_trip_min" in Nanoseconds,
         /// The channel's number: how often it has been dialled.
         Epoch = "epoch" in Number,
     }
@@ -249,6 +289,304 @@ table! {
     PathHistogram: Histogram of Path {
         /// From a chunk's departure to the word that it has arrived: over TCP the receiver's own, with the time that both hosts needed.
         Delay = "delay" in Nanoseconds,
+        /// What round trips took beyond the least: their time in the network's queues.
+        Queue = "queue" in Nanoseconds,
+    }
+
+    /// What a port of this host counts, for all processes together: first what its RDMA device counts, then what its Ethernet
+    /// driver does, from [`Self::PausesReceived`] on, then its network interface, from [`Self::SentBytes`] on. None of them is
+    /// there for every adapter.
+    PortCounter: Counter of Port {
+        /// RDMA packets that left.
+        RdmaSentPackets = "rdma_sent_packets" in Number,
+        /// RDMA packets that came.
+        RdmaReceivedPackets = "rdma_received_packets" in Number,
+        /// Bytes of RDMA packets that left.
+        RdmaSentBytes = "rdma_sent" in Bytes,
+        /// Bytes of RDMA packets that came.
+        RdmaReceivedBytes = "rdma_received" in Bytes,
+        /// Congestion notifications (CNP) that came, those that slowed a queue pair down where the others are counted apart; of a bond of mlx5 those of all its ports.
+        CnpsHandled = "cnps_handled" in Number,
+        /// Congestion notifications that came and changed nothing.
+        CnpsIgnored = "cnps_ignored" in Number,
+        /// Congestion notifications sent to others, whose packets came here with a mark.
+        CnpsSent = "cnps_sent" in Number,
+        /// RDMA packets that came with a congestion mark (ECN).
+        EcnMarkedPackets = "ecn_marked_packets" in Number,
+        /// Packets that came before one that they should have followed; no loss where packets of a queue pair take several ways, as long as nobody has to send again.
+        OutOfSequencePackets = "out_of_sequence_packets" in Number,
+        /// Others' word that a packet of ours is missing, said or implied by an answer to a later one.
+        SequenceNaks = "sequence_naks" in Number,
+        /// Times that no acknowledgement came in time.
+        AckTimeouts = "ack_timeouts" in Number,
+        /// Requests given up after the last try without an acknowledgement.
+        RetriesExceeded = "retries_exceeded" in Number,
+        /// What was sent again, in the unit of the driver: packets of ionic, rounds of the others.
+        Retransmitted = "retransmitted" in Number,
+        /// Bytes that were sent again.
+        RetransmittedBytes = "retransmitted" in Bytes,
+        /// Times that a queue pair began again slowly after a loss (mlx5).
+        SlowRestarts = "slow_restarts" in Number,
+        /// Others' word that no receive was posted for a message of ours.
+        RnrNaksReceived = "rnr_naks_received" in Number,
+        /// Our word that no receive was posted for a message of theirs.
+        RnrNaksSent = "rnr_naks_sent" in Number,
+        /// Requests given up because no receive was ever posted for them.
+        RnrRetriesExceeded = "rnr_retries_exceeded" in Number,
+        /// Messages that came when no receive was posted.
+        NoReceiveBuffer = "no_receive_buffer" in Number,
+        /// Requests that came a second time.
+        DuplicateRequests = "duplicate_requests" in Number,
+        /// Requests of ours that ended with an error.
+        RequesterErrors = "requester_errors" in Number,
+        /// Receives and answers of ours that ended with an error.
+        ResponderErrors = "responder_errors" in Number,
+        /// Requests and receives flushed because their queue pair had failed.
+        Flushed = "flushed" in Number,
+        /// RDMA packets whose checksum was wrong.
+        IcrcErrors = "icrc_errors" in Number,
+        /// RDMA packets that came and were discarded.
+        RdmaDiscards = "rdma_discards" in Number,
+        /// Ticks of the adapter during which the port had something to send and no credit for it (InfiniBand).
+        XmitWaitTicks = "xmit_wait_ticks" in Number,
+        /// Packets discarded on their way out, because the port was down or congested (InfiniBand).
+        XmitDiscards = "xmit_discards" in Number,
+        /// Packets that came with an error (InfiniBand).
+        RdmaReceiveErrors = "rdma_receive_errors" in Number,
+        /// Symbol errors of the link (InfiniBand).
+        RdmaSymbolErrors = "rdma_symbol_errors" in Number,
+        /// Times that the RDMA port's link went down.
+        RdmaLinkDowns = "rdma_link_downs" in Number,
+        /// Times that the RDMA port's link recovered from errors (InfiniBand).
+        RdmaLinkRecoveries = "rdma_link_recoveries" in Number,
+        /// Times that errors of the link passed the limit that is set for it (InfiniBand).
+        RdmaLinkIntegrityErrors = "rdma_link_integrity_errors" in Number,
+        /// Times that the port's buffers ran over, again and again (InfiniBand).
+        RdmaBufferOverruns = "rdma_buffer_overruns" in Number,
+        /// Frames that told this port to pause, of all priorities and of the whole link: the network is congested.
+        PausesReceived = "pauses_received" in Number,
+        /// Frames by which this port told the switch to pause: this host is too slow.
+        PausesSent = "pauses_sent" in Number,
+        /// Time during which this port was told to pause, added up over priorities.
+        Paused = "paused" in Nanoseconds,
+        /// Time during which this port told the switch to pause, added up over priorities.
+        Pausing = "pausing" in Nanoseconds,
+        /// Times that this port began to be paused.
+        PauseTransitions = "pause_transitions" in Number,
+        /// Times that this port has told the switch to pause for long.
+        PauseStormWarnings = "pause_storm_warnings" in Number,
+        /// Times that this port has told the switch to pause for so long that it stopped doing so, and drops instead.
+        PauseStormErrors = "pause_storm_errors" in Number,
+        /// Frames discarded on arrival for lack of room in the adapter.
+        ReceiveDiscards = "receive_discards" in Number,
+        /// Frames discarded on their way out.
+        TransmitDiscards = "transmit_discards" in Number,
+        /// Frames discarded on arrival because the host had given the interface no buffer.
+        ReceiveOutOfBuffer = "receive_out_of_buffer" in Number,
+        /// Times that a queue of the adapter's own had no buffer.
+        DeviceOutOfBuffer = "device_out_of_buffer" in Number,
+        /// Frames that found the adapter's buffer more than 85 % full.
+        BufferPassedThreshold = "buffer_passed_threshold" in Number,
+        /// Frames discarded on arrival for lack of a buffer of this host's share.
+        HostBufferDiscards = "host_buffer_discards" in Number,
+        /// Frames discarded on arrival because this host is congested.
+        HostCongestionDiscards = "host_congestion_discards" in Number,
+        /// Frames that the adapter itself marked (ECN) because this host is congested.
+        HostCongestionMarks = "host_congestion_marks" in Number,
+        /// Frames of the interface's own traffic that came with a congestion mark (ECN).
+        EcnMarkedFrames = "ecn_marked_frames" in Number,
+        /// Frames whose checksum was wrong.
+        CrcErrors = "crc_errors" in Number,
+        /// Frames dropped for a symbol error.
+        SymbolErrors = "symbol_errors" in Number,
+        /// Symbol errors that error correction did not mend.
+        PcsSymbolErrors = "pcs_symbol_errors" in Number,
+        /// Bits that error correction (FEC) mended.
+        FecCorrectedBits = "fec_corrected_bits" in Number,
+        /// Blocks that error correction mended.
+        FecCorrectedBlocks = "fec_corrected_blocks" in Number,
+        /// Blocks that error correction could not mend.
+        FecUncorrectableBlocks = "fec_uncorrectable_blocks" in Number,
+        /// Errors of the physical lanes before correction, added up.
+        LaneErrors = "lane_errors" in Number,
+        /// Times that the Ethernet link went down.
+        LinkDowns = "link_downs" in Number,
+        /// Times that the transceiver was taken out.
+        ModuleUnplugs = "module_unplugs" in Number,
+        /// Times that the transceiver did not answer, or had a short circuit.
+        ModuleFaults = "module_faults" in Number,
+        /// Times that the transceiver was too hot.
+        ModuleHighTemperatures = "module_high_temperatures" in Number,
+        /// Seconds in which reads of the adapter waited for PCIe more than 30 % of the time.
+        PcieReadStalls = "pcie_read_stalls" in Number,
+        /// Seconds in which writes of the adapter waited for PCIe more than 30 % of the time.
+        PcieWriteStalls = "pcie_write_stalls" in Number,
+        /// Frames dropped because PCIe did not take them.
+        PcieOverflows = "pcie_overflows" in Number,
+        /// Times that PCIe had to recover its signal.
+        PcieSignalErrors = "pcie_signal_errors" in Number,
+        /// Bytes that the network interface sent; what RDMA sends is not always among them.
+        SentBytes = "sent" in Bytes,
+        /// Bytes that the network interface received.
+        ReceivedBytes = "received" in Bytes,
+        /// Packets that the network interface sent.
+        SentPackets = "sent_packets" in Number,
+        /// Packets that the network interface received.
+        ReceivedPackets = "received_packets" in Number,
+        /// Packets that the network interface could not send.
+        SendErrors = "send_errors" in Number,
+        /// Packets that came to the network interface with an error.
+        ReceiveErrors = "receive_errors" in Number,
+        /// Packets dropped before they were sent.
+        SendDrops = "send_drops" in Number,
+        /// Packets dropped after they came.
+        ReceiveDrops = "receive_drops" in Number,
+        /// Packets that came and that the host did not take in time.
+        ReceiveMisses = "receive_misses" in Number,
+        /// Times that the network interface lost its carrier.
+        CarrierDowns = "carrier_downs" in Number,
+    }
+
+    /// What a port is like now: first its network interface, then its RDMA device, from [`Self::RdmaState`] on, its Ethernet
+    /// driver, from [`Self::PcieReadStalled`] on, its transceiver, from [`Self::ModuleTemperature`] on, and its place on PCIe,
+    /// from [`Self::PcieSpeed`] on.
+    PortGauge: Gauge of Port {
+        /// 1 while the network interface has a carrier, 0 while it has none.
+        LinkUp = "link_up" in Number,
+        /// Speed of the network interface.
+        Speed = "speed" in BytesPerSecond,
+        /// The largest packet of the network interface.
+        Mtu = "mtu" in Bytes,
+        /// Temperature of the adapter, the hottest place that it tells.
+        Temperature = "temperature" in Millicelsius,
+        /// State of the RDMA port: 1 down, 2 initializing, 3 armed, 4 active, 5 active and deferred.
+        RdmaState = "rdma_state" in Number,
+        /// Speed of the RDMA port.
+        RdmaSpeed = "rdma_speed" in BytesPerSecond,
+        /// Share of the last second during which reads of the adapter waited for PCIe.
+        PcieReadStalled = "pcie_read_stalled" in PartsPerMillion,
+        /// Share of the last second during which writes of the adapter waited for PCIe.
+        PcieWriteStalled = "pcie_write_stalled" in PartsPerMillion,
+        /// Quality of the signal, in steps of the driver up to its maximum.
+        SignalQuality = "signal_quality" in Number,
+        /// The best quality that a signal can have.
+        SignalQualityMax = "signal_quality_max" in Number,
+        /// Why the link is down, where the driver says (`enum ethtool_link_ext_state` of Linux).
+        DownReason = "down_reason" in Number,
+        /// Physical lanes of the link.
+        Lanes = "lanes" in Number,
+        /// 1 where the link obeys pauses of the whole link, 0 where not; priorities have their own switches.
+        PauseReceiveEnabled = "pause_receive_enabled" in Number,
+        /// 1 where the port may pause the whole link, 0 where not.
+        PauseSendEnabled = "pause_send_enabled" in Number,
+        /// Temperature of the transceiver.
+        ModuleTemperature = "module_temperature" in Millicelsius,
+        /// Voltage of the transceiver.
+        ModuleVoltage = "module_voltage" in Microvolts,
+        /// Alarms that the transceiver has raised since it was last asked, its lanes' included.
+        ModuleAlarms = "module_alarms" in Number,
+        /// Warnings that the transceiver has raised since it was last asked, its lanes' included.
+        ModuleWarnings = "module_warnings" in Number,
+        /// Speed of a PCIe lane.
+        PcieSpeed = "pcie_speed" in TransfersPerSecond,
+        /// The highest speed that the adapter can have.
+        PcieSpeedMax = "pcie_speed_max" in TransfersPerSecond,
+        /// PCIe lanes in use.
+        PcieWidth = "pcie_width" in Number,
+        /// The most that the adapter can use.
+        PcieWidthMax = "pcie_width_max" in Number,
+    }
+
+    /// What a port counts for each of its eight priorities.
+    PriorityCounter: Counter of Priority {
+        /// Bytes sent with it.
+        SentBytes = "sent" in Bytes,
+        /// Bytes received with it.
+        ReceivedBytes = "received" in Bytes,
+        /// Frames that told this port to pause it.
+        PausesReceived = "pauses_received" in Number,
+        /// Frames by which this port told the switch to pause it.
+        PausesSent = "pauses_sent" in Number,
+        /// Time during which this port was told to pause it.
+        Paused = "paused" in Nanoseconds,
+        /// Time during which this port told the switch to pause it.
+        Pausing = "pausing" in Nanoseconds,
+        /// Frames discarded on arrival for lack of room.
+        Discards = "discards" in Number,
+        /// Frames that the adapter marked (ECN) because this host is congested.
+        Marks = "marks" in Number,
+    }
+
+    /// What a lane of a port's transceiver is like now.
+    LaneGauge: Gauge of Lane {
+        /// Light that comes in.
+        ReceivePower = "receive_power" in Nanowatts,
+        /// Light that goes out.
+        SendPower = "send_power" in Nanowatts,
+        /// Current of the laser.
+        Bias = "bias" in Microamperes,
+    }
+
+    /// What a host counts: the time that work waited for something (pressure), and what its processors did.
+    HostCounter: Counter of Host {
+        /// Time during which some work waited for a processor.
+        CpuPressureSome = "cpu_pressure_some" in Nanoseconds,
+        /// Time during which all work waited for a processor, within a limit of its control group.
+        CpuPressureFull = "cpu_pressure_full" in Nanoseconds,
+        /// Time during which some work waited for memory.
+        MemoryPressureSome = "memory_pressure_some" in Nanoseconds,
+        /// Time during which all work waited for memory.
+        MemoryPressureFull = "memory_pressure_full" in Nanoseconds,
+        /// Time during which some work waited for disks.
+        IoPressureSome = "io_pressure_some" in Nanoseconds,
+        /// Time during which all work waited for disks.
+        IoPressureFull = "io_pressure_full" in Nanoseconds,
+        /// Time during which all work waited for interrupts to be served.
+        IrqPressureFull = "irq_pressure_full" in Nanoseconds,
+        /// Time of all processors in programs.
+        CpuUser = "cpu_user" in Nanoseconds,
+        /// Time of all processors in the kernel.
+        CpuSystem = "cpu_system" in Nanoseconds,
+        /// Time of all processors without work.
+        CpuIdle = "cpu_idle" in Nanoseconds,
+        /// Time of all processors without work while some waits for disks.
+        CpuIoWait = "cpu_io_wait" in Nanoseconds,
+        /// Time of all processors in interrupts.
+        CpuIrq = "cpu_irq" in Nanoseconds,
+        /// Time of all processors in soft interrupts: packets that come and go, among others.
+        CpuSoftirq = "cpu_softirq" in Nanoseconds,
+        /// Time of all processors that the hypervisor gave to others.
+        CpuSteal = "cpu_steal" in Nanoseconds,
+        /// Soft interrupts for packets that came.
+        SoftirqsReceive = "softirqs_receive" in Number,
+        /// Soft interrupts for packets that were sent.
+        SoftirqsSend = "softirqs_send" in Number,
+        /// Packets that soft interrupts took in.
+        SoftnetPackets = "softnet_packets" in Number,
+        /// Packets dropped because a processor's queue was full.
+        SoftnetDrops = "softnet_drops" in Number,
+        /// Times that a soft interrupt left packets for later because its time was up.
+        SoftnetSqueezes = "softnet_squeezes" in Number,
+    }
+
+    /// What a host is like now. Pressure is the mean over ten seconds.
+    HostGauge: Gauge of Host {
+        /// Share of time during which some work waited for a processor.
+        CpuPressureSome = "cpu_pressure_some" in PartsPerMillion,
+        /// Share of time during which all work waited for a processor.
+        CpuPressureFull = "cpu_pressure_full" in PartsPerMillion,
+        /// Share of time during which some work waited for memory.
+        MemoryPressureSome = "memory_pressure_some" in PartsPerMillion,
+        /// Share of time during which all work waited for memory.
+        MemoryPressureFull = "memory_pressure_full" in PartsPerMillion,
+        /// Share of time during which some work waited for disks.
+        IoPressureSome = "io_pressure_some" in PartsPerMillion,
+        /// Share of time during which all work waited for disks.
+        IoPressureFull = "io_pressure_full" in PartsPerMillion,
+        /// Share of time during which all work waited for interrupts to be served.
+        IrqPressureFull = "irq_pressure_full" in PartsPerMillion,
+        /// Processors in use.
+        Processors = "processors" in Number,
     }
 }
 
@@ -315,7 +653,9 @@ pub fn fingerprint() -> u64 {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
     };
-    for metric in metrics() {
+    // What belongs to the host is not in segments.
+    let recorded = metrics().filter(|metric| matches!(metric.scope, Scope::Link | Scope::Path));
+    for metric in recorded {
         add(&metric.prometheus());
         add(&metric.kind.to_string());
     }
@@ -384,6 +724,15 @@ mod tests {
             "thalweg_path_delay_seconds"
         );
         assert_eq!(PathHistogram::Delay.metric().field(), "delay_ns");
+        assert_eq!(
+            LaneGauge::ReceivePower.metric().prometheus(),
+            "thalweg_port_lane_receive_power_watts"
+        );
+        assert_eq!(
+            HostCounter::CpuSteal.metric().prometheus(),
+            "thalweg_host_cpu_steal_seconds_total"
+        );
+        assert_eq!(Unit::Nanowatts.per_base(), 1_000_000_000);
     }
 
     /// `THALWEG_BLESS=1` writes it.

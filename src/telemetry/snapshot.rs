@@ -109,6 +109,28 @@ impl Snapshot {
 }
 
 impl Window {
+    /// From the first of these snapshots to the last, with what has happened in between; none of fewer than
+    /// two.
+    #[must_use]
+    pub fn over(snapshots: &[Snapshot]) -> Option<Self> {
+        let [first, between @ .., last] = snapshots else {
+            return None;
+        };
+        let mut window = last.since(first);
+        for watched in &mut window.processes {
+            let mut events = Vec::new();
+            for earlier in between.iter().flat_map(|snapshot| &snapshot.processes) {
+                if earlier.is_same_as(watched) {
+                    events.extend_from_slice(&earlier.events);
+                    watched.events_missed += earlier.events_missed;
+                }
+            }
+            events.append(&mut watched.events);
+            watched.events = events;
+        }
+        Some(window)
+    }
+
     /// How long it is, in ns; never 0.
     #[must_use]
     pub fn length_ns(&self) -> u64 {

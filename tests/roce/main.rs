@@ -16,9 +16,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use thalweg::clock::Timestamp;
 use thalweg::config::{Family, HcaFilter};
+use thalweg::telemetry::schema::{PortCounter, PortGauge};
+use thalweg::telemetry::sources::{self, rdma::Counters};
 use thalweg::transport::verbs::End;
-use thalweg::transport::verbs::counters::{Counters, PortCounters};
 use thalweg::transport::verbs::device::{self, Choice, Found, Port};
 use thalweg::transport::verbs::sys::{
     Access, Completion, Depths, Device, DeviceEvent, Done, Form, Memory, Operation, Piece,
@@ -317,42 +319,49 @@ fn a_device_tells_of_links_and_addresses() {
 fn a_device_counts_until_it_is_gone() {
     let deadline = Instant::now() + Duration::from_secs(20);
     let sysfs = Path::new(device::SYSFS);
-    let mut counters = Counters::open(sysfs, "rxea0", 1, Some("ra0"));
-    let before = counters.read();
+    let counters = Counters::open(sysfs, "rxea0", 1, PortCounter::ALL);
+    let count = |counters: &Counters, wanted: PortCounter| {
+        let value = counters.read().find(|(is, _)| *is == wanted);
+        value.and_then(|(_, value)| value)
+    };
+    let naks = count(&counters, PortCounter::SequenceNaks);
+    let rnr = count(&counters, PortCounter::RnrNaksReceived);
+    let sent = count(&counters, PortCounter::RdmaSentPackets);
     let (near, far) = pair(100, Form::Plain);
     // There is no receive for it, yet.
     near.post(&[near.write(&far, 1, (0, 100), 2)]);
-    let mut since = PortCounters::default();
-    while since.rnr_naks < Some(1) {
-        since = counters.read().since(&before);
-        assert!(Instant::now() < deadline, "{since:?}");
+    while count(&counters, PortCounter::RnrNaksReceived) == rnr {
+        assert!(Instant::now() < deadline, "{rnr:?}");
     }
-    let expected = PortCounters {
-        sent: since.sent,
-        out_of_sequence: Some(0),
-        sequence_naks: Some(0),
-        retransmitted: since.retransmitted,
-        rnr_naks: since.rnr_naks,
-        ..PortCounters::default()
-    };
-    assert_eq!(since, expected);
-    assert!(since.retransmitted.is_some());
-    assert!(since.sent > Some(0));
+    assert!(rnr.is_some() && count(&counters, PortCounter::Retransmitted).is_some());
+    assert!(count(&counters, PortCounter::RdmaSentPackets) > sent);
+    assert_eq!(count(&counters, PortCounter::SequenceNaks), naks);
+    assert_eq!(count(&counters, PortCounter::CnpsHandled), None);
     far.receive(2, Piece::default());
     assert_eq!(near.next().map(|c: Completion| c.done), [Done::Sent]);
 
-    let mut counters = Counters::open(sysfs, "rxeb1", 1, None);
-    assert!(counters.read().sequence_naks.is_some());
+    // Whoever watches the host sees the same.
+    let now = sources::Host::new().read(Timestamp::now());
+    let port = now.port("rxea0:1").unwrap();
+    assert_eq!(port.interface.as_deref(), Some("ra0"));
+    assert!(port.counters[PortCounter::RdmaSentPackets as usize] > sent);
+    assert!(port.counters[PortCounter::SentBytes as usize] > Some(0));
+    assert_eq!(port.gauges[PortGauge::RdmaState as usize], Some(4));
+    assert_eq!(port.gauges[PortGauge::LinkUp as usize], Some(1));
+    assert!(now.port("ra0").is_none() && now.port("lo").is_some());
+
+    let open = || Counters::open(sysfs, "rxeb1", 1, PortCounter::ALL);
+    let counters = open();
+    assert!(count(&counters, PortCounter::SequenceNaks).is_some());
     let rdma = |command: &str| {
         let words: Vec<_> = command.split(' ').collect();
         assert!(Command::new("rdma").args(words).status().unwrap().success());
     };
     rdma("link delete rxeb1");
-    assert_eq!(counters.read(), PortCounters::default());
+    assert!(counters.read().all(|(_, value)| value.is_none()));
     rdma("link add rxeb1 type rxe netdev rb1");
-    assert_eq!(counters.read(), PortCounters::default());
-    counters = Counters::open(sysfs, "rxeb1", 1, None);
-    assert_eq!(counters.read().sequence_naks, Some(0));
+    assert!(counters.read().all(|(_, value)| value.is_none()));
+    assert_eq!(count(&open(), PortCounter::SequenceNaks), Some(0));
     while find("=rxeb1").ports.is_empty() {
         assert!(Instant::now() < deadline, "{}", find("=rxeb1"));
     }

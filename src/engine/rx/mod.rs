@@ -606,7 +606,7 @@ impl RxEngine {
             return;
         }
         p.channel = Channel::Lost;
-        self.note_fenced(path, FenceReason::Broken);
+        self.note_end(path, FenceReason::Broken);
         self.forget_arriving(path);
         self.leave_control_path(path);
         self.say(Frame::Lost { path, epoch });
@@ -620,7 +620,7 @@ impl RxEngine {
         }
         p.channel = Channel::None;
         let count = p.count;
-        self.note_fenced(path, FenceReason::Sender);
+        self.note_end(path, FenceReason::Sender);
         self.forget_arriving(path);
         self.leave_control_path(path);
         self.say(Frame::Fenced(PathCount { path, epoch, count }));

@@ -33,14 +33,20 @@ impl RxEngine {
         }
     }
 
-    pub(super) fn note_fenced(&mut self, path: u8, reason: FenceReason) {
-        self.paths[usize::from(path)].record.fences += 1;
-        let fenced = Event::PathFenced {
-            reason,
-            silent_ns: 0,
-            frames: 0,
+    /// A path has no channel any more.
+    pub(super) fn note_end(&mut self, path: u8, reason: FenceReason) {
+        let p = &mut self.paths[usize::from(path)];
+        let event = if p.count == 0 {
+            Event::PathClosed {}
+        } else {
+            p.record.fences += 1;
+            Event::PathFenced {
+                reason,
+                silent_ns: 0,
+                frames: 0,
+            }
         };
-        self.record.note(Some(path), fenced, self.now);
+        self.record.note(Some(path), event, self.now);
     }
 
     fn held_up_by(&self) -> HeldUpBy {

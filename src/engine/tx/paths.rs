@@ -465,6 +465,10 @@ impl TxEngine {
             }
             return self.judge_overtaken(index, now);
         }
+        if progressed && let Some(recorder) = &p.record.recorder {
+            let queue = stats.rtt - stats.rtt_min;
+            recorder.observe(PathHistogram::Queue, queue.0);
+        }
         p.verdict = p.health.observe(now, &p.stats, &config);
         if !stats.in_flight {
             p.watched = None;
@@ -996,6 +1000,7 @@ impl TxEngine {
         p.delay.observe(rtt);
         if let Some(recorder) = &p.record.recorder {
             recorder.observe(PathHistogram::Delay, rtt.0);
+            recorder.observe(PathHistogram::Queue, queue.0);
         }
         let recent_queues = &mut self.ports[usize::from(p.port)].recent_queues;
         let usual = recent_queues.get();

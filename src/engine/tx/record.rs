@@ -3,6 +3,7 @@
 use super::{FenceReason, TxEngine, TxEvent, index_u8};
 use crate::clock::Timestamp;
 use crate::control::Controller;
+use crate::engine::Completions;
 use crate::engine::record::HeldUpBy;
 use crate::telemetry::event::{self, Event, WindowReason};
 use crate::telemetry::schema::{LinkGauge, PathCounter, PathGauge};
@@ -139,6 +140,10 @@ impl TxEngine {
             self.look(now);
         }
         let window = self.window();
+        let base_rtt = match self.base_rtt.least() {
+            i64::MAX => Nanos::ZERO,
+            least => Nanos(u64::try_from(least).unwrap_or(0)),
+        };
         let Some(link) = self.record.publish(now) else {
             return;
         };
@@ -160,6 +165,12 @@ impl TxEngine {
             recorder.set(PathGauge::Outstanding, info.outstanding);
             recorder.set(PathGauge::Rate, info.rate);
             recorder.set(PathGauge::RoundTrip, path.round_trip().0);
+            let least = if self.config.completions == Completions::Local {
+                base_rtt
+            } else {
+                info.rtt_min
+            };
+            recorder.set(PathGauge::RoundTripMin, least.0);
             recorder.set(PathGauge::Epoch, path.epoch.into());
         }
     }

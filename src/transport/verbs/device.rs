@@ -15,6 +15,8 @@ use std::str::FromStr;
 
 use super::counters;
 use crate::config::{Family, HcaFilter};
+use crate::telemetry::sources::files::{names, word};
+use crate::telemetry::sources::link::rdma_speed_mbps;
 
 /// Where Linux shows RDMA devices.
 pub const SYSFS: &str = "/sys/class/infiniband";
@@ -182,7 +184,7 @@ fn port(folder: &Path, device: &str, number: u8, choice: &Choice<'_>) -> Result<
         number,
         link_layer,
         speed_mbps: word(&port.join("rate"))
-            .and_then(|rate| speed_mbps(&rate))
+            .and_then(|rate| rdma_speed_mbps(&rate))
             .unwrap_or(0),
         guid: word(&folder.join("sys_image_guid"))
             .or_else(|| word(&folder.join("node_guid")))
@@ -251,32 +253,6 @@ fn choose(gids: Vec<Gid>, link_layer: LinkLayer, choice: &Choice<'_>) -> Option<
     let ranked = gids.into_iter().filter_map(|gid| Some((rank(&gid)?, gid)));
     let best = ranked.min_by_key(|(rank, gid)| (*rank, gid.index));
     best.map(|(_, gid)| gid)
-}
-
-/// `400 Gb/sec (4X NDR)`.
-fn speed_mbps(rate: &str) -> Option<u32> {
-    let (whole, tenths) = match rate.split(' ').next()?.split_once('.') {
-        Some((whole, tenths)) => (whole, tenths.get(..1)?.parse::<u32>().ok()?),
-        None => (rate.split(' ').next()?, 0),
-    };
-    let whole: u32 = whole.parse().ok()?;
-    Some(whole.checked_mul(1000)? + tenths * 100)
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
-    names.sort_unstable();
-    names
-}
-
-/// What a file of one line says; nothing if it is empty.
-fn word(file: &Path) -> Option<String> {
-    let text = fs::read_to_string(file).ok()?;
-    let text = text.trim();
-    (!text.is_empty()).then(|| text.to_owned())
 }
 
 impl Port {
@@ -366,8 +342,8 @@ impl fmt::Display for Found {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tree::Tree;
     use super::*;
+    use crate::telemetry::sources::tree::Tree;
 
     impl Tree {
         fn gid(&self, port: &str, index: u8, addr: &str, kind: &str) {
@@ -591,18 +567,5 @@ mod tests {
         assert!(gpu_drivers(tree.path()).amd_only);
         tree.file("module/nvidia/version", "1\n");
         assert!(!gpu_drivers(tree.path()).amd_only);
-    }
-
-    #[test]
-    fn speeds_are_read() {
-        for (text, speed) in [
-            ("400 Gb/sec (4X NDR)", Some(400_000)),
-            ("2.5 Gb/sec (1X SDR)", Some(2_500)),
-            ("words", None),
-            ("", None),
-            ("99999999 Gb/sec", None),
-        ] {
-            assert_eq!(speed_mbps(text), speed, "{text}");
-        }
     }
 }

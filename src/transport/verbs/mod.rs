@@ -11,14 +11,11 @@ pub mod adapters;
 pub mod channel;
 pub mod counters;
 pub mod device;
-mod ethtool;
 pub mod readings;
 #[cfg(feature = "verbs")]
 pub mod stamps;
 #[cfg(feature = "verbs")]
 pub mod sys;
-#[cfg(test)]
-mod tree;
 #[cfg(feature = "verbs")]
 mod watch;
 #[cfg(feature = "verbs")]

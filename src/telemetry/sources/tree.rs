@@ -5,25 +5,25 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 /// A tree like the one under `/sys`, gone with it.
-pub(super) struct Tree(PathBuf);
+pub(crate) struct Tree(PathBuf);
 
 impl Tree {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let name = format!("thalweg-sysfs-{name}-{}", std::process::id());
         let tree = Self(std::env::temp_dir().join(name));
         fs::create_dir_all(&tree.0).unwrap();
         tree
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
-    pub(super) fn file(&self, path: &str, text: &str) {
+    pub(crate) fn file(&self, path: &str, text: &str) {
         fs::write(self.place(path), text).unwrap();
     }
 
-    pub(super) fn link(&self, path: &str, target: &str) {
+    pub(crate) fn link(&self, path: &str, target: &str) {
         symlink(target, self.place(path)).unwrap();
     }
 

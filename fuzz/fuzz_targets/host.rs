@@ -1,0 +1,9 @@
+//! Feeds `targets::host`: `cargo +nightly fuzz run host`.
+
+#![no_main]
+
+#[path = "../targets.rs"]
+#[allow(dead_code, reason = "each program has one of the targets")]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::host(data));

@@ -1,0 +1,9 @@
+//! Feeds `targets::proc`: `cargo +nightly fuzz run proc`.
+
+#![no_main]
+
+#[path = "../targets.rs"]
+#[allow(dead_code, reason = "each program has one of the targets")]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::proc(data));

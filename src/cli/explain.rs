@@ -1,0 +1,140 @@
+//! `thalweg explain`: what limited each link, live or in a recording, and whether it was the network.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::recording::Recording;
+use super::watched::{Folder, Watched};
+use super::{Failure, duration, print_json, wall_text};
+use crate::telemetry::snapshot::{Snapshot, Window};
+use crate::telemetry::verdict::{self, Finding};
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    /// What `thalweg record` has made [default: what happens on this host now]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    folder: Folder,
+    /// How long to look, such as 5s; of a recording its last so long
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    length: Option<Duration>,
+    /// Of a recording: leave out its last so long
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "file")]
+    until: Option<Duration>,
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// How long to look, unless it is said.
+const LENGTH: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Serialize)]
+struct Explained {
+    from_ns: u64,
+    to_ns: u64,
+    findings: Vec<Finding>,
+}
+
+pub(super) fn explain(args: &ExplainArgs, out: &mut impl Write) -> Result<(), Failure> {
+    let window = match &args.file {
+        Some(file) => {
+            let recording = Recording::read(file).map_err(Failure::Usage)?;
+            for line in &recording.lines {
+                eprintln!("thalweg: {}: {line}", file.display());
+            }
+            let window = window_of(&recording.snapshots, args.length, args.until);
+            window.ok_or_else(|| {
+                Failure::Usage(format!(
+                    "{}: two snapshots at least are needed",
+                    file.display()
+                ))
+            })?
+        }
+        None => {
+            let mut watched = Watched::begin(&args.folder)?;
+            let before = watched.snapshot()?;
+            thread::sleep(args.length.unwrap_or(LENGTH));
+            watched.snapshot()?.since(&before)
+        }
+    };
+    let explained = Explained {
+        from_ns: window.from_ns,
+        to_ns: window.to_ns,
+        findings: verdict::explain(&window),
+    };
+    if args.json {
+        return print_json(out, &explained);
+    }
+    write!(out, "{}", text(&explained))?;
+    Ok(())
+}
+
+/// The window of a recording that is asked for, with all events in it.
+fn window_of(
+    snapshots: &[Snapshot],
+    length: Option<Duration>,
+    until: Option<Duration>,
+) -> Option<Window> {
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let end = snapshots
+        .last()?
+        .wall_ns
+        .saturating_sub(until.map_or(0, nanos));
+    let begin = length.map_or(0, |length| end.saturating_sub(nanos(length)));
+    let last = snapshots
+        .iter()
+        .rposition(|snapshot| snapshot.wall_ns <= end)?;
+    let first = snapshots
+        .iter()
+        .rposition(|snapshot| snapshot.wall_ns <= begin);
+    let first = first.unwrap_or(0);
+    (first < last)
+        .then(|| Window::over(&snapshots[first..=last]))
+        .flatten()
+}
+
+fn text(explained: &Explained) -> String {
+    let (from, to) = (explained.from_ns, explained.to_ns);
+    let seconds = to.saturating_sub(from) / 100_000_000;
+    let mut text = format!(
+        "{} to {} UTC, {}.{} s\n",
+        &wall_text(from)[..10],
+        &wall_text(to)[..10],
+        seconds / 10,
+        seconds % 10
+    );
+    if explained.findings.is_empty() {
+        text += "no link carried anything, and none waited\n";
+        return text;
+    }
+    let network = explained.findings.iter().filter(|f| f.is_network).count();
+    let _ = match network {
+        0 => writeln!(text, "it is not the network"),
+        1 => writeln!(text, "the network limits 1 link"),
+        _ => writeln!(text, "the network limits {network} links"),
+    };
+    for finding in &explained.findings {
+        let _ = writeln!(
+            text,
+            "\n{} {} {} {}: {} ({} %)\n  {}",
+            finding.program,
+            finding.pid,
+            finding.role.way(),
+            finding.peer,
+            finding.cause.name(),
+            finding.confidence_percent,
+            finding.says
+        );
+        for line in &finding.evidence {
+            let _ = writeln!(text, "  - {line}");
+        }
+    }
+    text
+}

@@ -1,0 +1,778 @@
+//! What a host and its ports say of themselves beside our own timing, each from one place of the kernel.
+//!
+//! `rdma` and `ethtool` are what adapters count, each driver in its own words, under one table of names: the
+//! transports read part of it for control, and whoever watches reads all of it. `netlink` is what drivers say
+//! in the kernel's words, `module` what transceivers do, `link` which ports there are and how they are,
+//! `pressure` and `processors` what else keeps a host busy. [`Host`] reads them all, for whoever watches: never
+//! the process that is watched.
+//!
+//! What cannot be read is absent, which is not zero, and hides nothing else. Counters of one path over TCP are
+//! in its process's own records, since only the owner of a socket may ask for them.
+
+pub mod dcb;
+pub mod ethtool;
+mod figure;
+pub(crate) mod files;
+pub mod link;
+pub mod module;
+pub mod netlink;
+#[cfg(feature = "cli")]
+pub mod otlp;
+pub mod pcie;
+pub mod pressure;
+pub mod processors;
+pub mod rdma;
+pub mod rtnetlink;
+#[cfg(test)]
+pub(crate) mod tree;
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+pub use self::figure::increase;
+use self::link::Port;
+use super::schema::{HostCounter, HostGauge, LaneGauge, PortCounter, PortGauge, PriorityCounter};
+use crate::clock::Timestamp;
+use crate::units::Nanos;
+
+/// More ports than a host has: what goes beyond is not read, and a line says so.
+const PORTS_MAX: usize = 512;
+/// How often it is looked which ports there are.
+const LOOK_EVERY: Nanos = Nanos::from_secs(1);
+/// Between two readings of a source passes so many times what one takes: where they are slow, they are few.
+const IDLE_TIMES: u64 = 50;
+
+/// Where the figures of a port come from: all of one source are of the same age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The RDMA device. The kernel asks it every 10 ms at most.
+    Rdma,
+    /// The network interface.
+    Interface,
+    /// The Ethernet driver, with its adapter's firmware.
+    Ethernet,
+    /// The transceiver.
+    Module,
+    /// PCIe.
+    Pcie,
+}
+
+impl Source {
+    /// All of them, from the fastest to the slowest.
+    pub const ALL: [Self; 5] = [
+        Self::Rdma,
+        Self::Interface,
+        Self::Ethernet,
+        Self::Module,
+        Self::Pcie,
+    ];
+
+    /// How often it is read at most.
+    const fn every(self) -> Nanos {
+        match self {
+            Self::Rdma => Nanos::from_millis(10),
+            Self::Interface => Nanos::from_millis(100),
+            Self::Ethernet => Nanos::from_secs(1),
+            Self::Module | Self::Pcie => Nanos::from_secs(10),
+        }
+    }
+}
+
+impl PortCounter {
+    /// Where it comes from.
+    #[must_use]
+    pub const fn source(self) -> Source {
+        match self as usize {
+            at if at < Self::PausesReceived as usize => Source::Rdma,
+            at if at < Self::SentBytes as usize => Source::Ethernet,
+            _ => Source::Interface,
+        }
+    }
+}
+
+impl PortGauge {
+    /// Where it comes from.
+    #[must_use]
+    pub const fn source(self) -> Source {
+        match self as usize {
+            at if at < Self::RdmaState as usize => Source::Interface,
+            at if at < Self::PcieReadStalled as usize => Source::Rdma,
+            at if at < Self::ModuleTemperature as usize => Source::Ethernet,
+            at if at < Self::PcieSpeed as usize => Source::Module,
+            _ => Source::Pcie,
+        }
+    }
+}
+
+/// A host and its ports, at one time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostNow {
+    /// When.
+    pub at: Timestamp,
+    /// Its ports, in the order of their names: those of RDMA devices, then other network interfaces.
+    pub ports: Vec<PortNow>,
+    /// The host itself.
+    pub host: HostReading,
+    /// What should be there and cannot be read, and what to do about it.
+    pub lines: Vec<String>,
+}
+
+/// What a host says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostReading {
+    /// By [`HostCounter`].
+    pub counters: [Option<u64>; HostCounter::COUNT],
+    /// By [`HostGauge`].
+    pub gauges: [Option<u64>; HostGauge::COUNT],
+    /// When it was read.
+    pub read_at: Option<Timestamp>,
+}
+
+/// A port, at one time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortNow {
+    /// `mlx5_0:1`, or the interface where there is no RDMA device.
+    pub name: String,
+    /// Its network interface.
+    pub interface: Option<String>,
+    /// Its RDMA device, and the number of the port there.
+    pub device: Option<(String, u8)>,
+    /// Its driver.
+    pub driver: Option<String>,
+    /// By [`PortCounter`].
+    pub counters: [Option<u64>; PortCounter::COUNT],
+    /// By [`PortGauge`].
+    pub gauges: [Option<u64>; PortGauge::COUNT],
+    /// By priority and [`PriorityCounter`]. From [`Source::Ethernet`].
+    pub priorities: [[Option<u64>; PriorityCounter::COUNT]; ethtool::PRIORITIES],
+    /// By lane and [`LaneGauge`]; none where the transceiver does not say. From [`Source::Module`].
+    pub lanes: Vec<[Option<u64>; LaneGauge::COUNT]>,
+    /// When each [`Source`] was read; None if it has told nothing.
+    pub read_at: [Option<Timestamp>; Source::ALL.len()],
+}
+
+impl HostNow {
+    /// The port of this name.
+    #[must_use]
+    pub fn port(&self, name: &str) -> Option<&PortNow> {
+        self.ports.iter().find(|port| port.name == name)
+    }
+}
+
+impl HostReading {
+    /// What a counter has counted since an earlier reading; None if that is not known.
+    #[must_use]
+    pub fn increase(&self, before: &Self, counter: HostCounter) -> Option<u64> {
+        let at = counter as usize;
+        increase(
+            before.counters[at],
+            self.counters[at],
+            processors::bits(counter),
+        )
+    }
+}
+
+impl PortNow {
+    /// How old the figures of a source are at this time; None if there are none.
+    #[must_use]
+    pub fn age(&self, source: Source, at: Timestamp) -> Option<Nanos> {
+        Some(at.since(self.read_at[source as usize]?))
+    }
+
+    /// What a counter has counted since an earlier reading of the same port; None if that is not known, as
+    /// after a reset. [`Self::between`] says in what time.
+    #[must_use]
+    pub fn increase(&self, before: &Self, counter: PortCounter) -> Option<u64> {
+        let at = counter as usize;
+        let bits = rdma::bits(self.driver.as_deref(), counter);
+        increase(before.counters[at], self.counters[at], bits)
+    }
+
+    /// The time between the readings of a source in `before` and here: zero where it has not been read since.
+    #[must_use]
+    pub fn between(&self, before: &Self, source: Source) -> Option<Nanos> {
+        let at = source as usize;
+        Some(self.read_at[at]?.since(before.read_at[at]?))
+    }
+
+    fn of(port: &Port) -> Self {
+        let port = port.clone();
+        Self {
+            name: port.name,
+            interface: port.interface,
+            device: port.device,
+            driver: port.driver,
+            ..Self::default()
+        }
+    }
+
+    /// Forgets what a source has told.
+    fn forget(&mut self, source: Source) {
+        for counter in PortCounter::ALL {
+            if counter.source() == source {
+                self.counters[*counter as usize] = None;
+            }
+        }
+        for gauge in PortGauge::ALL {
+            if gauge.source() == source {
+                self.gauges[*gauge as usize] = None;
+            }
+        }
+        match source {
+            Source::Ethernet => self.priorities = Self::default().priorities,
+            Source::Module => self.lanes.clear(),
+            _ => {}
+        }
+        self.read_at[source as usize] = None;
+    }
+}
+
+impl Default for PortNow {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            interface: None,
+            device: None,
+            driver: None,
+            counters: [None; PortCounter::COUNT],
+            gauges: [None; PortGauge::COUNT],
+            priorities: [[None; PriorityCounter::COUNT]; ethtool::PRIORITIES],
+            lanes: Vec::new(),
+            read_at: [None; Source::ALL.len()],
+        }
+    }
+}
+
+impl Default for HostReading {
+    fn default() -> Self {
+        Self {
+            counters: [None; HostCounter::COUNT],
+            gauges: [None; HostGauge::COUNT],
+            read_at: None,
+        }
+    }
+}
+
+/// Asks drivers, through the kernel.
+#[derive(Debug)]
+enum Drivers {
+    /// None: these may be the files of another host.
+    Nobody,
+    /// This host's, with a socket for questions where the kernel has that family.
+    Kernel(Option<netlink::Socket>),
+}
+
+/// Reads a host, each source at its own pace: what is not due is told again, with its age. A reading of a
+/// slow adapter or transceiver takes as long as it takes, up to a second for the latter: a program with a
+/// screen has a thread for it.
+#[derive(Debug)]
+pub struct Host {
+    sys: PathBuf,
+    proc: PathBuf,
+    drivers: Drivers,
+    looked: Pace,
+    ports: Vec<PortReader>,
+    itself: HostReading,
+    pace: Pace,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Host {
+    /// This host, in this network namespace.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            drivers: Drivers::Kernel(netlink::Socket::open().ok()),
+            ..Self::of_files(Path::new("/sys"), Path::new("/proc"))
+        }
+    }
+
+    /// What files like those under `/sys` and `/proc` say. No driver is asked: these may be those of
+    /// another host.
+    #[must_use]
+    pub fn of_files(sys: &Path, proc: &Path) -> Self {
+        Self {
+            sys: sys.to_owned(),
+            proc: proc.to_owned(),
+            drivers: Drivers::Nobody,
+            looked: Pace::every(LOOK_EVERY),
+            ports: Vec::new(),
+            itself: HostReading::default(),
+            pace: Pace::every(Nanos::from_millis(100)),
+        }
+    }
+
+    /// The present state.
+    pub fn read(&mut self, now: Timestamp) -> HostNow {
+        let mut lines = Vec::new();
+        if self.looked.begins(now) {
+            self.look();
+            self.looked.ends();
+        }
+        if self.ports.len() > PORTS_MAX {
+            lines.push(format!(
+                "{} ports: those after {} are not read",
+                self.ports.len(),
+                self.ports[PORTS_MAX - 1].now.name
+            ));
+        }
+        if self.pace.begins(now) {
+            self.itself.read_at = Some(now);
+            pressure::read(&self.proc, &mut self.itself);
+            processors::read(&self.proc, &mut self.itself);
+            self.pace.ends();
+        }
+        let last = self.ports.len().min(PORTS_MAX);
+        let ports = &mut self.ports[..last];
+        // What takes long comes last: what is counted fast is read at the time that is told.
+        for source in Source::ALL {
+            for port in &mut *ports {
+                port.read(source, &self.sys, &mut self.drivers, now);
+            }
+        }
+        lines.extend(ports.iter().filter_map(|port| port.line.clone()));
+        HostNow {
+            at: now,
+            ports: ports.iter().map(|port| port.now.clone()).collect(),
+            host: self.itself.clone(),
+            lines,
+        }
+    }
+
+    fn look(&mut self) {
+        let mut before = std::mem::take(&mut self.ports);
+        for port in link::find(&self.sys) {
+            let known = before.iter().position(|reader| reader.port == port);
+            let reader = known.map(|at| before.swap_remove(at));
+            self.ports
+                .push(reader.unwrap_or_else(|| PortReader::new(port)));
+        }
+    }
+}
+
+/// When something is due.
+#[derive(Debug)]
+struct Pace {
+    every: Nanos,
+    due: Timestamp,
+    begun: Timestamp,
+}
+
+impl Pace {
+    fn every(every: Nanos) -> Self {
+        Self {
+            every,
+            due: Timestamp::ZERO,
+            begun: Timestamp::ZERO,
+        }
+    }
+
+    /// Whether it is due now; then it begins.
+    fn begins(&mut self, now: Timestamp) -> bool {
+        let is_due = now >= self.due;
+        if is_due {
+            self.due = now + self.every;
+            self.begun = Timestamp::now();
+        }
+        is_due
+    }
+
+    /// It has been done.
+    fn ends(&mut self) {
+        let took = Timestamp::now().since(self.begun);
+        let idle = Nanos(took.0.saturating_mul(IDLE_TIMES));
+        if idle > self.every {
+            self.due += idle;
+        }
+    }
+}
+
+/// Reads one port.
+#[derive(Debug)]
+struct PortReader {
+    port: Port,
+    now: PortNow,
+    paces: [Pace; Source::ALL.len()],
+    rdma: Option<rdma::Counters>,
+    ethtool: Option<ethtool::Counters>,
+    /// What the driver answers.
+    questions: Vec<netlink::Question>,
+    /// Why the transceiver cannot be read, where one may be there.
+    line: Option<String>,
+}
+
+impl PortReader {
+    fn new(port: Port) -> Self {
+        Self {
+            now: PortNow::of(&port),
+            port,
+            paces: Source::ALL.map(|source| Pace::every(source.every())),
+            rdma: None,
+            ethtool: None,
+            questions: netlink::Question::ALL.to_vec(),
+            line: None,
+        }
+    }
+
+    /// Reads a source, if that is due.
+    fn read(&mut self, source: Source, sys: &Path, drivers: &mut Drivers, now: Timestamp) {
+        if !self.paces[source as usize].begins(now) {
+            return;
+        }
+        self.now.forget(source);
+        let has_told = match source {
+            Source::Rdma => self.read_rdma(sys),
+            Source::Interface => self.read_interface(sys),
+            Source::Ethernet => self.read_ethernet(sys, drivers),
+            Source::Module => self.read_module(sys, drivers),
+            Source::Pcie => false,
+        };
+        self.now.read_at[source as usize] = has_told.then_some(now);
+        self.paces[source as usize].ends();
+    }
+
+    fn read_rdma(&mut self, sys: &Path) -> bool {
+        let Some((device, number)) = &self.port.device else {
+            return false;
+        };
+        link::read_rdma_state(sys, device, *number, &mut self.now);
+        let open = || {
+            let folder = sys.join("class/infiniband");
+            rdma::Counters::open(&folder, device, *number, PortCounter::ALL)
+        };
+        let counters = self.rdma.get_or_insert_with(open);
+        let mut is_any = false;
+        for (counter, value) in counters.read() {
+            self.now.counters[counter as usize] = value;
+            is_any |= value.is_some();
+        }
+        if !is_any {
+            // A device that vanishes takes its files with it.
+            self.rdma = None;
+        }
+        is_any || self.now.gauges[PortGauge::RdmaState as usize].is_some()
+    }
+
+    fn read_interface(&mut self, sys: &Path) -> bool {
+        let interface = self.port.interface.as_ref();
+        interface.is_some_and(|name| link::read_interface(sys, name, &mut self.now))
+    }
+
+    /// The interface, if it is an adapter's: what a virtual one counts is its queues.
+    fn adapter(&self, sys: &Path) -> Option<String> {
+        let interface = self.port.interface.as_ref()?;
+        let device = sys.join("class/net").join(interface).join("device");
+        device.exists().then(|| interface.clone())
+    }
+
+    fn read_ethernet(&mut self, sys: &Path, drivers: &mut Drivers) -> bool {
+        let (Drivers::Kernel(socket), Some(interface)) = (drivers, self.adapter(sys)) else {
+            return false;
+        };
+        let mut has_told = self.read_statistics(&interface);
+        // What the driver's own statistics leave open; they know pauses of priorities apart.
+        if let Some(socket) = socket {
+            let now = &mut self.now;
+            self.questions.retain(|&question| {
+                let told = match socket.about(&interface, question) {
+                    Ok(told) => told,
+                    Err(error) => {
+                        let errno = error.raw_os_error();
+                        return !matches!(errno, Some(libc::EOPNOTSUPP | libc::EINVAL));
+                    }
+                };
+                has_told |= !told.counters.is_empty() || !told.gauges.is_empty();
+                for (counter, value) in told.counters {
+                    now.counters[counter as usize].get_or_insert(value);
+                }
+                for (gauge, value) in told.gauges {
+                    now.gauges[gauge as usize].get_or_insert(value);
+                }
+                true
+            });
+        }
+        has_told
+    }
+
+    fn read_statistics(&mut self, interface: &str) -> bool {
+        let open = || ethtool::Counters::open(interface).ok().flatten();
+        let Some(mut counters) = self.ethtool.take().or_else(open) else {
+            return false;
+        };
+        // Where that fails it is opened again next time: settings change what there is.
+        let Ok(reading) = counters.read() else {
+            return false;
+        };
+        for (counter, value) in reading.counters() {
+            self.now.counters[counter as usize] = value;
+        }
+        for (gauge, value) in reading.gauges() {
+            self.now.gauges[gauge as usize] = value;
+        }
+        for (priority, counter, value) in reading.priorities() {
+            self.now.priorities[priority][counter as usize] = value;
+        }
+        self.ethtool = Some(counters);
+        true
+    }
+
+    fn read_module(&mut self, sys: &Path, drivers: &mut Drivers) -> bool {
+        self.line = None;
+        let (Drivers::Kernel(Some(socket)), Some(interface)) = (drivers, self.adapter(sys)) else {
+            return false;
+        };
+        match module::read(socket, &interface) {
+            Ok(module) => {
+                for &(gauge, value) in &module.gauges {
+                    self.now.gauges[gauge as usize] = Some(value);
+                }
+                self.now.lanes = module.lanes;
+                !module.gauges.is_empty()
+            }
+            Err(error) => {
+                if error.kind() == ErrorKind::PermissionDenied {
+                    self.line = Some(format!(
+                        "{interface}: its transceiver cannot be read without CAP_NET_ADMIN: run as root to \
+                         see its temperature and light"
+                    ));
+                }
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tree::Tree;
+    use super::*;
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::ZERO + Nanos::from_secs(100) + Nanos::from_millis(ms)
+    }
+
+    /// A host with an adapter of mlx5.
+    fn host(name: &str) -> Tree {
+        let tree = Tree::new(name);
+        let device = "sys/class/infiniband/mlx5_0";
+        tree.file(&format!("{device}/device/net/eth0/dev_port"), "0\n");
+        tree.link(&format!("{device}/device/driver"), "/drivers/mlx5_core");
+        tree.file(&format!("{device}/ports/1/state"), "4: ACTIVE\n");
+        tree.file(
+            &format!("{device}/ports/1/hw_counters/packet_seq_err"),
+            "4294967290\n",
+        );
+        tree.file(&format!("{device}/ports/1/hw_counters/np_cnp_sent"), "5\n");
+        tree.file("sys/class/net/eth0/statistics/tx_bytes", "1000\n");
+        tree.file("sys/class/net/eth0/carrier", "1\n");
+        tree.file("sys/class/net/lo/carrier", "1\n");
+        tree.file(
+            "proc/pressure/cpu",
+            "some avg10=1.00 avg60=0 avg300=0 total=7\n",
+        );
+        tree.file("proc/net/softnet_stat", "ffffffff 00000000 00000001\n");
+        tree
+    }
+
+    fn reader(tree: &Tree) -> Host {
+        Host::of_files(&tree.path().join("sys"), &tree.path().join("proc"))
+    }
+
+    fn counter(now: &HostNow, port: &str, counter: PortCounter) -> Option<u64> {
+        now.port(port)?.counters[counter as usize]
+    }
+
+    #[test]
+    fn a_host_tells_what_its_files_say() {
+        let tree = host("sources-files");
+        let now = reader(&tree).read(at(0));
+        let names: Vec<_> = now.ports.iter().map(|port| port.name.as_str()).collect();
+        assert_eq!(names, ["mlx5_0:1", "lo"]);
+        let port = &now.ports[0];
+        assert_eq!(port.interface.as_deref(), Some("eth0"));
+        assert_eq!(port.driver.as_deref(), Some("mlx5_core"));
+        assert_eq!(
+            counter(&now, "mlx5_0:1", PortCounter::SequenceNaks),
+            Some(4_294_967_290)
+        );
+        assert_eq!(
+            counter(&now, "mlx5_0:1", PortCounter::SentBytes),
+            Some(1000)
+        );
+        // Absent, not zero.
+        assert_eq!(counter(&now, "mlx5_0:1", PortCounter::AckTimeouts), None);
+        assert_eq!(counter(&now, "lo", PortCounter::SequenceNaks), None);
+        assert_eq!(port.gauges[PortGauge::RdmaState as usize], Some(4));
+        assert_eq!(
+            now.host.counters[HostCounter::CpuPressureSome as usize],
+            Some(7000)
+        );
+        assert_eq!(port.age(Source::Rdma, at(3)), Some(Nanos::from_millis(3)));
+        assert_eq!(port.age(Source::Ethernet, at(3)), None);
+        assert_eq!(now.ports[1].age(Source::Rdma, at(3)), None);
+        assert!(now.lines.is_empty(), "{:?}", now.lines);
+    }
+
+    #[test]
+    fn each_source_has_its_pace_and_its_age() {
+        let tree = host("sources-pace");
+        let mut reader = reader(&tree);
+        let first = reader.read(at(0));
+        tree.file(
+            "sys/class/infiniband/mlx5_0/ports/1/hw_counters/packet_seq_err",
+            "4\n",
+        );
+        tree.file("sys/class/net/eth0/statistics/tx_bytes", "3000\n");
+        tree.file("proc/net/softnet_stat", "00000009 00000000 00000001\n");
+        // Not due yet.
+        let later = reader.read(at(99));
+        let (port, before) = (&later.ports[0], &first.ports[0]);
+        assert_eq!(port.increase(before, PortCounter::SentBytes), Some(0));
+        assert_eq!(port.between(before, Source::Interface), Some(Nanos::ZERO));
+        let age = port.age(Source::Interface, later.at);
+        assert_eq!(age, Some(Nanos::from_millis(99)));
+        // Due, even if reading took long.
+        let later = reader.read(at(60_000));
+        let port = &later.ports[0];
+        assert_eq!(port.increase(before, PortCounter::SentBytes), Some(2000));
+        assert_eq!(port.increase(before, PortCounter::SequenceNaks), Some(10));
+        assert_eq!(port.age(Source::Rdma, later.at), Some(Nanos::ZERO));
+        let packets = later
+            .host
+            .increase(&first.host, HostCounter::SoftnetPackets);
+        assert_eq!(packets, Some(10));
+        let steal = later.host.increase(&first.host, HostCounter::CpuSteal);
+        assert_eq!(steal, None);
+    }
+
+    #[test]
+    fn ports_come_and_go() {
+        let tree = host("sources-go");
+        let mut reader = reader(&tree);
+        let first = reader.read(at(0));
+        let folder = tree.path().join("sys/class/infiniband/mlx5_0");
+        std::fs::rename(&folder, tree.path().join("away")).unwrap();
+        // Files that are held open tell no more once the kernel has taken the device away; here they do.
+        let later = reader.read(at(60_000));
+        let names: Vec<_> = later.ports.iter().map(|port| port.name.as_str()).collect();
+        assert_eq!(names, ["eth0", "lo"]);
+        std::fs::rename(tree.path().join("away"), &folder).unwrap();
+        tree.file(
+            "sys/class/infiniband/mlx5_0/ports/1/hw_counters/np_cnp_sent",
+            "2\n",
+        );
+        let again = reader.read(at(120_000));
+        // It has begun anew: what it counted in between is not known.
+        let increase = again.ports[0].increase(&first.ports[0], PortCounter::CnpsSent);
+        assert_eq!(increase, None);
+    }
+
+    #[test]
+    fn garbage_hides_nothing_else() {
+        let tree = host("sources-garbage");
+        tree.file("sys/class/infiniband/odd one/ports/1/state", "\u{1}\n");
+        tree.file(
+            "sys/class/infiniband/odd one/ports/1/hw_counters/np_cnp_sent",
+            "N/A\n",
+        );
+        tree.file(
+            "sys/class/infiniband/odd one/ports/300/state",
+            "4: ACTIVE\n",
+        );
+        tree.file("sys/class/net/eth1/statistics", "a file\n");
+        tree.file("sys/class/net/eth1/carrier/folder", "");
+        tree.file("proc/stat", "cpu what\n");
+        let now = reader(&tree).read(at(0));
+        let names: Vec<_> = now.ports.iter().map(|port| port.name.as_str()).collect();
+        assert_eq!(names, ["mlx5_0:1", "odd one:1", "eth1", "lo"]);
+        assert_eq!(counter(&now, "mlx5_0:1", PortCounter::CnpsSent), Some(5));
+        let odd = &now.ports[1];
+        assert_eq!(odd.counters, [None; PortCounter::COUNT]);
+        assert_eq!(odd.age(Source::Rdma, at(0)), None);
+        assert_eq!(now.host.counters[HostCounter::CpuUser as usize], None);
+        let empty =
+            Host::of_files(Path::new("/nonexistent"), Path::new("/nonexistent")).read(at(0));
+        assert_eq!(
+            (empty.ports, empty.host.counters),
+            (vec![], [None; HostCounter::COUNT])
+        );
+    }
+
+    #[test]
+    fn one_that_takes_long_is_asked_less_often() {
+        let mut pace = Pace::every(Nanos::from_millis(10));
+        assert!(pace.begins(at(0)));
+        pace.begun = Timestamp::ZERO; // as if it had begun when the clock did
+        pace.ends();
+        assert!(!pace.begins(at(60_000)));
+        let mut pace = Pace::every(Nanos::from_secs(10));
+        assert!(pace.begins(at(0)));
+        pace.ends();
+        assert!(!pace.begins(at(9_999)));
+        assert!(pace.begins(at(10_000)));
+    }
+
+    #[test]
+    fn every_figure_has_its_source() {
+        use PortCounter as C;
+        use PortGauge as G;
+        for (counter, source) in [
+            (C::RdmaSentPackets, Source::Rdma),
+            (C::RdmaBufferOverruns, Source::Rdma),
+            (C::PausesReceived, Source::Ethernet),
+            (C::PcieSignalErrors, Source::Ethernet),
+            (C::SentBytes, Source::Interface),
+            (C::CarrierDowns, Source::Interface),
+        ] {
+            assert_eq!(counter.source(), source, "{counter:?}");
+        }
+        for (gauge, source) in [
+            (G::LinkUp, Source::Interface),
+            (G::Temperature, Source::Interface),
+            (G::RdmaState, Source::Rdma),
+            (G::RdmaSpeed, Source::Rdma),
+            (G::PcieReadStalled, Source::Ethernet),
+            (G::PauseSendEnabled, Source::Ethernet),
+            (G::ModuleTemperature, Source::Module),
+            (G::ModuleWarnings, Source::Module),
+            (G::PcieSpeed, Source::Pcie),
+            (G::PcieWidthMax, Source::Pcie),
+        ] {
+            assert_eq!(gauge.source(), source, "{gauge:?}");
+        }
+        for (at, source) in Source::ALL.into_iter().enumerate() {
+            assert_eq!(source as usize, at);
+        }
+    }
+
+    /// Whatever machine this is.
+    #[test]
+    fn this_host_is_read() {
+        let mut host = Host::new();
+        let now = host.read(Timestamp::now());
+        let lo = now.port("lo").unwrap();
+        assert!(lo.counters[PortCounter::SentBytes as usize].is_some());
+        assert_eq!(lo.age(Source::Interface, now.at), Some(Nanos::ZERO));
+        assert_eq!(lo.age(Source::Ethernet, now.at), None);
+        assert!(now.host.counters[HostCounter::CpuIdle as usize] > Some(0));
+        assert!(now.host.gauges[HostGauge::Processors as usize] > Some(0));
+        let has_pressure = Path::new("/proc/pressure/cpu").exists();
+        let pressure = now.host.counters[HostCounter::CpuPressureSome as usize];
+        assert_eq!(pressure.is_some(), has_pressure);
+        // Every interface with a link that is up has a port.
+        for interface in files::names(Path::new("/sys/class/net")) {
+            let is_its = |port: &&PortNow| port.interface.as_deref() == Some(&interface);
+            let is_folder = Path::new("/sys/class/net").join(&interface).is_dir();
+            assert_eq!(
+                now.ports.iter().any(|port| is_its(&port)),
+                is_folder,
+                "{interface}"
+            );
+        }
+    }
+}

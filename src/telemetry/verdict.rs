@@ -1,0 +1,535 @@
+//! What limited a link in a window, with the evidence: a path, the receiver, the sender, what all paths share,
+//! or this host's own work. "Not the network" is an answer like the others.
+//!
+//! The times that links count ([`LinkCounter`]) say who had to wait for whom; only where the network was
+//! waited for are paths compared with each other. Comparing is what a library of many paths can do and a
+//! counter of a port cannot: what is bad on one path and not on its siblings is that path's way, and what is
+//! alike on all of them is what they have in common.
+//!
+//! Nothing but the window goes in, and all arithmetic is whole, so a recording gives the same answer for
+//! ever.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use super::Role;
+use super::event::Event;
+use super::reader::{Happened, Link, PathNow};
+use super::schema::{LinkCounter, PathCounter, PathGauge, PathHistogram};
+use super::snapshot::{Watched, Window};
+
+/// A link whose user wants nothing of it for so many per cent of the time is not held up.
+const IDLE_PERCENT: u64 = 60;
+/// What took fewer per cent of the time did not limit a link.
+const MATTERS_PERCENT: u64 = 20;
+/// A path that delivers so many per cent of what its siblings do is slow.
+const SLOW_PERCENT: u64 = 65;
+/// Of so many segments, one that is sent again is loss that matters: TCP's throughput suffers from there on.
+const LOSS_ONE_IN: u64 = 1000;
+/// Of so many segments, one mark says that queues are held at the mark.
+const MARK_ONE_IN: u64 = 50;
+/// Paths that carried less of the link's bytes than this share are not compared: they hardly ran.
+const COMPARED_PERMILLE: u64 = 5;
+/// What a segment carries, where it is not known how many there were.
+const SEGMENT_BYTES: u64 = 1448;
+
+/// What limited a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// A path loses what it is given, or fell silent.
+    PathLoss,
+    /// Paths share a way that others have for themselves.
+    PathCollision,
+    /// A path, or a port, is slower than the others.
+    SlowPath,
+    /// What all paths have in common is full: the fabric's core, or the port at either end.
+    Shared,
+    /// The receiver holds back what others want to send too.
+    ReceiverShared,
+    /// The receiver's program has not posted its receives.
+    ReceiverLate,
+    /// The sender's program had nothing to send.
+    Sender,
+    /// Messages are so small that each waits for its round trip.
+    Latency,
+    /// This host's own work.
+    Software,
+    /// The window is smaller than what the network would take.
+    Window,
+}
+
+impl Cause {
+    /// Whether it is the network.
+    #[must_use]
+    pub fn is_network(self) -> bool {
+        matches!(
+            self,
+            Self::PathLoss | Self::PathCollision | Self::SlowPath | Self::Shared
+        )
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PathLoss => "loss on a path",
+            Self::PathCollision => "paths that share a way",
+            Self::SlowPath => "a slow path",
+            Self::Shared => "what all paths share",
+            Self::ReceiverShared => "a receiver with many senders",
+            Self::ReceiverLate => "a receiver that is late",
+            Self::Sender => "a sender with nothing to send",
+            Self::Latency => "messages too small to fill the network",
+            Self::Software => "this host's own work",
+            Self::Window => "a window that is too small",
+        }
+    }
+}
+
+/// What limited a link, and how that is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The process.
+    pub pid: u64,
+    /// Its program.
+    pub program: String,
+    /// Which way the link's data goes.
+    pub role: Role,
+    /// Its peer.
+    pub peer: String,
+    /// What limited it.
+    pub cause: Cause,
+    /// It is the network.
+    pub is_network: bool,
+    /// How sure that is.
+    pub confidence_percent: u8,
+    /// In one line.
+    pub says: String,
+    /// What was seen.
+    pub evidence: Vec<String>,
+}
+
+/// What limited the links of a window, the busiest first. Links on which nothing went, and nothing waited,
+/// are left out.
+#[must_use]
+pub fn explain(window: &Window) -> Vec<Finding> {
+    let mut found: Vec<(u64, Finding)> = Vec::new();
+    for watched in &window.processes {
+        for link in &watched.process.links {
+            if let Some(finding) = of_link(window, watched, link) {
+                found.push((link.counters[LinkCounter::MessageBytes], finding));
+            }
+        }
+    }
+    found.sort_by_key(|(bytes, finding)| {
+        let role = finding.role == Role::Receiver;
+        (role, u64::MAX - bytes, finding.pid, finding.peer.clone())
+    });
+    found.into_iter().map(|(_, finding)| finding).collect()
+}
+
+/// The times of a link, in per cent of all.
+struct Shares(Vec<(LinkCounter, u64)>);
+
+impl Shares {
+    fn of(link: &Link) -> Option<Self> {
+        let waits = [
+            LinkCounter::IdleTime,
+            LinkCounter::CreditTime,
+            LinkCounter::GrantTime,
+            LinkCounter::SenderTime,
+            LinkCounter::NetworkTime,
+            LinkCounter::AckTime,
+            LinkCounter::HostTime,
+        ];
+        let all: u64 = waits.iter().map(|&wait| link.counters[wait]).sum();
+        let share = |&wait: &LinkCounter| (wait, percent(link.counters[wait], all));
+        (all > 0).then(|| Self(waits.iter().map(share).collect()))
+    }
+
+    fn get(&self, wait: LinkCounter) -> u64 {
+        let found = self.0.iter().find(|(of, _)| *of == wait);
+        found.map_or(0, |(_, share)| *share)
+    }
+}
+
+impl fmt::Display for Shares {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shares: Vec<_> = self.0.iter().filter(|(_, share)| *share > 0).collect();
+        shares.sort_by_key(|(_, share)| u64::MAX - share);
+        for (at, (wait, share)) in shares.into_iter().enumerate() {
+            let what = match wait {
+                LinkCounter::IdleTime => "idle",
+                LinkCounter::CreditTime => "no receive posted",
+                LinkCounter::GrantTime => "held back by the receiver",
+                LinkCounter::SenderTime => "waiting for the sender",
+                LinkCounter::NetworkTime => "waiting for the network",
+                LinkCounter::AckTime => "waiting for last acknowledgements",
+                _ => "this host's work",
+            };
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}{what} {share} %")?;
+        }
+        Ok(())
+    }
+}
+
+fn percent(part: u64, all: u64) -> u64 {
+    let percent = u128::from(part) * 100 / u128::from(all.max(1));
+    u64::try_from(percent).unwrap_or(u64::MAX)
+}
+
+fn gigabits(bytes_per_second: u64) -> String {
+    let hundredths = bytes_per_second / 1_250_000;
+    format!("{}.{:02} Gb/s", hundredths / 100, hundredths % 100)
+}
+
+fn micros(nanos: u64) -> String {
+    format!("{} us", nanos / 1000)
+}
+
+/// A cause, how sure it is, what is said, and what was seen beside the times.
+type Told = (Cause, u64, String, Vec<String>);
+
+fn of_link(window: &Window, watched: &Watched, link: &Link) -> Option<Finding> {
+    let shares = Shares::of(link)?;
+    let bytes = link.counters[LinkCounter::MessageBytes];
+    let busy = 100 - shares.get(LinkCounter::IdleTime);
+    if bytes == 0 && busy < MATTERS_PERCENT {
+        return None;
+    }
+    let events: Vec<_> = watched
+        .events
+        .iter()
+        .filter(|event| event.link == link.id)
+        .collect();
+    let (cause, confidence, says, mut evidence) = match link.role {
+        Role::Sender => sender(link, &shares, &events),
+        Role::Receiver => receiver(&shares)?,
+    };
+    let rate = gigabits(window.per_second(bytes));
+    let messages = link.counters[LinkCounter::Messages];
+    let size = bytes.checked_div(messages).unwrap_or(0);
+    evidence.insert(0, format!("{shares}"));
+    evidence.insert(
+        1,
+        format!("{rate}, {messages} messages of {size} bytes on average"),
+    );
+    Some(Finding {
+        pid: watched.process.pid,
+        program: watched.process.program.clone(),
+        role: link.role,
+        peer: link.peer.clone(),
+        cause,
+        is_network: cause.is_network(),
+        confidence_percent: u8::try_from(confidence.min(99)).unwrap_or(99),
+        says,
+        evidence,
+    })
+}
+
+fn receiver(shares: &Shares) -> Option<Told> {
+    let waits = [
+        LinkCounter::IdleTime,
+        LinkCounter::CreditTime,
+        LinkCounter::SenderTime,
+        LinkCounter::GrantTime,
+    ];
+    let longest = waits.into_iter().max_by_key(|&wait| shares.get(wait))?;
+    let share = shares.get(longest);
+    // While parts of messages arrive, the sender knows more.
+    if share < shares.get(LinkCounter::NetworkTime) || share < MATTERS_PERCENT {
+        return None;
+    }
+    let (cause, says) = match longest {
+        LinkCounter::CreditTime => (
+            Cause::ReceiverLate,
+            "this program posts its receives late: what the sender has announced waits for them",
+        ),
+        LinkCounter::GrantTime => (
+            Cause::ReceiverShared,
+            "this host holds the sender back: others send to it too",
+        ),
+        LinkCounter::SenderTime => (
+            Cause::Sender,
+            "not the network: receives are posted, and the sender has not begun",
+        ),
+        _ => (
+            Cause::Sender,
+            "not the network: nothing is asked of this link",
+        ),
+    };
+    Some((cause, share, says.into(), Vec::new()))
+}
+
+fn sender(link: &Link, shares: &Shares, events: &[&Happened]) -> Told {
+    let lossy = lost_paths(link, events);
+    // What a fence costs is short, and matters however much else was waited for.
+    if let Some(told) = &lossy
+        && told.1 >= 90
+    {
+        return told.clone();
+    }
+    let waits = [
+        (LinkCounter::CreditTime, Cause::ReceiverLate),
+        (LinkCounter::GrantTime, Cause::ReceiverShared),
+        (LinkCounter::NetworkTime, Cause::Shared),
+        (LinkCounter::AckTime, Cause::Latency),
+        (LinkCounter::HostTime, Cause::Software),
+    ];
+    let idle = shares.get(LinkCounter::IdleTime);
+    let longest = waits.into_iter().max_by_key(|(wait, _)| shares.get(*wait));
+    let (wait, cause) = longest.unwrap_or((LinkCounter::IdleTime, Cause::Sender));
+    let share = shares.get(wait);
+    if idle >= IDLE_PERCENT || share < MATTERS_PERCENT {
+        let says = "not the network: the program had nothing to send for most of the time";
+        return (Cause::Sender, idle.max(50), says.into(), Vec::new());
+    }
+    let plain = |says: &str| (cause, share, says.to_owned(), Vec::new());
+    match cause {
+        Cause::ReceiverLate => {
+            plain("not the network: the receiver's program posts its receives late")
+        }
+        Cause::ReceiverShared => {
+            plain("the receiver holds bytes back: its port is shared among several senders")
+        }
+        Cause::Latency => plain(
+            "not the network's bandwidth: each message waits for its round trip; more of them at once, \
+             or larger ones, would fill it",
+        ),
+        Cause::Software => plain(
+            "not the network: this host's own work (calls that come late, copies, checks) took the time",
+        ),
+        _ => network(link, share, lossy),
+    }
+}
+
+/// The network was waited for: what of it?
+fn network(link: &Link, share: u64, lossy: Option<Told>) -> Told {
+    lossy
+        .or_else(|| unequal(link, share))
+        .or_else(|| marked(link, share))
+        .unwrap_or_else(|| alike(link, share))
+}
+
+/// Paths of which there is enough to say.
+fn compared(link: &Link) -> Vec<&PathNow> {
+    let sent = |path: &&PathNow| path.counters[PathCounter::SentBytes];
+    let all: u64 = link.paths.iter().map(|path| sent(&path)).sum();
+    let least = (all / 1000).saturating_mul(COMPARED_PERMILLE).max(1);
+    link.paths
+        .iter()
+        .filter(|path| sent(path) >= least)
+        .collect()
+}
+
+fn lost_paths(link: &Link, events: &[&Happened]) -> Option<Told> {
+    let mut evidence = Vec::new();
+    let mut silent = Vec::new();
+    for event in events {
+        match event.event {
+            Event::PathFenced { .. } => silent.extend(event.path),
+            Event::PortLossy { .. } | Event::PathReplayed { .. } => {}
+            _ => continue,
+        }
+        let path = event
+            .path
+            .map_or_else(String::new, |path| format!("path {path} "));
+        evidence.push(format!("{path}{}", event.event));
+    }
+    silent.sort_unstable();
+    silent.dedup();
+    evidence.truncate(8);
+    if !silent.is_empty() {
+        let says = format!(
+            "{} fell silent or broke; its traffic went by the others",
+            numbered(&silent)
+        );
+        return Some((Cause::PathLoss, 95, says, evidence));
+    }
+    if !evidence.is_empty() {
+        let says = "a port loses packets: look at its cable, its transceiver and its switch port";
+        return Some((Cause::PathLoss, 90, says.into(), evidence));
+    }
+    retransmitting(link)
+}
+
+/// Over TCP: paths on which more is sent again than on the others, or on which that cannot come from a queue.
+fn retransmitting(link: &Link) -> Option<Told> {
+    let again = |path: &PathNow| path.counters[PathCounter::Retransmits];
+    let segments = |path: &PathNow| path.counters[PathCounter::SentBytes] / SEGMENT_BYTES;
+    let per_million = |path: &PathNow| again(path) * 1_000_000 / segments(path).max(1);
+    let paths = compared(link);
+    let mut ratios: Vec<_> = paths.iter().map(|path| per_million(path)).collect();
+    ratios.sort_unstable();
+    let usual = *ratios.get(ratios.len().saturating_sub(1) / 2)?;
+    let lossy = |path: &&&PathNow| {
+        let stands_out = per_million(path) > 5 * usual || (paths.len() > 1 && usual == 0);
+        again(path) >= 10 && per_million(path) * LOSS_ONE_IN >= 1_000_000 && stands_out
+    };
+    let found: Vec<_> = paths.iter().filter(lossy).collect();
+    let numbers: Vec<_> = found.iter().map(|path| path.number).collect();
+    if found.is_empty() || found.len() * 2 > paths.len() {
+        return None;
+    }
+    let evidence = found.iter().map(|path| {
+        format!(
+            "path {} ({}): {} segments sent again, of some {}",
+            path.number,
+            path.ends,
+            again(path),
+            segments(path)
+        )
+    });
+    let says = format!(
+        "{} loses packets, and the others do not",
+        numbered(&numbers)
+    );
+    Some((Cause::PathLoss, 85, says, evidence.collect()))
+}
+
+fn numbered(paths: &[u32]) -> String {
+    let texts: Vec<_> = paths.iter().map(u32::to_string).collect();
+    match &texts[..] {
+        [one] => format!("path {one}"),
+        _ => format!("paths {}", texts.join(", ")),
+    }
+}
+
+/// Where a path leaves by: its local address without the port.
+fn leaves_by(path: &PathNow) -> &str {
+    let local = path.ends.split("->").next().unwrap_or_default();
+    local.rsplit_once(':').map_or(local, |(address, _)| address)
+}
+
+/// Paths or ports that deliver less than the others.
+fn unequal(link: &Link, share: u64) -> Option<Told> {
+    let paths = compared(link);
+    let rate = |path: &PathNow| path.gauges[PathGauge::Rate];
+    let fastest = paths.iter().map(|path| rate(path)).max()?;
+    let slow: Vec<_> = paths
+        .iter()
+        .filter(|path| percent(rate(path), fastest) <= SLOW_PERCENT)
+        .collect();
+    if slow.is_empty() || fastest == 0 {
+        return None;
+    }
+    let mut ports: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for path in &paths {
+        let (sum, count) = ports.entry(leaves_by(path)).or_default();
+        *sum += rate(path);
+        *count += 1;
+    }
+    let evidence: Vec<_> = paths
+        .iter()
+        .map(|path| {
+            let queue = path.histograms[PathHistogram::Queue].quantile(500);
+            format!(
+                "path {} ({}) delivers {}, with {} in queues",
+                path.number,
+                path.ends,
+                gigabits(rate(path)),
+                queue.map_or_else(|| "unknown time".into(), micros)
+            )
+        })
+        .collect();
+    let mean = |(sum, count): &(u64, u64)| sum / count.max(&1);
+    let best = ports.values().map(mean).max().unwrap_or(0);
+    let is_slow_port = |name: &str| {
+        let of = ports.get(name).map_or(0, mean);
+        percent(of, best) <= SLOW_PERCENT
+    };
+    let confidence = 50 + share / 2;
+    if slow.iter().all(|path| is_slow_port(leaves_by(path))) {
+        let mut names: Vec<_> = slow.iter().map(|path| leaves_by(path)).collect();
+        names.dedup();
+        let says = format!(
+            "the paths from {} are slower than the others: a slower link, or one that is used by others",
+            names.join(", ")
+        );
+        return Some((Cause::SlowPath, confidence, says, evidence));
+    }
+    let numbers: Vec<_> = slow.iter().map(|path| path.number).collect();
+    // Two or more that are slow alike have one way between them.
+    let slowest = slow.iter().map(|path| rate(path)).min().unwrap_or(0);
+    let highest = slow.iter().map(|path| rate(path)).max().unwrap_or(0);
+    let are_alike = slow.len() > 1 && percent(slowest, highest) >= 70;
+    let (cause, says) = if are_alike {
+        (
+            Cause::PathCollision,
+            format!(
+                "{} are slow alike while others are not: they share a way (an ECMP collision)",
+                numbered(&numbers)
+            ),
+        )
+    } else {
+        (
+            Cause::SlowPath,
+            format!(
+                "{} is slower than the others: a slower link on its way, or other traffic",
+                numbered(&numbers)
+            ),
+        )
+    };
+    Some((cause, confidence, says, evidence))
+}
+
+/// Queues that mark on most paths.
+fn marked(link: &Link, share: u64) -> Option<Told> {
+    let paths = compared(link);
+    let is_marked = |path: &&&PathNow| {
+        let marks = path.counters[PathCounter::Marks];
+        marks > 0 && marks * MARK_ONE_IN >= path.counters[PathCounter::Delivered]
+    };
+    let marked: Vec<_> = paths.iter().filter(is_marked).collect();
+    if marked.is_empty() || marked.len() * 2 < paths.len() {
+        return None;
+    }
+    let evidence = marked.iter().map(|path| {
+        format!(
+            "path {}: {} of {} segments marked",
+            path.number,
+            path.counters[PathCounter::Marks],
+            path.counters[PathCounter::Delivered]
+        )
+    });
+    let says =
+        "queues mark on most paths to this peer: the fabric's core or the receiver's port is full";
+    Some((
+        Cause::Shared,
+        60 + share / 3,
+        says.into(),
+        evidence.collect(),
+    ))
+}
+
+/// No path differs from the others.
+fn alike(link: &Link, share: u64) -> Told {
+    let paths = compared(link);
+    let describe = |path: &&PathNow| {
+        let queue = path.histograms[PathHistogram::Queue].quantile(500);
+        let least = path.gauges[PathGauge::RoundTripMin];
+        Some((path.number, queue?, least))
+    };
+    let queues: Vec<_> = paths.iter().filter_map(describe).collect();
+    let evidence = queues.iter().map(|(number, queue, least)| {
+        format!(
+            "path {number}: {} in queues, beside a round trip of {} at least",
+            micros(*queue),
+            micros(*least)
+        )
+    });
+    let evidence: Vec<_> = evidence.collect();
+    let is_queued = |&&(_, queue, least): &&(u32, u64, u64)| queue >= (least / 2).max(20_000);
+    if queues.iter().filter(is_queued).count() * 2 > queues.len() {
+        let says = "all paths have the same queue: what they have in common is full, a port at either end \
+                    or the fabric's core; more paths would not help";
+        return (Cause::Shared, 40 + share / 2, says.into(), evidence);
+    }
+    let says = "queues are short on all paths, and yet the window was waited for: the controller holds back \
+                more than the network asks for";
+    (Cause::Window, 30 + share / 3, says.into(), evidence)
+}
