@@ -36,7 +36,7 @@ text{font:12px system-ui,sans-serif;fill:var(--soft)}text.small{font-size:11px}t
 .mark path{fill:none;stroke:currentColor}.mark .tip{fill:currentColor}.m0{color:var(--soft)}.m1{color:var(--c6)}.m2{color:var(--c1)}.m3{color:var(--c4)}
 ";
 
-/// A line of more points is drawn thin.
+/// Several lines are drawn thin if one has more points.
 const POINTS_WIDE_MAX: usize = 200;
 /// Marks that are nearer to each other than this are drawn as one.
 const MARK_GAP: f64 = 8.0;
@@ -311,8 +311,11 @@ impl Chart {
         if self.is_stacked {
             self.bands(&mut svg, &across, &up);
         } else {
+            // Several lines that go up and down would be a block of the last one's colour.
+            let is_long = |line: &Line| line.points.len() > POINTS_WIDE_MAX;
+            let is_thin = self.lines.len() > 1 && self.lines.iter().any(is_long);
             for line in &self.lines {
-                line.draw(&mut svg, &across, &up);
+                line.draw(&mut svg, &across, &up, is_thin);
             }
         }
         for Hint { range, text } in &self.hints {
@@ -458,7 +461,7 @@ impl Chart {
 }
 
 impl Line {
-    fn draw(&self, svg: &mut String, across: &Scale, up: &Scale) {
+    fn draw(&self, svg: &mut String, across: &Scale, up: &Scale, is_thin: bool) {
         let mut path = String::new();
         for run in self.points.split(|point| point.1.is_nan()) {
             let places: Vec<_> = run.iter().map(|&(x, y)| (across.at(x), up.at(y))).collect();
@@ -472,12 +475,7 @@ impl Line {
             }
         }
         let dashed = if self.is_dashed { " dashed" } else { "" };
-        // Many points of a line that goes up and down would be a block of its colour.
-        let thin = if self.points.len() > POINTS_WIDE_MAX {
-            " thin"
-        } else {
-            ""
-        };
+        let thin = if is_thin { " thin" } else { "" };
         let _ = write!(
             svg,
             "<path d=\"{path}\" class=\"line c{}{dashed}{thin}\"><title>{}</title></path>",
