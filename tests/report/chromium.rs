@@ -235,8 +235,8 @@ fn it_shows_the_page_whole() {
         assert_eq!(seen["width"], width, "{seen}");
         // All links over time, throughput of three, delay of the two that send.
         assert_eq!(seen["svgs"], 6, "{seen}");
-        // The page, Processes, Links, Peers with two, Links over time, three links with five charts, Events.
-        assert_eq!(seen["headings"], 1 + 3 + 2 + 1 + 3 + 5 + 1, "{seen}");
+        // The page, Verdicts, Processes, Links, Peers with two, Links over time, three links with five charts, Events.
+        assert_eq!(seen["headings"], 1 + 4 + 2 + 1 + 3 + 5 + 1, "{seen}");
         assert_eq!(seen["bands"], 5, "{seen}");
         // Of the first link, in both charts: suspect and fenced, up, failed.
         assert_eq!(seen["marks"], 2 * 3, "{seen}");

@@ -8,7 +8,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde::Serialize;
 
 use self::series::Report;
 use super::recording::Recording;
@@ -29,25 +28,12 @@ pub(super) struct ReportArgs {
     json: bool,
 }
 
-/// What a recording shows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Finding {
-    /// The link, peer, path or host that it is about.
-    pub(super) subject: String,
-    /// What it is.
-    pub(super) what: String,
-    /// What says so, in a line each.
-    pub(super) evidence: Vec<String>,
-    /// How sure that is.
-    pub(super) confidence_percent: u8,
-}
-
 pub(super) fn report(args: &ReportArgs, out: &mut impl Write) -> Result<(), Failure> {
     let recording = Recording::read(&args.file).map_err(Failure::Usage)?;
     for line in &recording.lines {
         eprintln!("thalweg: {}: {line}", args.file.display());
     }
-    let report = Report::new(&recording, &[], args.links);
+    let report = Report::new(&recording, args.links);
     if args.json {
         return print_json(out, &report);
     }
@@ -85,6 +71,7 @@ mod tests {
     use crate::telemetry::schema::{LinkCounter, PathCounter, PathHistogram};
     use crate::telemetry::snapshot::{Snapshot, Watched};
     use crate::telemetry::values::Values;
+    use crate::telemetry::verdict::Cause;
 
     const SECOND: u64 = 1_000_000_000;
     /// 2024-02-29, 23:59:58 UTC.
@@ -161,7 +148,7 @@ mod tests {
     #[test]
     fn windows_of_long_recordings_are_merged_and_none_is_dropped() {
         let recording = recording(seconds(1301));
-        let report = Report::new(&recording, &[], 16);
+        let report = Report::new(&recording, 16);
         assert_eq!(
             report.windows.len(),
             434,
@@ -187,7 +174,7 @@ mod tests {
         let mut snapshots = seconds(3);
         snapshots[1].wall_ns = BEGIN;
         let recording = recording(snapshots);
-        let report = Report::new(&recording, &[], 16);
+        let report = Report::new(&recording, 16);
         assert_eq!(report.windows.len(), 1);
         assert_eq!(report.links[0].bytes, [Some(400)]);
     }
@@ -199,7 +186,7 @@ mod tests {
             snapshots[absent].processes.clear();
         }
         let recording = recording(snapshots);
-        let report = Report::new(&recording, &[], 16);
+        let report = Report::new(&recording, 16);
         let link = &report.links[0];
         assert_eq!(link.bytes, [None, Some(400), Some(200), None]);
         assert_eq!(link.paths[0].p99_ns, [None, Some(2), Some(2), None]);
@@ -210,7 +197,7 @@ mod tests {
     #[test]
     fn only_the_busiest_links_have_their_paths_over_time() {
         let recording = recording(seconds(3));
-        let report = Report::new(&recording, &[], 0);
+        let report = Report::new(&recording, 0);
         assert!(report.links[0].paths[0].bytes.is_empty());
         let page = page::page(&report);
         assert!(page.contains("The first 0 are shown") && !page.contains("id=\"link-"));
@@ -220,7 +207,7 @@ mod tests {
     fn more_paths_than_colours_are_summed_up() {
         let at = |second| snapshot(BEGIN + second * SECOND, 12, second * 1_000_000);
         let recording = recording((0..4).map(at).collect());
-        let page = page::page(&Report::new(&recording, &[], 16));
+        let page = page::page(&Report::new(&recording, 16));
         assert!(page.contains("5 others: 0.040 Gb/s"));
         assert_eq!(page.matches("class=\"band ").count(), 8);
     }
@@ -240,7 +227,7 @@ mod tests {
         events.extend((0..600).map(|number| happened(number, Event::PathUp { epoch: 4711 })));
         events.push(happened(700, Event::PathReplayed { frames: 4712 }));
         let recording = recording(snapshots);
-        let report = Report::new(&recording, &[], 16);
+        let report = Report::new(&recording, 16);
         assert_eq!(report.events.len(), 601);
         let page = page::page(&report);
         let table = &page[page.find("<h2>Events").unwrap()..];
@@ -254,18 +241,23 @@ mod tests {
     }
 
     #[test]
-    fn findings_come_with_their_evidence() {
-        let finding = Finding {
-            subject: "path <2>".into(),
-            what: "slow".into(),
-            evidence: vec!["a & b".into()],
-            confidence_percent: 80,
-        };
-        let recording = recording(seconds(2));
-        let page = page::page(&Report::new(&recording, std::slice::from_ref(&finding), 16));
-        assert!(page.contains("<b>path &lt;2&gt;</b>: slow (80 % sure)"));
-        assert!(page.contains("<li>a &amp; b</li>"));
-        assert!(!page::page(&Report::new(&recording, &[], 16)).contains("Verdicts"));
+    fn what_limited_a_link_that_closed_is_told_too() {
+        let mut snapshots = seconds(9);
+        for (second, snapshot) in (0..).zip(&mut snapshots) {
+            let counters = &mut snapshot.processes[0].process.links[0].counters;
+            *counters = Values::default();
+            counters[LinkCounter::CreditTime] = second * SECOND;
+        }
+        snapshots[8].processes.clear();
+        let mut recording = recording(snapshots);
+        let report = Report::new(&recording, 16);
+        assert_eq!(report.findings.len(), 1);
+        assert_eq!(report.findings[0].cause, Cause::ReceiverLate);
+        let page = page::page(&report);
+        assert!(page.contains("<h2>Verdicts</h2><p>It is not the network.</p>"));
+        assert!(page.contains("<strong>x 7 to p: a receiver that is late</strong>"));
+        recording.snapshots.truncate(1);
+        assert!(!page::page(&Report::new(&recording, 16)).contains("Verdicts"));
     }
 
     #[test]
@@ -276,7 +268,7 @@ mod tests {
             (vec![Snapshot::default(); 2], "No process had a link."),
         ] {
             let recording = recording(snapshots);
-            let page = page::page(&Report::new(&recording, &[], 16));
+            let page = page::page(&Report::new(&recording, 16));
             assert!(page.contains(says) && page.ends_with("</body></html>\n"));
         }
     }
@@ -285,15 +277,16 @@ mod tests {
     fn of_much_that_cannot_be_read_some_is_told() {
         let mut recording = recording(seconds(2));
         recording.lines = (0..50).map(|number| format!("line <{number}>")).collect();
-        let page = page::page(&Report::new(&recording, &[], 16));
+        let page = page::page(&Report::new(&recording, 16));
         assert!(page.contains("line &lt;19&gt;\nand 30 more") && !page.contains("&lt;20&gt;"));
     }
 
     proptest! {
         #[test]
         fn any_numbers_have_a_page(
+            // 1 TiB: verdicts multiply, and go by what can have been carried.
             numbers in prop::collection::vec(
-                (prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], 0..11u32, prop_oneof![Just(0), Just(u64::MAX), any::<u64>()]),
+                (prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], 0..11u32, 0..1u64 << 40),
                 0..6,
             ),
         ) {
@@ -301,7 +294,7 @@ mod tests {
             let mut snapshots: Vec<_> = snapshots.collect();
             snapshots.sort_by_key(|snapshot| snapshot.wall_ns);
             let recording = recording(snapshots);
-            let page = page::page(&Report::new(&recording, &[], 16));
+            let page = page::page(&Report::new(&recording, 16));
             prop_assert!(!page.contains("NaN") && !page.contains("inf\""), "{}", page);
         }
     }

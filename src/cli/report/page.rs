@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::Finding;
 use super::series::{Line, LinkRun, PathRun, Report, Span, State, per_second};
 use crate::cli::paths::{self, state};
 use crate::cli::wall_text;
@@ -14,11 +13,13 @@ use crate::sim::report::chart::{
 use crate::telemetry::Role;
 use crate::telemetry::event::Verdict;
 use crate::telemetry::schema::LinkCounter;
+use crate::telemetry::verdict::Finding;
 
 /// Rows of tables and maps; the rest is told of.
 const LINKS_MAX: usize = 256;
 const PEERS_MAX: usize = 64;
 const EVENTS_MAX: usize = 500;
+const FINDINGS_MAX: usize = 32;
 const UNREADABLE_MAX: usize = 20;
 /// Columns of the map of peers.
 const PROCESSES_MAX: usize = 16;
@@ -58,7 +59,7 @@ pub(super) fn page(report: &Report) -> String {
         escaped(report.host)
     );
     head(&mut page, report);
-    findings(&mut page, report.findings);
+    findings(&mut page, &report.findings);
     processes(&mut page, report);
     if report.windows.is_empty() {
         page.push_str("<p>What was carried is told from two snapshots on.</p>\n");
@@ -127,19 +128,39 @@ fn findings(page: &mut String, findings: &[Finding]) {
     if findings.is_empty() {
         return;
     }
-    page.push_str("<h2>Verdicts</h2>\n");
-    for finding in findings {
+    let network = findings.iter().filter(|finding| finding.is_network).count();
+    let _ = writeln!(
+        page,
+        "<h2>Verdicts</h2><p>{}</p>",
+        match network {
+            0 => "It is not the network.".to_owned(),
+            1 => "The network limits 1 link.".to_owned(),
+            _ => format!("The network limits {network} links."),
+        }
+    );
+    for finding in findings.iter().take(FINDINGS_MAX) {
         let _ = write!(
             page,
-            "<div class=\"finding\"><p><b>{}</b>: {} ({} % sure)</p><ul>",
-            escaped(&finding.subject),
-            escaped(&finding.what),
-            finding.confidence_percent
+            "<div class=\"finding\"><p><strong>{} {} {} {}: {}</strong> ({}\u{a0}% sure)</p><p>{}</p><ul>",
+            escaped(&finding.program),
+            finding.pid,
+            finding.role.way(),
+            escaped(shown(&finding.peer)),
+            finding.cause.name(),
+            finding.confidence_percent,
+            escaped(&finding.says)
         );
         for line in &finding.evidence {
             let _ = write!(page, "<li>{}</li>", escaped(line));
         }
         page.push_str("</ul></div>\n");
+    }
+    if findings.len() > FINDINGS_MAX {
+        let more = findings.len() - FINDINGS_MAX;
+        let _ = writeln!(
+            page,
+            "<p>{more} more are left out; --json has them all.</p>"
+        );
     }
 }
 

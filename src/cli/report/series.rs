@@ -1,11 +1,10 @@
 //! What a report tells of a recording: each link's totals, and of the busiest their paths over time, from the
 //! windows between snapshots. The page and its twin in JSON are both made from this.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
-use super::Finding;
 use crate::cli::recording::Recording;
 use crate::telemetry::Role;
 use crate::telemetry::event::{Event, Verdict};
@@ -14,6 +13,7 @@ use crate::telemetry::reader::{Happened, Link, PathNow};
 use crate::telemetry::schema::{LinkCounter, PathCounter, PathGauge, PathHistogram};
 use crate::telemetry::snapshot::{Watched, Window};
 use crate::telemetry::values::Values;
+use crate::telemetry::verdict::{self, Finding};
 
 /// Longer recordings have their windows merged until there are so many at most.
 const WINDOWS_MAX: usize = 600;
@@ -34,7 +34,8 @@ pub(super) struct Report<'a> {
     pub(super) snapshots: usize,
     /// What could not be read of the recording, in a line each.
     pub(super) unreadable: &'a [String],
-    pub(super) findings: &'a [Finding],
+    /// What limited each link.
+    pub(super) findings: Vec<Finding>,
     pub(super) processes: Vec<Process<'a>>,
     /// Where series have their points.
     pub(super) windows: Vec<Span>,
@@ -145,7 +146,7 @@ type Key = (u64, u64);
 
 impl<'a> Report<'a> {
     /// Of a recording, with the paths of so many links at most.
-    pub(super) fn new(recording: &'a Recording, findings: &'a [Finding], in_full: usize) -> Self {
+    pub(super) fn new(recording: &'a Recording, in_full: usize) -> Self {
         let snapshots = &recording.snapshots;
         let mut windows = Windows::new(snapshots.len().saturating_sub(1));
         for pair in snapshots.windows(2) {
@@ -170,7 +171,7 @@ impl<'a> Report<'a> {
             to_wall_ns: wall(snapshots.last()),
             snapshots: snapshots.len(),
             unreadable: &recording.lines,
-            findings,
+            findings: findings(recording),
             processes: processes(recording),
             windows: spans,
             links,
@@ -190,6 +191,26 @@ fn all(recording: &Recording) -> impl Iterator<Item = (u64, &Watched)> {
 
 fn key(watched: &Watched) -> Key {
     (watched.process.pid, watched.process.started_wall_ns)
+}
+
+/// Of each process, from the first snapshot to the last with it: one that has closed is told of too.
+fn findings(recording: &Recording) -> Vec<Finding> {
+    let snapshots = &recording.snapshots;
+    let mut last_of: HashMap<Key, usize> = HashMap::new();
+    for (place, snapshot) in snapshots.iter().enumerate() {
+        let keys = snapshot.processes.iter().map(key);
+        last_of.extend(keys.map(|key| (key, place)));
+    }
+    let lasts: BTreeSet<usize> = last_of.values().copied().collect();
+    let found = lasts.into_iter().flat_map(|last| {
+        let window = Window::over(&snapshots[..=last]);
+        window.map_or_else(Vec::new, |mut window| {
+            let is_last = |watched: &Watched| last_of.get(&key(watched)) == Some(&last);
+            window.processes.retain(is_last);
+            verdict::explain(&window)
+        })
+    });
+    found.collect()
 }
 
 /// In the order of their begin.
