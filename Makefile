@@ -66,6 +66,7 @@ lab-tests: lab-tools
 	python3 lab/test_gpu_check.py
 	@lab/prometheus.sh >/dev/null || true # it says why, and the tests that they are skipped
 	$(CARGO) test --release --locked --test export -- --ignored --nocapture
+	CHROMIUM="$$(lab/chromium.sh || true)" $(CARGO) test --release --locked --test report -- --ignored --nocapture
 
 # Real queue pairs: soft-RoCE in a guest under QEMU. ROCE_TESTS names tests, for those alone.
 ROCE_TESTS ?=

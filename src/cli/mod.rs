@@ -11,6 +11,7 @@ mod paths;
 mod progress;
 mod record;
 mod recording;
+mod report;
 mod run;
 mod suite;
 mod sweep;
@@ -57,6 +58,8 @@ enum Command {
     Replay(top::ReplayArgs),
     /// Keep what there is to see of this host's processes in a file
     Record(record::RecordArgs),
+    /// Make a page of a recording: throughput, delay and events of each path
+    Report(report::ReportArgs),
     /// The paths of this host's processes, as they are now
     Paths(paths::PathsArgs),
     /// Look this host over before a job: what would slow it down or end it, and what mends that
@@ -232,6 +235,7 @@ pub fn main() -> ExitCode {
         Command::Top(args) => top::top(&args, &mut out),
         Command::Replay(args) => top::replay(&args, &mut out),
         Command::Record(args) => record::record(&args, &mut out),
+        Command::Report(args) => report::report(&args, &mut out),
         Command::Paths(args) => paths::paths(&args, &mut out),
         Command::Doctor(args) => doctor::doctor(&args, &mut out),
         Command::Export(args) => export::export(&args, &mut out),

@@ -100,7 +100,7 @@ fn row(path: &PathNow) -> Vec<String> {
     ]
 }
 
-fn state(number: u64) -> &'static str {
+pub(super) fn state(number: u64) -> &'static str {
     let place = usize::try_from(number).unwrap_or(usize::MAX);
     PATH_STATES.get(place).copied().unwrap_or("?")
 }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::chart::{Chart, HeatMap, Line, escaped};
+use super::chart::{Chart, HeatMap, Line, STYLE, escaped};
 use super::record::to_float;
 use super::table::{Figure, figures};
 use super::{PartReport, Report, RunReport};
@@ -13,23 +13,6 @@ use crate::units::Rate;
 
 /// Points of a distribution are thinned to so many.
 const POINTS_MAX: usize = 400;
-
-const STYLE: &str = "
-:root{--ink:#1d2733;--soft:#5c6b7a;--line:#d8dee5;--page:#fff;--c0:#1f6fb5;--c1:#c8580a;--c2:#23845a;--c3:#7d4fb3;--c4:#b8336a;--c5:#6b6256;
---u0:#f1f4f7;--u1:#d6e6f4;--u2:#b5d3ec;--u3:#8cbbe0;--u4:#619fd1;--u5:#3c82bf;--u6:#2267a6;--u7:#144d85;--u8:#0a3462}
-@media(prefers-color-scheme:dark){:root{--ink:#e6ebf0;--soft:#9aa8b5;--line:#35414d;--page:#12181f;--c0:#5aa9e6;--c1:#f0904c;--c2:#58b88b;--c3:#b491e0;--c4:#e87fa9;--c5:#b3a999;
---u0:#1a222b;--u1:#17324a;--u2:#1a4468;--u3:#205a89;--u4:#2d74ab;--u5:#4590c8;--u6:#6badde;--u7:#9ccbee;--u8:#d5eafa}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:60rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2.2rem 0 .3rem}p{margin:.3rem 0 .8rem;color:var(--soft)}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.6rem 0}
-th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}th:first-child,td:first-child{text-align:left;padding-left:0}th{font-weight:600;color:var(--soft)}
-pre{white-space:pre-wrap;border-left:3px solid var(--c1);padding-left:.8rem}svg{width:100%;height:auto;display:block}
-text{font:12px system-ui,sans-serif;fill:var(--soft)}text.small{font-size:11px}text.name{fill:var(--ink)}.middle{text-anchor:middle}.end{text-anchor:end}
-.axis{stroke:var(--soft)}.grid{stroke:var(--line)}.level{stroke:var(--soft);stroke-dasharray:5 4}.line{fill:none;stroke-width:2;stroke-linejoin:round}
-.c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}.c4{stroke:var(--c4)}.c5{stroke:var(--c5)}
-.u0{fill:var(--u0)}.u1{fill:var(--u1)}.u2{fill:var(--u2)}.u3{fill:var(--u3)}.u4{fill:var(--u4)}.u5{fill:var(--u5)}.u6{fill:var(--u6)}.u7{fill:var(--u7)}.u8{fill:var(--u8)}
-.s1{stroke:var(--u1)}.s2{stroke:var(--u2)}.s3{stroke:var(--u3)}.s4{stroke:var(--u4)}.s5{stroke:var(--u5)}.s6{stroke:var(--u6)}.s7{stroke:var(--u7)}.s8{stroke:var(--u8)}
-";
 
 impl Report {
     /// The page, of runs with [`Detail::Pictures`](crate::sim::scenario::Detail). Times over a run are those of the first seed; the distribution is that of all.
@@ -139,8 +122,10 @@ impl Report {
                 times.sort_unstable();
                 Line {
                     name: report.name.clone(),
+                    colour: part,
                     points: cumulative(&times),
                     is_step: true,
+                    ..Line::default()
                 }
             })
             .collect();
@@ -167,8 +152,8 @@ impl Report {
                     ..line
                 })
                 .collect(),
-            level: None,
             up_max: Some(1.0),
+            ..Chart::default()
         }
     }
 }
@@ -222,6 +207,7 @@ impl RunReport {
                 .map(|(index, value)| (to_float(index) * interval, value))
                 .collect(),
             is_step,
+            ..Line::default()
         };
         let kilobytes = |bytes: &[u64]| bytes.iter().map(|&bytes| to_float(bytes) / 1e3).collect();
         let across = format!("time, {unit}");
@@ -244,7 +230,7 @@ impl RunReport {
                 )
             }),
             across_range: (0.0, end),
-            up_max: None,
+            ..Chart::default()
         };
         let Rate(bytes) = host_rate(topology, 0);
         let rates = recorder
@@ -261,7 +247,7 @@ impl RunReport {
                 format!("a host's links: {}", Rate(bytes)),
             )),
             across_range: (0.0, end),
-            up_max: None,
+            ..Chart::default()
         };
         Some([queue, rate])
     }
@@ -278,6 +264,10 @@ impl RunReport {
         Some(HeatMap {
             title: "share of time that links were busy, over time".to_owned(),
             across: format!("time, {unit}"),
+            scale: (
+                "share of its time that a link was busy".to_owned(),
+                "0 to 100 %".to_owned(),
+            ),
             rows,
             across_max: sample * to_float(samples as u64),
             sample,

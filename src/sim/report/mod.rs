@@ -1,7 +1,7 @@
 //! What a run has shown: completion times and their floor, what the fabric did, and what is stuck
 //! if it did not end. As a table, as JSON, or as a page with pictures.
 
-mod chart;
+pub mod chart;
 mod floor;
 pub mod html;
 mod record;

@@ -1,0 +1,498 @@
+//! What a report tells of a recording: each link's totals, and of the busiest their paths over time, from the
+//! windows between snapshots. The page and its twin in JSON are both made from this.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::Serialize;
+
+use crate::cli::recording::Recording;
+use crate::telemetry::Role;
+use crate::telemetry::event::{Event, Verdict};
+use crate::telemetry::histogram::Counts;
+use crate::telemetry::reader::{Happened, Link, PathNow};
+use crate::telemetry::schema::{LinkCounter, PathCounter, PathGauge, PathHistogram};
+use crate::telemetry::snapshot::{Watched, Window};
+use crate::telemetry::values::Values;
+use crate::telemetry::verdict::{self, Finding};
+
+/// Longer recordings have their windows merged until there are so many at most.
+const WINDOWS_MAX: usize = 600;
+
+/// What a report tells.
+#[derive(Debug, Serialize)]
+pub(super) struct Report<'a> {
+    /// Host that was watched.
+    pub(super) host: &'a str,
+    /// Of the program that recorded.
+    pub(super) version: &'a str,
+    /// Between two snapshots.
+    pub(super) interval_ms: u64,
+    /// First snapshot, in ns of the wall clock.
+    pub(super) from_wall_ns: u64,
+    /// Last one.
+    pub(super) to_wall_ns: u64,
+    pub(super) snapshots: usize,
+    /// What could not be read of the recording, in a line each.
+    pub(super) unreadable: &'a [String],
+    /// What limited each link.
+    pub(super) findings: Vec<Finding>,
+    pub(super) processes: Vec<Process<'a>>,
+    /// Where series have their points.
+    pub(super) windows: Vec<Span>,
+    /// The busiest first.
+    pub(super) links: Vec<LinkRun>,
+    /// Without samples of chunks and windows.
+    pub(super) events: Vec<Line<'a>>,
+    /// Events that were gone before they could be recorded.
+    pub(super) events_missed: u64,
+}
+
+/// A time, in ns of the wall clock.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Span {
+    pub(super) from_wall_ns: u64,
+    pub(super) to_wall_ns: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Process<'a> {
+    pub(super) pid: u64,
+    pub(super) program: &'a str,
+    pub(super) started_wall_ns: u64,
+    /// First and last snapshot with it.
+    #[serde(flatten)]
+    pub(super) seen: Span,
+    /// What became of it.
+    pub(super) state: State,
+    pub(super) links: usize,
+}
+
+/// What a process was at the end of a recording.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    Runs,
+    /// It ended without closing.
+    Ended,
+    /// It closed, and is not there any more.
+    Closed,
+}
+
+/// A link over the whole recording.
+#[derive(Debug, Serialize)]
+pub(super) struct LinkRun {
+    pub(super) pid: u64,
+    pub(super) program: String,
+    pub(super) link: u64,
+    pub(super) peer: String,
+    pub(super) role: Role,
+    /// How long it was there.
+    pub(super) present_ns: u64,
+    /// Payload that its paths carried.
+    pub(super) carried_bytes: u64,
+    pub(super) mean_bytes_per_s: u64,
+    pub(super) delay_p50_ns: Option<u64>,
+    pub(super) delay_p99_ns: Option<u64>,
+    pub(super) fences: u64,
+    pub(super) replays: u64,
+    #[serde(flatten)]
+    pub(super) counters: Values<LinkCounter>,
+    /// Its paths have series: it is one of the busiest.
+    pub(super) is_in_full: bool,
+    /// What its paths carried in each window; nothing where it was not there.
+    pub(super) bytes: Vec<Option<u64>>,
+    pub(super) paths: Vec<PathRun>,
+    #[serde(skip)]
+    process: Key,
+}
+
+/// A path over the whole recording.
+#[derive(Debug, Serialize)]
+pub(super) struct PathRun {
+    pub(super) path: u32,
+    /// Where it led last.
+    pub(super) ends: String,
+    /// What it was last: see `PATH_STATES`.
+    pub(super) state: u64,
+    pub(super) carried_bytes: u64,
+    pub(super) delay_p50_ns: Option<u64>,
+    pub(super) delay_p99_ns: Option<u64>,
+    pub(super) fences: u64,
+    pub(super) replays: u64,
+    /// What it carried in each window; nothing where it was not there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) bytes: Vec<Option<u64>>,
+    #[serde(rename = "window_delay_p50_ns", skip_serializing_if = "Vec::is_empty")]
+    pub(super) p50_ns: Vec<Option<u64>>,
+    #[serde(rename = "window_delay_p99_ns", skip_serializing_if = "Vec::is_empty")]
+    pub(super) p99_ns: Vec<Option<u64>>,
+}
+
+/// An event with its process.
+#[derive(Debug, Serialize)]
+pub(super) struct Line<'a> {
+    pub(super) pid: u64,
+    pub(super) program: &'a str,
+    pub(super) verdict: Verdict,
+    #[serde(flatten)]
+    pub(super) event: &'a Happened,
+    pub(super) text: String,
+    #[serde(skip)]
+    process: Key,
+}
+
+/// What tells a process from all others: its number, and when it began.
+type Key = (u64, u64);
+
+impl<'a> Report<'a> {
+    /// Of a recording, with the paths of so many links at most.
+    pub(super) fn new(recording: &'a Recording, in_full: usize) -> Self {
+        let snapshots = &recording.snapshots;
+        let mut windows = Windows::new(snapshots.len().saturating_sub(1));
+        for pair in snapshots.windows(2) {
+            windows.add(&pair[1].since(&pair[0]));
+        }
+        let (spans, mut links) = windows.finish();
+        links.sort_by_key(|link| std::cmp::Reverse(link.carried_bytes));
+        for (place, link) in links.iter_mut().enumerate() {
+            link.is_in_full = place < in_full && link.carried_bytes > 0;
+            if !link.is_in_full {
+                link.paths.iter_mut().for_each(PathRun::forget_series);
+            }
+        }
+        let wall = |snapshot: Option<&crate::telemetry::snapshot::Snapshot>| {
+            snapshot.map_or(0, |snapshot| snapshot.wall_ns)
+        };
+        Self {
+            host: &recording.about.host,
+            version: &recording.about.version,
+            interval_ms: recording.about.interval_ms,
+            from_wall_ns: wall(snapshots.first()),
+            to_wall_ns: wall(snapshots.last()),
+            snapshots: snapshots.len(),
+            unreadable: &recording.lines,
+            findings: findings(recording),
+            processes: processes(recording),
+            windows: spans,
+            links,
+            events: events(recording),
+            events_missed: all(recording).fold(0, |sum, (_, watched)| {
+                sum.saturating_add(watched.events_missed)
+            }),
+        }
+    }
+}
+
+/// All processes of all snapshots, each with its time.
+fn all(recording: &Recording) -> impl Iterator<Item = (u64, &Watched)> {
+    let snapshots = recording.snapshots.iter();
+    snapshots.flat_map(|snapshot| snapshot.processes.iter().map(|p| (snapshot.wall_ns, p)))
+}
+
+fn key(watched: &Watched) -> Key {
+    (watched.process.pid, watched.process.started_wall_ns)
+}
+
+/// Of each process, from the first snapshot to the last with it: one that has closed is told of too.
+fn findings(recording: &Recording) -> Vec<Finding> {
+    let snapshots = &recording.snapshots;
+    let mut last_of: HashMap<Key, usize> = HashMap::new();
+    for (place, snapshot) in snapshots.iter().enumerate() {
+        let keys = snapshot.processes.iter().map(key);
+        last_of.extend(keys.map(|key| (key, place)));
+    }
+    let lasts: BTreeSet<usize> = last_of.values().copied().collect();
+    let found = lasts.into_iter().flat_map(|last| {
+        let window = Window::over(&snapshots[..=last]);
+        window.map_or_else(Vec::new, |mut window| {
+            let is_last = |watched: &Watched| last_of.get(&key(watched)) == Some(&last);
+            window.processes.retain(is_last);
+            verdict::explain(&window)
+        })
+    });
+    found.collect()
+}
+
+/// In the order of their begin.
+fn processes(recording: &Recording) -> Vec<Process<'_>> {
+    let end = recording.snapshots.last().map_or(0, |last| last.wall_ns);
+    let mut found: BTreeMap<(u64, u64), Process> = BTreeMap::new();
+    for (wall_ns, watched) in all(recording) {
+        let process = &watched.process;
+        let entry = found.entry((process.started_wall_ns, process.pid));
+        let entry = entry.or_insert_with(|| Process {
+            pid: process.pid,
+            program: &process.program,
+            started_wall_ns: process.started_wall_ns,
+            seen: Span {
+                from_wall_ns: wall_ns,
+                to_wall_ns: wall_ns,
+            },
+            state: State::Closed,
+            links: 0,
+        });
+        entry.seen.to_wall_ns = wall_ns;
+        entry.links = entry.links.max(process.links.len());
+        entry.state = match process.is_alive {
+            _ if wall_ns < end => State::Closed,
+            true => State::Runs,
+            false => State::Ended,
+        };
+    }
+    found.into_values().collect()
+}
+
+fn events(recording: &Recording) -> Vec<Line<'_>> {
+    let lines = all(recording).flat_map(|(_, watched)| {
+        watched.events.iter().map(|event| Line {
+            pid: watched.process.pid,
+            program: &watched.process.program,
+            verdict: event.event.verdict(),
+            text: event.event.to_string(),
+            event,
+            process: key(watched),
+        })
+    });
+    let is_sample =
+        |line: &Line| matches!(line.event.event, Event::Chunk { .. } | Event::Window { .. });
+    let mut lines: Vec<_> = lines.filter(|line| !is_sample(line)).collect();
+    lines.sort_by_key(|line| line.event.wall_ns);
+    lines
+}
+
+/// Windows as they are merged.
+struct Windows {
+    /// So many make one.
+    stride: usize,
+    /// So many are in the one that is open.
+    merged: usize,
+    open: Option<Span>,
+    spans: Vec<Span>,
+    links: Vec<Gathered>,
+    places: HashMap<(Key, u64), usize>,
+}
+
+/// A link, with what there is of it so far.
+struct Gathered {
+    run: LinkRun,
+    open_bytes: Option<u64>,
+    paths: BTreeMap<u32, GatheredPath>,
+}
+
+struct GatheredPath {
+    run: PathRun,
+    open_bytes: Option<u64>,
+    open_delay: Counts,
+    delay: Counts,
+}
+
+impl Windows {
+    fn new(count: usize) -> Self {
+        Self {
+            stride: count.div_ceil(WINDOWS_MAX).max(1),
+            merged: 0,
+            open: None,
+            spans: Vec::new(),
+            links: Vec::new(),
+            places: HashMap::new(),
+        }
+    }
+
+    fn add(&mut self, window: &Window) {
+        for watched in &window.processes {
+            for link in &watched.process.links {
+                let next = self.links.len();
+                let place = self.places.entry((key(watched), link.id)).or_insert(next);
+                if *place == next {
+                    self.links.push(Gathered::new(watched, link));
+                }
+                self.links[*place].add(link, window.length_ns());
+            }
+        }
+        let open = self.open.get_or_insert(Span {
+            from_wall_ns: window.from_ns,
+            to_wall_ns: window.to_ns,
+        });
+        open.to_wall_ns = window.to_ns;
+        self.merged += 1;
+        // One without length would have an endless rate: it goes with the next.
+        if self.merged >= self.stride && open.to_wall_ns > open.from_wall_ns {
+            self.close();
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some(span) = self.open.take() {
+            for link in &mut self.links {
+                link.close(self.spans.len());
+            }
+            self.spans.push(span);
+        }
+        self.merged = 0;
+    }
+
+    fn finish(mut self) -> (Vec<Span>, Vec<LinkRun>) {
+        self.close();
+        (
+            self.spans,
+            self.links.into_iter().map(Gathered::finish).collect(),
+        )
+    }
+}
+
+impl Gathered {
+    fn new(watched: &Watched, link: &Link) -> Self {
+        Self {
+            run: LinkRun {
+                pid: watched.process.pid,
+                program: watched.process.program.clone(),
+                link: link.id,
+                peer: link.peer.clone(),
+                role: link.role,
+                present_ns: 0,
+                carried_bytes: 0,
+                mean_bytes_per_s: 0,
+                delay_p50_ns: None,
+                delay_p99_ns: None,
+                fences: 0,
+                replays: 0,
+                counters: Values::default(),
+                is_in_full: false,
+                bytes: Vec::new(),
+                paths: Vec::new(),
+                process: key(watched),
+            },
+            open_bytes: None,
+            paths: BTreeMap::new(),
+        }
+    }
+
+    fn add(&mut self, link: &Link, length_ns: u64) {
+        let run = &mut self.run;
+        run.present_ns = run.present_ns.saturating_add(length_ns);
+        for (metric, count) in link.counters.iter() {
+            run.counters[metric] = run.counters[metric].saturating_add(*count);
+        }
+        let open_bytes = self.open_bytes.get_or_insert(0);
+        for path in &link.paths {
+            let bytes = carried(path, link.role);
+            *open_bytes = open_bytes.saturating_add(bytes);
+            let entry = self.paths.entry(path.number);
+            let entry = entry.or_insert_with(|| GatheredPath::new(path.number));
+            entry.add(path, bytes);
+        }
+    }
+
+    fn close(&mut self, place: usize) {
+        let bytes = self.open_bytes.take();
+        push_at(&mut self.run.bytes, place, bytes);
+        let run = &mut self.run;
+        run.carried_bytes = run.carried_bytes.saturating_add(bytes.unwrap_or(0));
+        for path in self.paths.values_mut() {
+            path.close(place);
+        }
+    }
+
+    fn finish(mut self) -> LinkRun {
+        let delay = Counts::sum_of(self.paths.values().map(|path| &path.delay));
+        for path in self.paths.into_values() {
+            let path = path.finish();
+            self.run.fences = self.run.fences.saturating_add(path.fences);
+            self.run.replays = self.run.replays.saturating_add(path.replays);
+            self.run.paths.push(path);
+        }
+        let run = &mut self.run;
+        run.delay_p50_ns = delay.quantile(500);
+        run.delay_p99_ns = delay.quantile(990);
+        run.mean_bytes_per_s = per_second(run.carried_bytes, run.present_ns);
+        self.run
+    }
+}
+
+impl GatheredPath {
+    fn new(path: u32) -> Self {
+        Self {
+            run: PathRun {
+                path,
+                ends: String::new(),
+                state: 0,
+                carried_bytes: 0,
+                delay_p50_ns: None,
+                delay_p99_ns: None,
+                fences: 0,
+                replays: 0,
+                bytes: Vec::new(),
+                p50_ns: Vec::new(),
+                p99_ns: Vec::new(),
+            },
+            open_bytes: None,
+            open_delay: Counts::default(),
+            delay: Counts::default(),
+        }
+    }
+
+    fn add(&mut self, path: &PathNow, bytes: u64) {
+        let run = &mut self.run;
+        if !path.ends.is_empty() {
+            run.ends.clone_from(&path.ends);
+        }
+        run.state = path.gauges[PathGauge::State];
+        run.carried_bytes = run.carried_bytes.saturating_add(bytes);
+        let more = |of, sum: u64| sum.saturating_add(path.counters[of]);
+        run.fences = more(PathCounter::Fences, run.fences);
+        run.replays = more(PathCounter::Replays, run.replays);
+        let open = self.open_bytes.get_or_insert(0);
+        *open = open.saturating_add(bytes);
+        let delay = [&self.open_delay, &path.histograms[PathHistogram::Delay]];
+        self.open_delay = Counts::sum_of(delay.into_iter());
+    }
+
+    fn close(&mut self, place: usize) {
+        push_at(&mut self.run.bytes, place, self.open_bytes.take());
+        let delay = std::mem::take(&mut self.open_delay);
+        push_at(&mut self.run.p50_ns, place, delay.quantile(500));
+        push_at(&mut self.run.p99_ns, place, delay.quantile(990));
+        self.delay = Counts::sum_of([&self.delay, &delay].into_iter());
+    }
+
+    fn finish(mut self) -> PathRun {
+        self.run.delay_p50_ns = self.delay.quantile(500);
+        self.run.delay_p99_ns = self.delay.quantile(990);
+        self.run
+    }
+}
+
+impl LinkRun {
+    /// Whether something happened to it.
+    pub(super) fn is_of(&self, line: &Line) -> bool {
+        self.process == line.process && self.link == line.event.link
+    }
+}
+
+impl PathRun {
+    fn forget_series(&mut self) {
+        self.bytes = Vec::new();
+        self.p50_ns = Vec::new();
+        self.p99_ns = Vec::new();
+    }
+}
+
+/// Payload that went over it, either way.
+fn carried(path: &PathNow, role: Role) -> u64 {
+    path.counters[match role {
+        Role::Sender => PathCounter::SentBytes,
+        Role::Receiver => PathCounter::ReceivedBytes,
+    }]
+}
+
+/// For what has begun late, nothing stands for the windows before.
+fn push_at(series: &mut Vec<Option<u64>>, place: usize, value: Option<u64>) {
+    series.resize(place, None);
+    series.push(value);
+}
+
+/// So many in so long are how many a second?
+pub(super) fn per_second(count: u64, length_ns: u64) -> u64 {
+    let per_second = u128::from(count) * 1_000_000_000 / u128::from(length_ns.max(1));
+    u64::try_from(per_second).unwrap_or(u64::MAX)
+}
