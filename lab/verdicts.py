@@ -68,8 +68,6 @@ SCENES = [
     Scene("cut", "path-loss", "200,200,200,200", BULK, trouble=cut(1)),
     Scene("receiver-stopped", "receiver-host", "400,400", BULK, trouble=freeze(1, 1.4, 0.1)),
     Scene("sender-stopped", "software", "400,400", BULK, trouble=freeze(0, 0.9, 0.1)),
-    Scene("receiver-late", "receiver-late", "900,900",
-          ["sendrecv", "--oneway", "-b", "256K", "-e", "256K", "--inflight", "1"], trouble=freeze(1, 0.6, 0.1)),
     Scene("sender-late", "sender", "900,900", ["pingpong", "-b", "64K", "-e", "64K", "--inflight", "1"], role="receiver"),
 ]
 

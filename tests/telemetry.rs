@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{connect, until};
 use thalweg::clock::Timestamp;
@@ -22,6 +22,7 @@ use thalweg::telemetry::event::{Event, FenceReason};
 use thalweg::telemetry::reader::{self, Events, Happened, Process, Watcher};
 use thalweg::telemetry::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge};
 use thalweg::telemetry::values::Values;
+use thalweg::telemetry::verdict::{self, Cause};
 use thalweg::telemetry::{Recorder, Role};
 use thalweg::units::Nanos;
 
@@ -190,6 +191,49 @@ fn links_and_paths_are_seen_while_they_are_there() {
     drop((send, recv, listener));
     drop((near, far));
     assert_eq!(folder.files(), [""; 0], "nothing is left behind");
+}
+
+#[test]
+fn a_receiver_that_posts_late_is_told_at_both_ends() {
+    let folder = Folder::new();
+    let (near, far) = (session(&folder.0), session(&folder.0));
+    let (listener, handle) = far.listen(0).unwrap();
+    let (send, recv) = connect(&near, &listener, &handle);
+    let (data, mut buffer) = (vec![7u8; 1 << 18], vec![0u8; 1 << 18]);
+    let mut watcher = folder.watcher();
+    let (before, _) = watcher.snapshot().unwrap();
+    for _ in 0..20 {
+        // SAFETY: it stays until the request has ended.
+        let s = unsafe { send.isend(data.as_ptr(), data.len(), 1, MemoryKeys::default()) };
+        let s = s.unwrap().unwrap();
+        let late = Instant::now() + Duration::from_millis(25);
+        while Instant::now() < late {
+            // SAFETY: it cannot have ended: nobody receives.
+            assert_eq!(unsafe { s.test() }.unwrap(), None);
+            thread::yield_now();
+        }
+        let buffers = [RecvBuffer {
+            data: buffer.as_mut_ptr(),
+            len: buffer.len(),
+            tag: 1,
+            keys: MemoryKeys::default(),
+        }];
+        // SAFETY: it stays until the request has ended.
+        let r = unsafe { recv.irecv(&buffers).unwrap().unwrap() };
+        // SAFETY: it is not asked again once it has ended.
+        until("received", || unsafe { r.test() }.unwrap());
+        // SAFETY: as above.
+        until("sent", || unsafe { s.test() }.unwrap());
+    }
+    let (after, _) = watcher.snapshot().unwrap();
+    let findings = verdict::explain(&after.since(&before));
+    let causes: Vec<_> = findings.iter().map(|f| (f.role, f.cause)).collect();
+    let late = Cause::ReceiverLate;
+    assert_eq!(
+        causes,
+        [(Role::Sender, late), (Role::Receiver, late)],
+        "{findings:?}"
+    );
 }
 
 #[test]

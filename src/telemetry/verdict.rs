@@ -561,3 +561,213 @@ fn alike(link: &Link, share: u64) -> Told {
                 more than the network asks for";
     (Cause::Window, 30 + share / 3, says.into(), evidence)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::telemetry::event::FenceReason;
+    use crate::telemetry::histogram::{BUCKETS, bucket_of};
+    use crate::telemetry::reader::Process;
+    use crate::telemetry::values::Values;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// A path that carried so many megabytes, its chunks in queues for so long.
+    fn path(number: u32, local: &str, megabytes: u64, queue_us: u64) -> PathNow {
+        let mut path = PathNow {
+            number,
+            ends: format!("{local}:1->10.0.0.9:2"),
+            counters: Values::default(),
+            gauges: Values::default(),
+            histograms: Values::default(),
+        };
+        path.counters[PathCounter::SentBytes] = megabytes * 1_000_000;
+        path.gauges[PathGauge::RoundTripMin] = 20_000;
+        let queue = &mut path.histograms[PathHistogram::Queue];
+        queue.buckets = vec![0; BUCKETS];
+        queue.buckets[bucket_of(queue_us * 1000)] = 100;
+        path
+    }
+
+    fn alike(queue_us: u64) -> Vec<PathNow> {
+        (0..4)
+            .map(|at| path(at, "10.0.0.1", 100, queue_us))
+            .collect()
+    }
+
+    /// What is said of a sender whose time went so, in per cent.
+    fn said(times: &[(LinkCounter, u64)], paths: Vec<PathNow>, events: &[Event]) -> Finding {
+        let mut link = Link {
+            id: 2,
+            peer: "10.0.0.9:2".into(),
+            role: Role::Sender,
+            counters: Values::default(),
+            gauges: Values::default(),
+            paths,
+        };
+        link.counters[LinkCounter::Messages] = 100;
+        link.counters[LinkCounter::MessageBytes] = 400_000_000;
+        for (wait, percent) in times {
+            link.counters[*wait] = percent * SECOND / 100;
+        }
+        let happened = |event: &Event| Happened {
+            wall_ns: 1,
+            link: 2,
+            role: Role::Sender,
+            peer: String::new(),
+            path: Some(1),
+            event: *event,
+        };
+        let window = window(link, events.iter().map(happened).collect());
+        let mut findings = explain(&window);
+        assert_eq!(findings.len(), 1);
+        findings.remove(0)
+    }
+
+    fn window(link: Link, events: Vec<Happened>) -> Window {
+        let process = Process {
+            pid: 1,
+            program: "x".into(),
+            is_alive: true,
+            started_wall_ns: 0,
+            age_ns: 0,
+            links: vec![link],
+        };
+        Window {
+            from_ns: 0,
+            to_ns: SECOND,
+            processes: vec![Watched {
+                process,
+                events,
+                events_missed: 0,
+            }],
+        }
+    }
+
+    #[test]
+    fn who_was_waited_for_is_named() {
+        for (wait, cause) in [
+            (LinkCounter::IdleTime, Cause::Sender),
+            (LinkCounter::CreditTime, Cause::ReceiverLate),
+            (LinkCounter::GrantTime, Cause::ReceiverShared),
+            (LinkCounter::ReceiverTime, Cause::ReceiverHost),
+            (LinkCounter::AckTime, Cause::Latency),
+            (LinkCounter::HostTime, Cause::Software),
+        ] {
+            let finding = said(
+                &[(wait, 70), (LinkCounter::NetworkTime, 30)],
+                alike(900),
+                &[],
+            );
+            assert_eq!(finding.cause, cause);
+            assert!(!finding.is_network);
+            assert_eq!(finding.confidence_percent, 70);
+        }
+    }
+
+    #[test]
+    fn of_the_network_it_is_said_what_of_it() {
+        let network = [(LinkCounter::NetworkTime, 90), (LinkCounter::IdleTime, 10)];
+        let cause = |paths: Vec<PathNow>| said(&network, paths, &[]).cause;
+        assert_eq!(cause(alike(900)), Cause::Shared);
+        assert_eq!(cause(alike(0)), Cause::Window);
+        let mut paths = alike(900);
+        paths[2] = path(2, "10.0.0.1", 20, 3000);
+        assert_eq!(cause(paths), Cause::SlowPath);
+        let mut paths = alike(900);
+        (paths[1], paths[3]) = (path(1, "10.0.0.1", 55, 900), path(3, "10.0.0.1", 45, 900));
+        let finding = said(&network, paths, &[]);
+        assert_eq!(finding.cause, Cause::PathCollision);
+        assert!(finding.says.starts_with("paths 1, 3 "), "{}", finding.says);
+        // A whole port, though its paths together carry what one of the other's does.
+        let mut paths = alike(900);
+        (paths[1], paths[3]) = (path(1, "10.0.1.1", 50, 900), path(3, "10.0.1.1", 50, 900));
+        let finding = said(&network, paths, &[]);
+        assert_eq!(finding.cause, Cause::SlowPath);
+        assert!(finding.says.contains("from 10.0.1.1"), "{}", finding.says);
+        let mut paths = alike(900);
+        for path in &mut paths {
+            path.counters[PathCounter::Delivered] = 1000;
+            path.counters[PathCounter::Marks] = 100;
+        }
+        let finding = said(&network, paths, &[]);
+        assert_eq!(finding.cause, Cause::Shared);
+        assert!(finding.says.contains("mark"), "{}", finding.says);
+        let mut paths = alike(900);
+        paths[3].counters[PathCounter::Retransmits] = 700;
+        let finding = said(&network, paths, &[]);
+        assert_eq!(finding.cause, Cause::PathLoss);
+        assert!(finding.says.starts_with("path 3 "), "{}", finding.says);
+        // Where all lose, it is a queue that all have in common.
+        let mut paths = alike(900);
+        for path in &mut paths {
+            path.counters[PathCounter::Retransmits] = 700;
+        }
+        assert_eq!(cause(paths), Cause::Shared);
+    }
+
+    #[test]
+    fn what_was_lost_is_said_however_short_it_was() {
+        let fenced = Event::PathFenced {
+            reason: FenceReason::Silent,
+            silent_ns: 80_000_000,
+            frames: 3,
+        };
+        let idle = [(LinkCounter::IdleTime, 90), (LinkCounter::NetworkTime, 10)];
+        let finding = said(&idle, alike(0), &[fenced]);
+        assert_eq!((finding.cause, finding.is_network), (Cause::PathLoss, true));
+        let lossy = Event::PortLossy {
+            port: 0,
+            lost_packets: 12,
+            sent_packets: 1800,
+            for_ns: SECOND,
+        };
+        assert_eq!(said(&idle, alike(0), &[lossy]).cause, Cause::PathLoss);
+    }
+
+    #[test]
+    fn of_a_link_that_nobody_used_nothing_is_said() {
+        let mut link = Link {
+            id: 2,
+            peer: "p".into(),
+            role: Role::Sender,
+            counters: Values::default(),
+            gauges: Values::default(),
+            paths: Vec::new(),
+        };
+        assert_eq!(explain(&window(link.clone(), Vec::new())), []);
+        link.counters[LinkCounter::IdleTime] = SECOND;
+        assert_eq!(explain(&window(link, Vec::new())), []);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_recording_says_there_is_no_panic(
+            times in prop::collection::vec(any::<u64>(), LinkCounter::COUNT),
+            carried in prop::collection::vec((any::<u64>(), any::<u64>(), any::<u64>()), 0..5),
+            is_sender: bool,
+        ) {
+            let mut link = Link {
+                id: 2,
+                peer: "p".into(),
+                role: if is_sender { Role::Sender } else { Role::Receiver },
+                counters: Values::new(|counter: LinkCounter| times[counter as usize]),
+                gauges: Values::default(),
+                paths: Vec::new(),
+            };
+            for (number, (sent, again, marks)) in (0..).zip(carried) {
+                let mut path = path(number, "", 1, 1);
+                path.counters[PathCounter::SentBytes] = sent;
+                path.counters[PathCounter::Retransmits] = again;
+                path.counters[PathCounter::Marks] = marks;
+                path.gauges[PathGauge::RoundTripMin] = marks;
+                link.paths.push(path);
+            }
+            for finding in explain(&window(link, Vec::new())) {
+                prop_assert!(finding.confidence_percent <= 99);
+            }
+        }
+    }
+}

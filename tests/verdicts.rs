@@ -1,0 +1,70 @@
+//! Verdicts on recorded runs: `lab/verdicts.py --keep tests/recordings` has made each kind of trouble on a
+//! fabric of shaped paths. What is said of them stays what it was: `THALWEG_BLESS=1 cargo test --test
+//! verdicts` writes that anew. Look at what has changed before it is committed.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Recordings, whose word is asked for, and what it is to be.
+const RECORDED: [(&str, &str, &str, bool); 7] = [
+    ("full", "sender", "shared", true),
+    ("slow-path", "sender", "slow-path", true),
+    ("collision", "sender", "path-collision", true),
+    ("cut", "sender", "path-loss", true),
+    ("receiver-stopped", "sender", "receiver-host", false),
+    ("sender-stopped", "sender", "software", false),
+    ("sender-late", "receiver", "sender", false),
+];
+
+fn explain(name: &str, options: &[&str]) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/recordings/{name}.gz"));
+    let output = Command::new(env!("CARGO_BIN_EXE_thalweg"))
+        .arg("explain")
+        .arg(file)
+        .args(options)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn each_kind_of_trouble_is_named() {
+    for (name, role, cause, is_network) in RECORDED {
+        let told: Value = serde_json::from_str(&explain(name, &["--json"])).unwrap();
+        let findings = told["findings"].as_array().unwrap();
+        let first = findings.iter().find(|finding| finding["role"] == role);
+        let first = first.unwrap_or_else(|| panic!("{name}: nothing is said: {told}"));
+        assert_eq!(first["cause"], cause, "{name}: {told}");
+        assert_eq!(first["is_network"], is_network, "{name}");
+        assert!(
+            first["confidence_percent"].as_u64().unwrap() >= 40,
+            "{name}"
+        );
+        assert!(!first["evidence"].as_array().unwrap().is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn what_is_said_of_recordings_stays_the_same() {
+    let mut text = String::new();
+    for (name, ..) in RECORDED {
+        writeln!(text, "=== {name}\n{}", explain(name, &[])).unwrap();
+    }
+    text += &explain("cut", &["--json"]);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots/explain.txt");
+    if std::env::var_os("THALWEG_BLESS").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        text == expected,
+        "THALWEG_BLESS=1 cargo test --test verdicts writes it:\n{text}"
+    );
+}
