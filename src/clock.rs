@@ -14,6 +14,10 @@ use crate::units::Nanos;
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
+#[expect(
+    clippy::unsafe_derive_deserialize,
+    reason = "any number is a moment; unsafe is only the call that asks for it"
+)]
 pub struct Timestamp(u64);
 
 impl Timestamp {

@@ -43,26 +43,23 @@ struct Explained {
 }
 
 pub(super) fn explain(args: &ExplainArgs, out: &mut impl Write) -> Result<(), Failure> {
-    let window = match &args.file {
-        Some(file) => {
-            let recording = Recording::read(file).map_err(Failure::Usage)?;
-            for line in &recording.lines {
-                eprintln!("thalweg: {}: {line}", file.display());
-            }
-            let window = window_of(&recording.snapshots, args.length, args.until);
-            window.ok_or_else(|| {
-                Failure::Usage(format!(
-                    "{}: two snapshots at least are needed",
-                    file.display()
-                ))
-            })?
+    let window = if let Some(file) = &args.file {
+        let recording = Recording::read(file).map_err(Failure::Usage)?;
+        for line in &recording.lines {
+            eprintln!("thalweg: {}: {line}", file.display());
         }
-        None => {
-            let mut watched = Watched::begin(&args.folder)?;
-            let before = watched.snapshot()?;
-            thread::sleep(args.length.unwrap_or(LENGTH));
-            watched.snapshot()?.since(&before)
-        }
+        let window = window_of(&recording.snapshots, args.length, args.until);
+        window.ok_or_else(|| {
+            Failure::Usage(format!(
+                "{}: two snapshots at least are needed",
+                file.display()
+            ))
+        })?
+    } else {
+        let mut watched = Watched::begin(&args.folder)?.with_host();
+        let before = watched.snapshot()?;
+        thread::sleep(args.length.unwrap_or(LENGTH));
+        watched.snapshot()?.since(&before)
     };
     let explained = Explained {
         from_ns: window.from_ns,

@@ -1,14 +1,17 @@
-//! The processes that a command watches, for all commands that do.
+//! The processes that a command watches, and their host, for all commands that do.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::Failure;
+use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::telemetry::reader::{Reader, Watcher};
 use crate::telemetry::snapshot::Snapshot;
+use crate::telemetry::sources::Host;
 
 /// Where they record.
 #[derive(Debug, Args)]
@@ -26,11 +29,15 @@ impl Folder {
     }
 }
 
-/// The processes of a folder.
+/// The processes of a folder, and their host.
 #[derive(Debug)]
 pub(super) struct Watched {
     folder: PathBuf,
     watcher: Watcher,
+    /// None: it is left out.
+    host: Option<Host>,
+    /// What has been said of the host.
+    said: BTreeSet<String>,
 }
 
 impl Watched {
@@ -40,12 +47,21 @@ impl Watched {
         let mut this = Self {
             watcher: Watcher::new(&folder),
             folder,
+            host: None,
+            said: BTreeSet::new(),
         };
         this.look()?;
         if this.watcher.readers().is_empty() {
             eprintln!("thalweg: no process records in {}", this.folder.display());
         }
         Ok(this)
+    }
+
+    /// With what this host says of itself and its ports in each snapshot. That may take a second, where a
+    /// transceiver is asked.
+    pub(super) fn with_host(mut self) -> Self {
+        self.host = Some(Host::new());
+        self
     }
 
     /// Looks again.
@@ -61,9 +77,18 @@ impl Watched {
 
     /// All that is there now, with what has happened since the last.
     pub(super) fn snapshot(&mut self) -> Result<Snapshot, Failure> {
-        let (snapshot, lines) = self.watcher.snapshot().map_err(|error| self.says(&error))?;
+        let (mut snapshot, lines) = self.watcher.snapshot().map_err(|error| self.says(&error))?;
         for line in lines {
             eprintln!("thalweg: {line}");
+        }
+        if let Some(host) = &mut self.host {
+            let now = host.read(Timestamp::now());
+            for line in &now.lines {
+                if self.said.insert(line.clone()) {
+                    eprintln!("thalweg: {line}");
+                }
+            }
+            snapshot.host = Some(now);
         }
         Ok(snapshot)
     }

@@ -262,6 +262,12 @@ impl HostReading {
             processors::bits(counter),
         )
     }
+
+    /// The time between `before` and this, which are `apart`.
+    #[must_use]
+    pub fn between(&self, before: &Self, apart: Nanos) -> Option<Nanos> {
+        between(before.age_ns, self.age_ns, apart)
+    }
 }
 
 impl PortNow {
@@ -318,7 +324,7 @@ impl PortNow {
 }
 
 /// The time between two figures of these ages, of which the first was told `apart` earlier.
-pub(super) fn between(before_ns: Option<u64>, now_ns: Option<u64>, apart: Nanos) -> Option<Nanos> {
+fn between(before_ns: Option<u64>, now_ns: Option<u64>, apart: Nanos) -> Option<Nanos> {
     let begin = apart.0.saturating_add(before_ns?);
     Some(Nanos(begin.saturating_sub(now_ns?)))
 }
