@@ -1,4 +1,4 @@
-//! `thalweg export`: what this host's processes record, for Prometheus.
+//! `thalweg export`: what this host's processes record, and what it and its ports say, for Prometheus.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -10,7 +10,8 @@ use clap::Args;
 use super::watched::Folder;
 use super::{Failure, print_json};
 use crate::export::http::{self, Page};
-use crate::export::{Scrape, prometheus};
+use crate::export::{Scrape, SharedHost, prometheus};
+use crate::telemetry::sources::Host;
 
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
@@ -20,6 +21,9 @@ pub(super) struct ExportArgs {
     listen: SocketAddr,
     #[command(flatten)]
     folder: Folder,
+    /// Leave out what the host and its ports say
+    #[arg(long)]
+    no_host: bool,
     /// Print what a scrape would be answered, and end
     #[arg(long)]
     once: bool,
@@ -30,8 +34,15 @@ pub(super) struct ExportArgs {
 
 pub(super) fn export(args: &ExportArgs, out: &mut impl Write) -> Result<(), Failure> {
     let folder = args.folder.path();
+    let host = (!args.no_host).then(|| SharedHost::new(Host::new()));
+    let scrape = || -> Result<_, String> {
+        let (mut scrape, mut lines) = Scrape::of(&folder)?;
+        scrape.host = host.as_ref().map(SharedHost::read);
+        lines.extend(scrape.host.iter().flat_map(|host| host.lines.clone()));
+        Ok((scrape, lines))
+    };
     if args.once || args.json {
-        let (scrape, lines) = Scrape::of(&folder).map_err(Failure::Usage)?;
+        let (scrape, lines) = scrape().map_err(Failure::Usage)?;
         for line in &lines {
             eprintln!("thalweg: {line}");
         }
@@ -50,7 +61,7 @@ pub(super) fn export(args: &ExportArgs, out: &mut impl Write) -> Result<(), Fail
     );
     let said = Said::default();
     let page = |path: &str| match path {
-        "/metrics" => match Scrape::of(&folder) {
+        "/metrics" => match scrape() {
             Ok((scrape, lines)) => {
                 said.say(lines);
                 Page {

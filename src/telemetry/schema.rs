@@ -590,7 +590,7 @@ table! {
     }
 }
 
-/// A gauge that Prometheus is told beside the table, of processes or of the exporter itself.
+/// A gauge that Prometheus is told beside the table, of processes, of ports or of the exporter itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exported {
     /// Its name.
@@ -619,6 +619,11 @@ pub const PATH_INFO: Exported = Exported {
     name: "thalweg_path_info",
     help: "1; the labels local and remote are the ends of the path, as long as it has these.",
 };
+/// How old what a port says is.
+pub const PORT_AGE: Exported = Exported {
+    name: "thalweg_port_age_seconds",
+    help: "How old the figures of a port are, for each source that has told some: they are read at different paces.",
+};
 /// Which release the exporter is.
 pub const BUILD_INFO: Exported = Exported {
     name: "thalweg_build_info",
@@ -631,11 +636,12 @@ pub const UNREADABLE_SEGMENTS: Exported = Exported {
 };
 
 /// All gauges beside the table.
-pub const EXPORTED: [Exported; 6] = [
+pub const EXPORTED: [Exported; 7] = [
     PROCESS_UP,
     PROCESS_AGE,
     PROCESS_START,
     PATH_INFO,
+    PORT_AGE,
     BUILD_INFO,
     UNREADABLE_SEGMENTS,
 ];
