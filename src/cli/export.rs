@@ -7,8 +7,9 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
 
-use super::watched::Folder;
+use super::watched::{Folder, Switches};
 use super::{Failure, print_json};
+use crate::clock::Timestamp;
 use crate::export::http::{self, Page};
 use crate::export::{Scrape, SharedHost, prometheus};
 use crate::telemetry::sources::Host;
@@ -24,21 +25,29 @@ pub(super) struct ExportArgs {
     /// Leave out what the host and its ports say
     #[arg(long)]
     no_host: bool,
+    #[command(flatten)]
+    switches: Switches,
     /// Print what a scrape would be answered, and end
-    #[arg(long)]
+    #[arg(long, conflicts_with = "otlp")]
     once: bool,
     /// The same as JSON, with all that ended processes left behind
-    #[arg(long)]
+    #[arg(long, conflicts_with = "otlp")]
     json: bool,
 }
 
 pub(super) fn export(args: &ExportArgs, out: &mut impl Write) -> Result<(), Failure> {
     let folder = args.folder.path();
     let host = (!args.no_host).then(|| SharedHost::new(Host::new()));
+    let switches = args.switches.listen()?;
     let scrape = || -> Result<_, String> {
         let (mut scrape, mut lines) = Scrape::of(&folder)?;
         scrape.host = host.as_ref().map(SharedHost::read);
         lines.extend(scrape.host.iter().flat_map(|host| host.lines.clone()));
+        if let Some(switches) = &switches {
+            let (values, more) = switches.read().told(Timestamp::now());
+            scrape.switches = values;
+            lines.extend(more);
+        }
         Ok((scrape, lines))
     };
     if args.once || args.json {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::recording::Writer;
-use super::watched::{Folder, Watched};
+use super::watched::{Folder, Switches, Watched};
 use super::{Failure, duration};
 
 #[derive(Debug, Args)]
@@ -26,13 +26,16 @@ pub(super) struct RecordArgs {
     /// Leave out what the host and its ports say
     #[arg(long)]
     no_host: bool,
+    #[command(flatten)]
+    switches: Switches,
 }
 
 pub(super) fn record(args: &RecordArgs, out: &mut impl Write) -> Result<(), Failure> {
     let says = |error| Failure::Usage(format!("{}: {error}", args.file.display()));
     let interval = args.interval.max(Duration::from_millis(10));
     let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
-    let mut watched = Watched::begin(&args.folder)?;
+    let switches = args.switches.listen()?;
+    let mut watched = Watched::begin(&args.folder)?.with_switches(switches);
     if !args.no_host {
         watched = watched.with_host();
     }

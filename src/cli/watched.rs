@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -12,6 +13,7 @@ use crate::config::Config;
 use crate::telemetry::reader::{Reader, Watcher};
 use crate::telemetry::snapshot::Snapshot;
 use crate::telemetry::sources::Host;
+use crate::telemetry::sources::otlp::Receiver;
 
 /// Where they record.
 #[derive(Debug, Args)]
@@ -29,6 +31,29 @@ impl Folder {
     }
 }
 
+/// What switches send.
+#[derive(Debug, Args)]
+pub(super) struct Switches {
+    /// Receive what switches send of themselves, by OTLP over gRPC, at this address, such as 127.0.0.1:4317;
+    /// whoever reaches it may send
+    #[arg(long, value_name = "ADDR:PORT")]
+    otlp: Option<SocketAddr>,
+}
+
+impl Switches {
+    /// Listens, if that is asked for.
+    pub(super) fn listen(&self) -> Result<Option<Receiver>, Failure> {
+        let Some(address) = self.otlp else {
+            return Ok(None);
+        };
+        let receiver = Receiver::listen(address)
+            .map_err(|error| Failure::Usage(format!("--otlp {address}: {error}")))?;
+        let address = receiver.address();
+        eprintln!("thalweg: switches may send their metrics to {address}");
+        Ok(Some(receiver))
+    }
+}
+
 /// The processes of a folder, and their host.
 #[derive(Debug)]
 pub(super) struct Watched {
@@ -36,7 +61,8 @@ pub(super) struct Watched {
     watcher: Watcher,
     /// None: it is left out.
     host: Option<Host>,
-    /// What has been said of the host.
+    switches: Option<Receiver>,
+    /// What has been said of the host and of switches.
     said: BTreeSet<String>,
 }
 
@@ -48,6 +74,7 @@ impl Watched {
             watcher: Watcher::new(&folder),
             folder,
             host: None,
+            switches: None,
             said: BTreeSet::new(),
         };
         this.look()?;
@@ -61,6 +88,12 @@ impl Watched {
     /// transceiver is asked.
     pub(super) fn with_host(mut self) -> Self {
         self.host = Some(Host::new());
+        self
+    }
+
+    /// With what is received from switches in each snapshot.
+    pub(super) fn with_switches(mut self, switches: Option<Receiver>) -> Self {
+        self.switches = switches;
         self
     }
 
@@ -83,14 +116,23 @@ impl Watched {
         }
         if let Some(host) = &mut self.host {
             let now = host.read(Timestamp::now());
-            for line in &now.lines {
-                if self.said.insert(line.clone()) {
-                    eprintln!("thalweg: {line}");
-                }
-            }
+            self.say_once(&now.lines);
             snapshot.host = Some(now);
         }
+        if let Some(switches) = &self.switches {
+            let (values, lines) = switches.read().told(Timestamp::now());
+            self.say_once(&lines);
+            snapshot.switches = values;
+        }
         Ok(snapshot)
+    }
+
+    fn say_once(&mut self, lines: &[String]) {
+        for line in lines {
+            if self.said.insert(line.clone()) {
+                eprintln!("thalweg: {line}");
+            }
+        }
     }
 
     fn says(&self, error: &io::Error) -> Failure {

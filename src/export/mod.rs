@@ -13,10 +13,11 @@ use serde::Serialize;
 
 use crate::clock::Timestamp;
 use crate::telemetry::reader::{Process, Reader, Watcher};
+use crate::telemetry::sources::switches::SwitchValue;
 use crate::telemetry::sources::{Host, HostNow};
 
 /// What was found at one time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Scrape {
     /// The exporter's release.
     pub version: &'static str,
@@ -27,6 +28,9 @@ pub struct Scrape {
     /// The host and its ports, where they are told too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<HostNow>,
+    /// What switches have sent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub switches: Vec<SwitchValue>,
 }
 
 /// What one segment held.
@@ -62,6 +66,7 @@ impl Scrape {
             unreadable_segments,
             processes,
             host: None,
+            switches: Vec::new(),
         };
         Ok((scrape, lines))
     }

@@ -5,7 +5,9 @@
 //! and the link's id, since one peer may have several; of a path its number there. The ends of a path change
 //! whenever it is dialled anew, so they are labels of one series only. Those of a port are its name, and its
 //! interface, device and driver where it has them; then the number of the priority or lane. The host has none:
-//! the scraper adds which it is. What a port or the host does not say is no sample, which is not zero.
+//! the scraper adds which it is. What a port or the host does not say is no sample, which is not zero. Series of
+//! switches have the metric's name as a label, and all attributes as another: strangers choose them, and as names
+//! of metrics and labels they could be taken for ours.
 //!
 //! **Histograms** have one bucket for each doubling from 1 us to 9 s, where the segment has eight from 1 ns
 //! to half an hour. Bounds are bounds of the segment's buckets too, so no count is a guess: Prometheus'
@@ -20,8 +22,10 @@ use crate::telemetry::reader::{Link, PathNow};
 use crate::telemetry::schema::{
     BUILD_INFO, Exported, HostCounter, HostGauge, Kind, LaneGauge, LinkCounter, LinkGauge,
     PATH_INFO, PORT_AGE, PROCESS_AGE, PROCESS_START, PROCESS_UP, PathCounter, PathGauge,
-    PathHistogram, PortCounter, PortGauge, PriorityCounter, Table, UNREADABLE_SEGMENTS, Unit,
+    PathHistogram, PortCounter, PortGauge, PriorityCounter, SWITCH_AGE, SWITCH_VALUE, Table,
+    UNREADABLE_SEGMENTS, Unit,
 };
+use crate::telemetry::sources::switches::SwitchValue;
 use crate::telemetry::sources::{HostNow, PortNow, Source};
 use crate::telemetry::values::Values;
 
@@ -50,6 +54,7 @@ pub fn text(scrape: &Scrape) -> String {
         text.ports(host);
         text.host(host);
     }
+    text.switches(&scrape.switches);
     text.0
 }
 
@@ -118,6 +123,27 @@ fn parts<'a, P>(
     all
 }
 
+/// `host=leaf1,port=1`, so that different attributes are different labels.
+fn switch_labels(of: &SwitchValue) -> String {
+    let mut attributes = String::new();
+    for (key, value) in &of.attributes {
+        if !attributes.is_empty() {
+            attributes.push(',');
+        }
+        for (text, end) in [(key, "="), (value, "")] {
+            for c in text.chars() {
+                if matches!(c, ',' | '=' | '\\') {
+                    attributes.push('\\');
+                }
+                attributes.push(c);
+            }
+            attributes += end;
+        }
+    }
+    let (metric, attributes) = (Escaped(&of.metric), Escaped(&attributes));
+    format!("metric=\"{metric}\",attributes=\"{attributes}\"")
+}
+
 /// The text so far. A family without samples is left out.
 struct Text(String);
 
@@ -178,6 +204,18 @@ impl Text {
         let host = [(String::new(), &host.host)];
         self.numbers::<HostCounter, _>(&host, |host, of| host.counters[of]);
         self.numbers::<HostGauge, _>(&host, |host, of| host.gauges[of]);
+    }
+
+    fn switches(&mut self, switches: &[SwitchValue]) {
+        let with_labels: Vec<_> = switches.iter().map(|of| (switch_labels(of), of)).collect();
+        let values = with_labels
+            .iter()
+            .map(|(labels, of)| (labels.clone(), of.value));
+        self.exported(SWITCH_VALUE, values);
+        let ages = with_labels
+            .iter()
+            .map(|(labels, of)| (labels.clone(), InBase(of.age_ns, Unit::Nanoseconds)));
+        self.exported(SWITCH_AGE, ages);
     }
 
     /// The counters or gauges of one table.

@@ -10,6 +10,7 @@ use super::reader::{Events, Happened, Link, PathNow, Process, Reader, Watcher};
 use super::schema::{
     HostCounter, HostGauge, LaneGauge, PortCounter, PortGauge, PriorityCounter, Table,
 };
+use super::sources::switches::SwitchValue;
 use super::sources::{self, HostNow, PortNow, SourceTimes};
 use super::values::Values;
 use crate::units::Nanos;
@@ -37,7 +38,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// All processes of a host at one time.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// When, in ns of the wall clock.
     pub wall_ns: u64,
@@ -46,6 +47,9 @@ pub struct Snapshot {
     /// The host and its ports, if whoever watched has read them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostNow>,
+    /// What switches have sent, if it was received.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub switches: Vec<SwitchValue>,
 }
 
 /// What processes did between two times: counters and histograms say what was counted in between, gauges
@@ -132,7 +136,7 @@ impl Watcher {
         let snapshot = Snapshot {
             wall_ns: now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(0)),
             processes: self.readers().iter_mut().map(watched).collect(),
-            host: None,
+            ..Snapshot::default()
         };
         Ok((snapshot, lines))
     }
@@ -337,7 +341,7 @@ mod tests {
                 events: Vec::new(),
                 events_missed: 0,
             }],
-            host: None,
+            ..Snapshot::default()
         }
     }
 

@@ -16,12 +16,19 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::metrics::v1::{
+    Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, metric, number_data_point,
+};
 use thalweg::clock::Timestamp;
 use thalweg::export::{self, Scrape};
 use thalweg::telemetry::reader::Process;
 use thalweg::telemetry::schema::{
     EXPORTED, LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram, PortGauge, metrics,
 };
+use thalweg::telemetry::sources::switches::{SwitchValue, Value};
 use thalweg::telemetry::sources::{HostNow, HostReading, PortNow, Source, SourceTimes};
 use thalweg::telemetry::values::Values;
 use thalweg::telemetry::{LinkRecorder, PathRecorder, Recorder, Role};
@@ -115,27 +122,63 @@ fn host() -> HostNow {
     host
 }
 
+/// Two series of a switch that calls things as it likes.
+fn switches() -> Vec<SwitchValue> {
+    let attributes = [("host", "leaf1"), ("a,b", "c=\\\"d\n")];
+    let owned = attributes.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let octets = SwitchValue {
+        metric: "octets".into(),
+        attributes: owned.into(),
+        unit: "By".into(),
+        is_counter: true,
+        value: Value::Integer(-9_007_199_254_740_993),
+        age_ns: 1_500_000_000,
+        observed_wall_ns: 1,
+    };
+    let depth = SwitchValue {
+        metric: "queue\"depth".into(),
+        attributes: std::collections::BTreeMap::new(),
+        value: Value::Float(0.5),
+        ..octets.clone()
+    };
+    vec![octets, depth]
+}
+
 /// `thalweg export`, running until it is dropped.
 struct Exporter {
     child: Child,
     address: SocketAddr,
-    /// Lines that it prints, but for the first.
+    /// Lines that it prints, but for that with its address.
     lines: Receiver<String>,
 }
 
 impl Exporter {
     fn start(folder: &Path) -> Self {
+        Self::start_with(folder, &[])
+    }
+
+    fn start_with(folder: &Path, more: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_thalweg"))
             .args(["export", "--listen", "127.0.0.1:0", "--folder"])
             .arg(folder)
+            .args(more)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let first = lines.next().unwrap().unwrap();
-        let (_, address) = first.split_once("http://").unwrap();
+        let mut before = Vec::new();
+        let address = loop {
+            let line = lines.next().unwrap().unwrap();
+            match line.split_once("http://") {
+                Some((_, address)) => break address.to_owned(),
+                None => before.push(line),
+            }
+        };
         let address = address.strip_suffix("/metrics").unwrap().parse().unwrap();
         let (said, lines_out) = mpsc::channel();
+        for line in before {
+            said.send(line).unwrap();
+        }
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let _ = said.send(line);
@@ -194,6 +237,7 @@ fn steady(mut scrape: Scrape) -> Scrape {
     }
     scrape.version = "0.1.0";
     scrape.host = Some(host());
+    scrape.switches = switches();
     scrape
 }
 
@@ -223,6 +267,7 @@ fn all_of_the_schema_is_told() {
     let _kept = recorded(&recorder, "peer");
     let mut scrape = folder.scrape();
     scrape.host = Some(host());
+    scrape.switches = switches();
     let text = export::prometheus::text(&scrape);
     let told = metrics().map(|metric| (metric.prometheus(), metric.kind.to_string()));
     let exported = EXPORTED.map(|metric| (metric.name.to_owned(), "gauge".to_owned()));
@@ -286,6 +331,62 @@ fn this_hosts_ports_are_told_unless_they_are_left_out() {
     let json: serde_json::Value = serde_json::from_str(&told(&["--json"])).unwrap();
     let host: HostNow = serde_json::from_value(json["host"].clone()).unwrap();
     assert!(host.port("lo").is_some(), "{json}");
+}
+
+#[test]
+fn what_switches_send_is_told_where_that_is_asked_for() {
+    let folder = Folder::new();
+    let exporter = Exporter::start_with(&folder.0, &["--otlp", "127.0.0.1:0"]);
+    let line = exporter.lines.recv_timeout(PATIENCE).unwrap();
+    let (_, address) = line.rsplit_once(' ').unwrap();
+    let text = |text: &str| AnyValue {
+        value: Some(any_value::Value::StringValue(text.into())),
+    };
+    let point = NumberDataPoint {
+        attributes: vec![KeyValue {
+            key: "port".into(),
+            value: Some(text("Ethernet0")),
+            ..KeyValue::default()
+        }],
+        value: Some(number_data_point::Value::AsInt(11)),
+        ..NumberDataPoint::default()
+    };
+    let data = metric::Data::Gauge(Gauge {
+        data_points: vec![point],
+    });
+    let metric = Metric {
+        name: "depth".into(),
+        data: Some(data),
+        ..Metric::default()
+    };
+    let request = ExportMetricsServiceRequest {
+        resource_metrics: vec![ResourceMetrics {
+            scope_metrics: vec![ScopeMetrics {
+                metrics: vec![metric],
+                ..ScopeMetrics::default()
+            }],
+            ..ResourceMetrics::default()
+        }],
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = MetricsServiceClient::connect(format!("http://{address}")).await;
+        client.unwrap().export(request).await.unwrap();
+    });
+    let (_, _, text) = exporter.get("/metrics");
+    let labels = r#"{metric="depth",attributes="port=Ethernet0"}"#;
+    assert!(
+        text.contains(&format!("\nthalweg_switch_value{labels} 11\n")),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("\nthalweg_switch_age_seconds{labels} ")),
+        "{text}"
+    );
+    let taken = once(&folder.0, &["--listen", "127.0.0.1:0", "--otlp", address]);
+    let says = String::from_utf8(taken.stderr).unwrap();
+    assert!(says.contains("Address already in use"), "{says}");
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub mod pressure;
 pub mod processors;
 pub mod rdma;
 pub mod rtnetlink;
+pub mod switches;
 #[cfg(test)]
 pub(crate) mod tree;
 
