@@ -402,7 +402,7 @@ table! {
         /// Symbol errors that error correction did not mend.
         PcsSymbolErrors = "pcs_symbol_errors" in Number,
         /// Bits that error correction (FEC) mended.
-        FecCorrectedBits = "fec_corrected_bits" in Number,
+        FecCorrectedBits = "fec_bit_corrections" in Number,
         /// Blocks that error correction mended.
         FecCorrectedBlocks = "fec_corrected_blocks" in Number,
         /// Blocks that error correction could not mend.
