@@ -2,13 +2,22 @@
 //! asking for it, so that the simulator can run the same code at its own pace and a run can be
 //! replayed.
 
-use crate::units::Nanos;
 use std::ops::{Add, AddAssign, Sub};
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::Nanos;
 
 /// A moment on the host's monotonic clock, in nanoseconds since an arbitrary start. The start is
 /// the same for all processes of a host, so moments in shared memory can be compared; between
 /// hosts only differences mean something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[expect(
+    clippy::unsafe_derive_deserialize,
+    reason = "any number is a moment; unsafe is only the call that asks for it"
+)]
 pub struct Timestamp(u64);
 
 impl Timestamp {

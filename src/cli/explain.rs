@@ -52,7 +52,7 @@ pub(super) fn explain(args: &ExplainArgs, out: &mut impl Write) -> Result<(), Fa
         let few = || format!("{}: two snapshots at least are needed", file.display());
         window.ok_or_else(|| Failure::Usage(few()))?
     } else {
-        let mut watched = Watched::begin(&args.folder)?;
+        let mut watched = Watched::begin(&args.folder)?.with_host();
         let before = watched.snapshot()?;
         thread::sleep(args.length.unwrap_or(LENGTH));
         watched.snapshot()?.since(&before)

@@ -1,4 +1,4 @@
-//! `thalweg export`: what this host's processes record, for Prometheus.
+//! `thalweg export`: what this host's processes record, and what it and its ports say, for Prometheus.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -7,10 +7,12 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
 
-use super::watched::Folder;
+use super::watched::{Folder, Switches};
 use super::{Failure, print_json};
+use crate::clock::Timestamp;
 use crate::export::http::{self, Page};
-use crate::export::{Scrape, prometheus};
+use crate::export::{Scrape, SharedHost, prometheus};
+use crate::telemetry::sources::Host;
 
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
@@ -20,18 +22,36 @@ pub(super) struct ExportArgs {
     listen: SocketAddr,
     #[command(flatten)]
     folder: Folder,
-    /// Print what a scrape would be answered, and end
+    /// Leave out what the host and its ports say
     #[arg(long)]
+    no_host: bool,
+    #[command(flatten)]
+    switches: Switches,
+    /// Print what a scrape would be answered, and end
+    #[arg(long, conflicts_with = "otlp")]
     once: bool,
     /// The same as JSON, with all that ended processes left behind
-    #[arg(long)]
+    #[arg(long, conflicts_with = "otlp")]
     json: bool,
 }
 
 pub(super) fn export(args: &ExportArgs, out: &mut impl Write) -> Result<(), Failure> {
     let folder = args.folder.path();
+    let host = (!args.no_host).then(|| SharedHost::new(Host::new()));
+    let switches = args.switches.listen()?;
+    let scrape = || -> Result<_, String> {
+        let (mut scrape, mut lines) = Scrape::of(&folder)?;
+        scrape.host = host.as_ref().map(SharedHost::read);
+        lines.extend(scrape.host.iter().flat_map(|host| host.lines.clone()));
+        if let Some(switches) = &switches {
+            let (values, more) = switches.read().told(Timestamp::now());
+            scrape.switches = values;
+            lines.extend(more);
+        }
+        Ok((scrape, lines))
+    };
     if args.once || args.json {
-        let (scrape, lines) = Scrape::of(&folder).map_err(Failure::Usage)?;
+        let (scrape, lines) = scrape().map_err(Failure::Usage)?;
         for line in &lines {
             eprintln!("thalweg: {line}");
         }
@@ -50,7 +70,7 @@ pub(super) fn export(args: &ExportArgs, out: &mut impl Write) -> Result<(), Fail
     );
     let said = Said::default();
     let page = |path: &str| match path {
-        "/metrics" => match Scrape::of(&folder) {
+        "/metrics" => match scrape() {
             Ok((scrape, lines)) => {
                 said.say(lines);
                 Page {

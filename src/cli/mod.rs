@@ -56,7 +56,7 @@ enum Command {
     Top(top::TopArgs),
     /// A recording, on the same screen
     Replay(top::ReplayArgs),
-    /// Keep what there is to see of this host's processes in a file
+    /// Keep what there is to see of this host and its processes in a file
     Record(record::RecordArgs),
     /// Make a page of a recording: throughput, delay and events of each path
     Report(report::ReportArgs),
@@ -64,7 +64,7 @@ enum Command {
     Paths(paths::PathsArgs),
     /// Look this host over before a job: what would slow it down or end it, and what mends that
     Doctor(doctor::DoctorArgs),
-    /// Answer Prometheus with what this host's processes record
+    /// Answer Prometheus with what this host and its processes say
     Export(export::ExportArgs),
 }
 

@@ -1,4 +1,4 @@
-//! `thalweg record`: keeps what there is to see of this host's processes in a file.
+//! `thalweg record`: keeps what there is to see of this host and its processes in a file.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::recording::Writer;
-use super::watched::{Folder, Watched};
+use super::watched::{Folder, Switches, Watched};
 use super::{Failure, duration};
 
 #[derive(Debug, Args)]
@@ -23,13 +23,22 @@ pub(super) struct RecordArgs {
     /// Stop after so long, such as 10m [default: when interrupted]
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     length: Option<Duration>,
+    /// Leave out what the host and its ports say
+    #[arg(long)]
+    no_host: bool,
+    #[command(flatten)]
+    switches: Switches,
 }
 
 pub(super) fn record(args: &RecordArgs, out: &mut impl Write) -> Result<(), Failure> {
     let says = |error| Failure::Usage(format!("{}: {error}", args.file.display()));
     let interval = args.interval.max(Duration::from_millis(10));
     let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
-    let mut watched = Watched::begin(&args.folder)?;
+    let switches = args.switches.listen()?;
+    let mut watched = Watched::begin(&args.folder)?.with_switches(switches);
+    if !args.no_host {
+        watched = watched.with_host();
+    }
     let mut file = Writer::create(&args.file, millis).map_err(says)?;
     let begun = Instant::now();
     let mut next = begun;

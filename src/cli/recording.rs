@@ -163,6 +163,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::clock::Timestamp;
+    use crate::telemetry::sources::Host;
+    use crate::telemetry::sources::switches::{SwitchValue, Value};
 
     fn recording(name: &str) -> (std::path::PathBuf, Vec<u8>) {
         let path = std::env::temp_dir().join(format!("thalweg-{}-{name}", std::process::id()));
@@ -190,6 +193,41 @@ mod tests {
             let walls: Vec<_> = read.snapshots.iter().map(|s| s.wall_ns).collect();
             assert_eq!(walls, [1, 2, 3]);
         }
+    }
+
+    #[test]
+    fn a_host_and_its_switches_are_kept() {
+        let path = std::env::temp_dir().join(format!("thalweg-{}-host.gz", std::process::id()));
+        let depth = SwitchValue {
+            metric: "depth".into(),
+            attributes: [("port".to_owned(), "1".to_owned())].into(),
+            unit: "By".into(),
+            is_counter: false,
+            value: Value::Float(0.25),
+            age_ns: 7,
+            observed_wall_ns: 9,
+        };
+        let snapshot = Snapshot {
+            wall_ns: 1,
+            host: Some(Host::new().read(Timestamp::now())),
+            switches: vec![depth],
+            ..Snapshot::default()
+        };
+        Writer::create(&path, 1000)
+            .unwrap()
+            .write(&snapshot)
+            .unwrap();
+        let read = Recording::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!((&read.snapshots, &read.lines), (&vec![snapshot], &vec![]));
+        assert!(
+            read.snapshots[0]
+                .host
+                .as_ref()
+                .unwrap()
+                .port("lo")
+                .is_some()
+        );
     }
 
     #[test]

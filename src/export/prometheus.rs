@@ -3,7 +3,11 @@
 //!
 //! **Labels** of a process are its program, its number and its segment; of a link also the peer, the role
 //! and the link's id, since one peer may have several; of a path its number there. The ends of a path change
-//! whenever it is dialled anew, so they are labels of one series only.
+//! whenever it is dialled anew, so they are labels of one series only. Those of a port are its name, and its
+//! interface, device and driver where it has them; then the number of the priority or lane. The host has none:
+//! the scraper adds which it is. What a port or the host does not say is no sample, which is not zero. Series of
+//! switches have the metric's name as a label, and all attributes as another: strangers choose them, and as names
+//! of metrics and labels they could be taken for ours.
 //!
 //! **Histograms** have one bucket for each doubling from 1 us to 9 s, where the segment has eight from 1 ns
 //! to half an hour. Bounds are bounds of the segment's buckets too, so no count is a guess: Prometheus'
@@ -16,9 +20,13 @@ use crate::telemetry::Role;
 use crate::telemetry::histogram::{Counts, bucket_of};
 use crate::telemetry::reader::{Link, PathNow};
 use crate::telemetry::schema::{
-    BUILD_INFO, Exported, Kind, LinkCounter, LinkGauge, PATH_INFO, PROCESS_AGE, PROCESS_START,
-    PROCESS_UP, PathCounter, PathGauge, PathHistogram, Table, UNREADABLE_SEGMENTS, Unit,
+    BUILD_INFO, Exported, HostCounter, HostGauge, Kind, LaneGauge, LinkCounter, LinkGauge,
+    PATH_INFO, PORT_AGE, PROCESS_AGE, PROCESS_START, PROCESS_UP, PathCounter, PathGauge,
+    PathHistogram, PortCounter, PortGauge, PriorityCounter, SWITCH_AGE, SWITCH_VALUE, Table,
+    UNREADABLE_SEGMENTS, Unit,
 };
+use crate::telemetry::sources::switches::SwitchValue;
+use crate::telemetry::sources::{HostNow, PortNow, Source};
 use crate::telemetry::values::Values;
 
 /// What it is, for HTTP.
@@ -42,6 +50,11 @@ pub fn text(scrape: &Scrape) -> String {
     let links = links(&scrape.processes);
     text.links(&links);
     text.paths(&paths(&links));
+    if let Some(host) = &scrape.host {
+        text.ports(host);
+        text.host(host);
+    }
+    text.switches(&scrape.switches);
     text.0
 }
 
@@ -80,6 +93,57 @@ fn paths<'a>(links: &[(String, &'a Link)]) -> Vec<(String, &'a PathNow)> {
     with_labels.collect()
 }
 
+fn port_labels(port: &PortNow) -> String {
+    let mut labels = format!("port=\"{}\"", Escaped(&port.name));
+    let device = port.device.as_ref().map(|(device, _)| device);
+    for (label, value) in [
+        ("interface", port.interface.as_ref()),
+        ("device", device),
+        ("driver", port.driver.as_ref()),
+    ] {
+        if let Some(value) = value {
+            // A string takes everything.
+            let _ = write!(labels, ",{label}=\"{}\"", Escaped(value));
+        }
+    }
+    labels
+}
+
+/// The parts of each port with their labels and number.
+fn parts<'a, P>(
+    ports: &[(String, &'a PortNow)],
+    label: &str,
+    of: impl Fn(&'a PortNow) -> &'a [P],
+) -> Vec<(String, &'a P)> {
+    let mut all = Vec::new();
+    for (labels, port) in ports {
+        let with_labels = |(number, part)| (format!("{labels},{label}=\"{number}\""), part);
+        all.extend(of(port).iter().enumerate().map(with_labels));
+    }
+    all
+}
+
+/// `host=leaf1,port=1`, so that different attributes are different labels.
+fn switch_labels(of: &SwitchValue) -> String {
+    let mut attributes = String::new();
+    for (key, value) in &of.attributes {
+        if !attributes.is_empty() {
+            attributes.push(',');
+        }
+        for (text, end) in [(key, "="), (value, "")] {
+            for c in text.chars() {
+                if matches!(c, ',' | '=' | '\\') {
+                    attributes.push('\\');
+                }
+                attributes.push(c);
+            }
+            attributes += end;
+        }
+    }
+    let (metric, attributes) = (Escaped(&of.metric), Escaped(&attributes));
+    format!("metric=\"{metric}\",attributes=\"{attributes}\"")
+}
+
 /// The text so far. A family without samples is left out.
 struct Text(String);
 
@@ -101,13 +165,13 @@ impl Text {
     }
 
     fn links(&mut self, links: &[(String, &Link)]) {
-        self.numbers::<LinkCounter, _>(links, |link| &link.counters);
-        self.numbers::<LinkGauge, _>(links, |link| &link.gauges);
+        self.numbers::<LinkCounter, _>(links, |link, of| Some(link.counters[of]));
+        self.numbers::<LinkGauge, _>(links, |link, of| Some(link.gauges[of]));
     }
 
     fn paths(&mut self, paths: &[(String, &PathNow)]) {
-        self.numbers::<PathCounter, _>(paths, |path| &path.counters);
-        self.numbers::<PathGauge, _>(paths, |path| &path.gauges);
+        self.numbers::<PathCounter, _>(paths, |path, of| Some(path.counters[of]));
+        self.numbers::<PathGauge, _>(paths, |path, of| Some(path.gauges[of]));
         self.histograms::<PathHistogram, _>(paths, |path| &path.histograms);
         let ends = |(labels, path): &(String, &PathNow)| {
             let (local, remote) = path.ends.split_once("->")?;
@@ -117,15 +181,54 @@ impl Text {
         self.exported(PATH_INFO, paths.iter().filter_map(ends));
     }
 
+    fn ports(&mut self, host: &HostNow) {
+        let with_labels = |port| (port_labels(port), port);
+        let ports: Vec<_> = host.ports.iter().map(with_labels).collect();
+        self.numbers::<PortCounter, _>(&ports, |port, of| port.counters[of]);
+        self.numbers::<PortGauge, _>(&ports, |port, of| port.gauges[of]);
+        let priorities = parts(&ports, "priority", |port| &port.priorities);
+        self.numbers::<PriorityCounter, _>(&priorities, |priority, of| priority[of]);
+        let lanes = parts(&ports, "lane", |port| &port.lanes);
+        self.numbers::<LaneGauge, _>(&lanes, |lane, of| lane[of]);
+        let ages = ports.iter().flat_map(|(labels, port)| {
+            let age = move |source: Source| {
+                let age = InBase(port.ages_ns[source]?, Unit::Nanoseconds);
+                Some((format!("{labels},source=\"{source}\""), age))
+            };
+            Source::ALL.into_iter().filter_map(age)
+        });
+        self.exported(PORT_AGE, ages);
+    }
+
+    fn host(&mut self, host: &HostNow) {
+        let host = [(String::new(), &host.host)];
+        self.numbers::<HostCounter, _>(&host, |host, of| host.counters[of]);
+        self.numbers::<HostGauge, _>(&host, |host, of| host.gauges[of]);
+    }
+
+    fn switches(&mut self, switches: &[SwitchValue]) {
+        let with_labels: Vec<_> = switches.iter().map(|of| (switch_labels(of), of)).collect();
+        let values = with_labels
+            .iter()
+            .map(|(labels, of)| (labels.clone(), of.value));
+        self.exported(SWITCH_VALUE, values);
+        let ages = with_labels
+            .iter()
+            .map(|(labels, of)| (labels.clone(), InBase(of.age_ns, Unit::Nanoseconds)));
+        self.exported(SWITCH_AGE, ages);
+    }
+
     /// The counters or gauges of one table.
-    fn numbers<T: Table, S>(&mut self, of: &[(String, &S)], values: impl Fn(&S) -> &Values<T>) {
-        for about in T::ALL {
+    fn numbers<T: Table, S>(&mut self, of: &[(String, &S)], value: impl Fn(&S, T) -> Option<u64>) {
+        for &about in T::ALL {
             let (name, metric) = (about.metric().prometheus(), about.metric());
-            if !of.is_empty() {
+            let told = |(labels, of): &'_ (String, &S)| Some((labels.clone(), value(of, about)?));
+            let mut samples = of.iter().filter_map(told).peekable();
+            if samples.peek().is_some() {
                 self.head(&name, metric.kind, metric.help);
             }
-            for (labels, of) in of {
-                self.sample(&name, labels, InBase(values(of)[*about], metric.unit));
+            for (labels, value) in samples {
+                self.sample(&name, &labels, InBase(value, metric.unit));
             }
         }
     }

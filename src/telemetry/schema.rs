@@ -404,7 +404,7 @@ table! {
         /// Symbol errors that error correction did not mend.
         PcsSymbolErrors = "pcs_symbol_errors" in Number,
         /// Bits that error correction (FEC) mended.
-        FecCorrectedBits = "fec_corrected_bits" in Number,
+        FecCorrectedBits = "fec_bit_corrections" in Number,
         /// Blocks that error correction mended.
         FecCorrectedBlocks = "fec_corrected_blocks" in Number,
         /// Blocks that error correction could not mend.
@@ -592,7 +592,8 @@ table! {
     }
 }
 
-/// A gauge that Prometheus is told beside the table, of processes or of the exporter itself.
+/// A gauge that Prometheus is told beside the table, of processes, of ports, of switches or of the
+/// exporter itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exported {
     /// Its name.
@@ -621,6 +622,21 @@ pub const PATH_INFO: Exported = Exported {
     name: "thalweg_path_info",
     help: "1; the labels local and remote are the ends of the path, as long as it has these.",
 };
+/// How old what a port says is.
+pub const PORT_AGE: Exported = Exported {
+    name: "thalweg_port_age_seconds",
+    help: "How old the figures of a port are, for each source that has told some: they are read at different paces.",
+};
+/// What a switch has sent.
+pub const SWITCH_VALUE: Exported = Exported {
+    name: "thalweg_switch_value",
+    help: "The latest of a series that a switch has sent (--otlp), in the switch's own words and unit: counters and gauges alike.",
+};
+/// How old that is.
+pub const SWITCH_AGE: Exported = Exported {
+    name: "thalweg_switch_age_seconds",
+    help: "How long ago the latest of a switch's series came; after five minutes it is not told any more.",
+};
 /// Which release the exporter is.
 pub const BUILD_INFO: Exported = Exported {
     name: "thalweg_build_info",
@@ -633,11 +649,14 @@ pub const UNREADABLE_SEGMENTS: Exported = Exported {
 };
 
 /// All gauges beside the table.
-pub const EXPORTED: [Exported; 6] = [
+pub const EXPORTED: [Exported; 9] = [
     PROCESS_UP,
     PROCESS_AGE,
     PROCESS_START,
     PATH_INFO,
+    PORT_AGE,
+    SWITCH_VALUE,
+    SWITCH_AGE,
     BUILD_INFO,
     UNREADABLE_SEGMENTS,
 ];

@@ -1,5 +1,5 @@
 //! A value for each metric of a table, by name where it is written down: what a release does not know of
-//! another's is passed over, and what the other did not have is nothing.
+//! another's is passed over, and what the other did not have is nothing. What is absent is left out.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -9,7 +9,26 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::histogram::Counts;
 use super::schema::Table;
+
+/// A value that may be written down.
+pub trait Value {
+    /// Whether there is none.
+    fn is_absent(&self) -> bool {
+        false
+    }
+}
+
+impl Value for u64 {}
+
+impl Value for Counts {}
+
+impl Value for Option<u64> {
+    fn is_absent(&self) -> bool {
+        self.is_none()
+    }
+}
 
 /// A value for each metric of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,10 +72,11 @@ impl<T: Table, V> IndexMut<T> for Values<T, V> {
     }
 }
 
-impl<T: Table, V: Serialize> Serialize for Values<T, V> {
+impl<T: Table, V: Serialize + Value> Serialize for Values<T, V> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.values.len()))?;
-        for (metric, value) in self.iter() {
+        let present = || self.iter().filter(|(_, value)| !value.is_absent());
+        let mut map = serializer.serialize_map(Some(present().count()))?;
+        for (metric, value) in present() {
             map.serialize_entry(&metric.metric().field(), value)?;
         }
         map.end()
@@ -96,7 +116,7 @@ impl<'de, T: Table, V: Deserialize<'de> + Default> Visitor<'de> for Fields<T, V>
 #[cfg(all(test, feature = "cli"))]
 mod tests {
     use super::*;
-    use crate::telemetry::schema::{LinkCounter, LinkGauge};
+    use crate::telemetry::schema::{LinkCounter, LinkGauge, PortGauge};
 
     #[test]
     fn are_written_by_name_and_read_whatever_else_is_there() {
@@ -114,5 +134,17 @@ mod tests {
         let other: Values<LinkCounter> = serde_json::from_str(&text).unwrap();
         assert_eq!(other, Values::default());
         assert!(serde_json::from_str::<Values<LinkCounter>>(r#"{"messages":"x"}"#).is_err());
+    }
+
+    #[test]
+    fn what_is_absent_is_left_out() {
+        let mut values = Values::<PortGauge, Option<u64>>::default();
+        values[PortGauge::LinkUp] = Some(0);
+        let text = serde_json::to_string(&values).unwrap();
+        assert_eq!(text, r#"{"link_up":0}"#);
+        assert_eq!(values, serde_json::from_str(&text).unwrap());
+        let null: Values<PortGauge, Option<u64>> =
+            serde_json::from_str(r#"{"link_up":0,"mtu_bytes":null}"#).unwrap();
+        assert_eq!(values, null);
     }
 }

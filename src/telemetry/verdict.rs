@@ -638,6 +638,8 @@ mod tests {
         Window {
             from_ns: 0,
             to_ns: SECOND,
+            ports: Vec::new(),
+            host: None,
             processes: vec![Watched {
                 process,
                 events,

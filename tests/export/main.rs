@@ -16,12 +16,21 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::metrics::v1::{
+    Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, metric, number_data_point,
+};
 use thalweg::clock::Timestamp;
 use thalweg::export::{self, Scrape};
 use thalweg::telemetry::reader::Process;
 use thalweg::telemetry::schema::{
-    LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram, metrics,
+    EXPORTED, LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram, PortGauge, metrics,
 };
+use thalweg::telemetry::sources::switches::{SwitchValue, Value};
+use thalweg::telemetry::sources::{HostNow, HostReading, PortNow, Source, SourceTimes};
+use thalweg::telemetry::values::Values;
 use thalweg::telemetry::{LinkRecorder, PathRecorder, Recorder, Role};
 
 /// What has not come by then never will.
@@ -79,27 +88,97 @@ fn recorded(recorder: &Recorder, peer: &str) -> (LinkRecorder, [PathRecorder; 2]
     (link, paths)
 }
 
+/// A host with a port that says something for each metric, and one that says little.
+fn host() -> HostNow {
+    let mut host = HostNow::default();
+    host.host.counters = Values::new(|counter| Some(5001 + counter as u64));
+    host.host.gauges = Values::new(|gauge| Some(6001 + gauge as u64));
+    let full = PortNow {
+        name: "mlx5_0:1".into(),
+        interface: Some("eth0".into()),
+        device: Some(("mlx5_0".into(), 1)),
+        driver: Some("mlx5_core".into()),
+        counters: Values::new(|counter| Some(7001 + counter as u64)),
+        gauges: Values::new(|gauge| Some(8001 + gauge as u64)),
+        priorities: vec![
+            Values::new(|counter| Some(9001 + counter as u64)),
+            Values::default(),
+            Values::new(|counter| Some(9201 + counter as u64)),
+        ],
+        lanes: vec![
+            Values::new(|gauge| Some(10_001 + gauge as u64)),
+            Values::new(|gauge| Some(10_101 + gauge as u64)),
+        ],
+        ages_ns: SourceTimes::new(|source| Some(1_000_000 * (source as u64 + 1))),
+    };
+    let mut little = PortNow {
+        name: "lo".into(),
+        interface: Some("lo".into()),
+        ..PortNow::default()
+    };
+    little.gauges[PortGauge::LinkUp] = Some(0);
+    little.ages_ns[Source::Interface] = Some(0);
+    host.ports = vec![full, little];
+    host
+}
+
+/// Two series of a switch that calls things as it likes.
+fn switches() -> Vec<SwitchValue> {
+    let attributes = [("host", "leaf1"), ("a,b", "c=\\\"d\n")];
+    let owned = attributes.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let octets = SwitchValue {
+        metric: "octets".into(),
+        attributes: owned.into(),
+        unit: "By".into(),
+        is_counter: true,
+        value: Value::Integer(-9_007_199_254_740_993),
+        age_ns: 1_500_000_000,
+        observed_wall_ns: 1,
+    };
+    let depth = SwitchValue {
+        metric: "queue\"depth".into(),
+        attributes: std::collections::BTreeMap::new(),
+        value: Value::Float(0.5),
+        ..octets.clone()
+    };
+    vec![octets, depth]
+}
+
 /// `thalweg export`, running until it is dropped.
 struct Exporter {
     child: Child,
     address: SocketAddr,
-    /// Lines that it prints, but for the first.
+    /// Lines that it prints, but for that with its address.
     lines: Receiver<String>,
 }
 
 impl Exporter {
     fn start(folder: &Path) -> Self {
+        Self::start_with(folder, &[])
+    }
+
+    fn start_with(folder: &Path, more: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_thalweg"))
             .args(["export", "--listen", "127.0.0.1:0", "--folder"])
             .arg(folder)
+            .args(more)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let first = lines.next().unwrap().unwrap();
-        let (_, address) = first.split_once("http://").unwrap();
+        let mut before = Vec::new();
+        let address = loop {
+            let line = lines.next().unwrap().unwrap();
+            match line.split_once("http://") {
+                Some((_, address)) => break address.to_owned(),
+                None => before.push(line),
+            }
+        };
         let address = address.strip_suffix("/metrics").unwrap().parse().unwrap();
         let (said, lines_out) = mpsc::channel();
+        for line in before {
+            said.send(line).unwrap();
+        }
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let _ = said.send(line);
@@ -157,6 +236,8 @@ fn steady(mut scrape: Scrape) -> Scrape {
         recorded.process.age_ns = 7_000_000;
     }
     scrape.version = "0.1.0";
+    scrape.host = Some(host());
+    scrape.switches = switches();
     scrape
 }
 
@@ -184,10 +265,17 @@ fn all_of_the_schema_is_told() {
     let folder = Folder::new();
     let (recorder, _) = Recorder::open(&folder.0).unwrap();
     let _kept = recorded(&recorder, "peer");
-    let text = export::prometheus::text(&folder.scrape());
-    for metric in metrics() {
-        let line = format!("# TYPE {} {}\n", metric.prometheus(), metric.kind);
+    let mut scrape = folder.scrape();
+    scrape.host = Some(host());
+    scrape.switches = switches();
+    let text = export::prometheus::text(&scrape);
+    let told = metrics().map(|metric| (metric.prometheus(), metric.kind.to_string()));
+    let exported = EXPORTED.map(|metric| (metric.name.to_owned(), "gauge".to_owned()));
+    for (name, kind) in told.chain(exported) {
+        let line = format!("# TYPE {name} {kind}\n");
         assert_eq!(text.matches(&line).count(), 1, "{line}");
+        let is_sample = |line: &&str| line.strip_prefix(&name).is_some_and(is_value);
+        assert!(text.lines().any(|line| is_sample(&line)), "{name}");
     }
     for line in text.lines() {
         assert_eq!(
@@ -196,6 +284,109 @@ fn all_of_the_schema_is_told() {
             "{line}"
         );
     }
+}
+
+/// What follows the name of a family in a sample.
+fn is_value(rest: &str) -> bool {
+    let rest = rest.strip_prefix("_bucket").unwrap_or(rest);
+    rest.starts_with(['{', ' '])
+}
+
+#[test]
+fn what_a_port_does_not_say_is_no_sample() {
+    let folder = Folder::new();
+    let mut scrape = folder.scrape();
+    let mut all = host();
+    all.ports.remove(0);
+    all.host = HostReading::default();
+    all.ports[0].name = "a\"b".into();
+    scrape.host = Some(all);
+    let text = export::prometheus::text(&scrape);
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let lines: Vec<_> = lines.filter(|line| line.contains("port")).collect();
+    let expected = [
+        "thalweg_export_unreadable_segments 0",
+        r#"thalweg_port_link_up{port="a\"b",interface="lo"} 0"#,
+        r#"thalweg_port_age_seconds{port="a\"b",interface="lo",source="interface"} 0"#,
+    ];
+    assert_eq!(lines, expected);
+    assert!(!text.contains("thalweg_host"), "{text}");
+}
+
+#[test]
+fn this_hosts_ports_are_told_unless_they_are_left_out() {
+    let folder = Folder::new();
+    let told = |more: &[&str]| String::from_utf8(once(&folder.0, more).stdout).unwrap();
+    let text = told(&["--once"]);
+    assert!(
+        text.contains("thalweg_port_link_up{port=\"lo\",interface=\"lo\"} "),
+        "{text}"
+    );
+    assert!(text.contains("\nthalweg_host_processors "), "{text}");
+    let text = told(&["--once", "--no-host"]);
+    assert!(
+        text.contains("thalweg_build_info") && !text.contains("thalweg_port"),
+        "{text}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&told(&["--json"])).unwrap();
+    let host: HostNow = serde_json::from_value(json["host"].clone()).unwrap();
+    assert!(host.port("lo").is_some(), "{json}");
+}
+
+#[test]
+fn what_switches_send_is_told_where_that_is_asked_for() {
+    let folder = Folder::new();
+    let exporter = Exporter::start_with(&folder.0, &["--otlp", "127.0.0.1:0"]);
+    let line = exporter.lines.recv_timeout(PATIENCE).unwrap();
+    let (_, address) = line.rsplit_once(' ').unwrap();
+    let text = |text: &str| AnyValue {
+        value: Some(any_value::Value::StringValue(text.into())),
+    };
+    let point = NumberDataPoint {
+        attributes: vec![KeyValue {
+            key: "port".into(),
+            value: Some(text("Ethernet0")),
+            ..KeyValue::default()
+        }],
+        value: Some(number_data_point::Value::AsInt(11)),
+        ..NumberDataPoint::default()
+    };
+    let data = metric::Data::Gauge(Gauge {
+        data_points: vec![point],
+    });
+    let metric = Metric {
+        name: "depth".into(),
+        data: Some(data),
+        ..Metric::default()
+    };
+    let request = ExportMetricsServiceRequest {
+        resource_metrics: vec![ResourceMetrics {
+            scope_metrics: vec![ScopeMetrics {
+                metrics: vec![metric],
+                ..ScopeMetrics::default()
+            }],
+            ..ResourceMetrics::default()
+        }],
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = MetricsServiceClient::connect(format!("http://{address}")).await;
+        client.unwrap().export(request).await.unwrap();
+    });
+    let (_, _, text) = exporter.get("/metrics");
+    let labels = r#"{metric="depth",attributes="port=Ethernet0"}"#;
+    assert!(
+        text.contains(&format!("\nthalweg_switch_value{labels} 11\n")),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("\nthalweg_switch_age_seconds{labels} ")),
+        "{text}"
+    );
+    let taken = once(&folder.0, &["--listen", "127.0.0.1:0", "--otlp", address]);
+    let says = String::from_utf8(taken.stderr).unwrap();
+    assert!(says.contains("Address already in use"), "{says}");
 }
 
 #[test]
@@ -341,7 +532,8 @@ fn once_prints_what_a_scrape_is_answered() {
     let without_age = |text: &str| -> Vec<String> {
         let lines = text
             .lines()
-            .filter(|line| !line.starts_with("thalweg_process_age"));
+            .filter(|line| !line.starts_with("thalweg_process_age"))
+            .filter(|line| !line.contains("thalweg_port") && !line.contains("thalweg_host"));
         lines.map(str::to_owned).collect()
     };
     let output = once(&folder.0, &["--once"]);

@@ -220,20 +220,24 @@ fn its_checks_complain_of_nothing() {
     let folder = Folder::new();
     let (recorder, _) = Recorder::open(&folder.0).unwrap();
     let _kept = recorded(&recorder, "10.86.0.2:7000");
-    let text = once(&folder.0, &["--once"]).stdout;
-    assert!(!text.is_empty());
-    let mut check = Command::new(&program)
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    check.stdin.take().unwrap().write_all(&text).unwrap();
-    let output = check.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8(said).unwrap();
-    assert!(output.status.success() && said.is_empty(), "{said}");
+    let live = once(&folder.0, &["--once"]).stdout;
+    assert!(!live.is_empty());
+    // Of adapters that are not here too.
+    let full = fs::read(Path::new(ROOT).join("tests/snapshots/export.txt")).unwrap();
+    for text in [live, full] {
+        let mut check = Command::new(&program)
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        check.stdin.take().unwrap().write_all(&text).unwrap();
+        let output = check.wait_with_output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        assert!(output.status.success() && said.is_empty(), "{said}");
+    }
     let file = Path::new(ROOT).join("lab/prometheus.yml");
     let config = Command::new(&program)
         .args(["check", "config"])

@@ -184,6 +184,7 @@ fn snapshot(tick: u64) -> Snapshot {
     Snapshot {
         wall_ns: BEGIN + tick * INTERVAL,
         processes,
+        ..Snapshot::default()
     }
 }
 

@@ -344,10 +344,10 @@ fn a_device_counts_until_it_is_gone() {
     let now = sources::Host::new().read(Timestamp::now());
     let port = now.port("rxea0:1").unwrap();
     assert_eq!(port.interface.as_deref(), Some("ra0"));
-    assert!(port.counters[PortCounter::RdmaSentPackets as usize] > sent);
-    assert!(port.counters[PortCounter::SentBytes as usize] > Some(0));
-    assert_eq!(port.gauges[PortGauge::RdmaState as usize], Some(4));
-    assert_eq!(port.gauges[PortGauge::LinkUp as usize], Some(1));
+    assert!(port.counters[PortCounter::RdmaSentPackets] > sent);
+    assert!(port.counters[PortCounter::SentBytes] > Some(0));
+    assert_eq!(port.gauges[PortGauge::RdmaState], Some(4));
+    assert_eq!(port.gauges[PortGauge::LinkUp], Some(1));
     assert!(now.port("ra0").is_none() && now.port("lo").is_some());
 
     let open = || Counters::open(sysfs, "rxeb1", 1, PortCounter::ALL);

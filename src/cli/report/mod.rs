@@ -127,6 +127,7 @@ mod tests {
                 events: Vec::new(),
                 events_missed: 0,
             }],
+            ..Snapshot::default()
         }
     }
 

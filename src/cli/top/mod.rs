@@ -69,6 +69,9 @@ pub(super) fn top(args: &TopArgs, out: &mut impl Write) -> Result<(), Failure> {
     }
     let interval = args.interval.max(INTERVAL_MIN);
     let mut watched = Watched::begin(&args.folder)?;
+    if args.json {
+        watched = watched.with_host();
+    }
     let mut latest = watched.snapshot()?;
     let mut next = move || -> Result<Window, Failure> {
         let now = watched.snapshot()?;

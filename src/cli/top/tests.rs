@@ -121,6 +121,7 @@ fn snapshots() -> Vec<Snapshot> {
                     events_missed: 0,
                 },
             ],
+            ..Snapshot::default()
         }
     };
     (0..5).map(snapshot).collect()

@@ -26,7 +26,9 @@ impl TxEngine {
             .ok()
             .filter(|&len| len <= self.config.eager_bytes)?;
         let cost = len + EAGER_OVERHEAD;
-        if self.eager_sent.wrapping_sub(self.eager_consumed) + cost > EAGER_WINDOW {
+        // A peer that says more than it was sent fills this up, and gets nothing eagerly any more.
+        let unconsumed = self.eager_sent.wrapping_sub(self.eager_consumed);
+        if unconsumed.saturating_add(cost) > EAGER_WINDOW {
             return None;
         }
         if self.ring.is_empty() {

@@ -113,7 +113,7 @@ pub(super) fn read_interface(sys: &Path, interface: &str, port: &mut PortNow) ->
     let folder = sys.join("class/net").join(interface);
     let told = |name: &str| number(&folder.join(name));
     for &(counter, name) in STATISTICS {
-        port.counters[counter as usize] = told(name);
+        port.counters[counter] = told(name);
     }
     // Neither can be read while the interface is switched off; -1 is an unknown speed.
     let mbps = told("speed").filter(|&mbps| mbps > 0 && mbps < u64::from(u32::MAX));
@@ -129,7 +129,7 @@ pub(super) fn read_interface(sys: &Path, interface: &str, port: &mut PortNow) ->
             temperature(&folder.join("device/hwmon")),
         ),
     ] {
-        port.gauges[gauge as usize] = value;
+        port.gauges[gauge] = value;
     }
     folder.is_dir()
 }
@@ -157,9 +157,8 @@ pub(super) fn read_rdma_state(sys: &Path, device: &str, number: u8, port: &mut P
     let folder = sys.join(format!("class/infiniband/{device}/ports/{number}"));
     let told = |name: &str| word(&folder.join(name));
     let mbps = told("rate").and_then(|rate| rdma_speed_mbps(&rate));
-    port.gauges[PortGauge::RdmaState as usize] = told("state").and_then(|text| state(&text));
-    port.gauges[PortGauge::RdmaSpeed as usize] =
-        mbps.map(|mbps| u64::from(mbps) * BYTES_PER_SECOND_OF_MBPS);
+    port.gauges[PortGauge::RdmaState] = told("state").and_then(|text| state(&text));
+    port.gauges[PortGauge::RdmaSpeed] = mbps.map(|mbps| u64::from(mbps) * BYTES_PER_SECOND_OF_MBPS);
 }
 
 #[cfg(test)]
@@ -249,22 +248,22 @@ mod tests {
         file("device/hwmon/hwmon4/temp1_input", "N/A\n");
         let mut port = PortNow::default();
         assert!(read_interface(tree.path(), "eth0", &mut port));
-        let gauge = |gauge: PortGauge| port.gauges[gauge as usize];
+        let gauge = |gauge: PortGauge| port.gauges[gauge];
         assert_eq!(gauge(PortGauge::Speed), Some(12_500_000_000));
         assert_eq!(gauge(PortGauge::LinkUp), Some(1));
         assert_eq!(gauge(PortGauge::Mtu), Some(9000));
         assert_eq!(gauge(PortGauge::Temperature), Some(61_000));
-        let counter = |counter: PortCounter| port.counters[counter as usize];
+        let counter = |counter: PortCounter| port.counters[counter];
         assert_eq!(counter(PortCounter::SentBytes), Some(77));
         assert_eq!(counter(PortCounter::CarrierDowns), Some(3));
         assert_eq!(counter(PortCounter::ReceiveMisses), None);
         for unknown in ["-1\n", "0\n", "4294967295\n"] {
             file("speed", unknown);
             assert!(read_interface(tree.path(), "eth0", &mut port));
-            assert_eq!(port.gauges[PortGauge::Speed as usize], None, "{unknown}");
+            assert_eq!(port.gauges[PortGauge::Speed], None, "{unknown}");
         }
         assert!(!read_interface(tree.path(), "eth1", &mut port));
-        assert_eq!(port.counters[PortCounter::SentBytes as usize], None);
+        assert_eq!(port.counters[PortCounter::SentBytes], None);
     }
 
     #[test]
@@ -286,7 +285,7 @@ mod tests {
         tree.file("class/infiniband/nic0/ports/2/rate", "400 Gb/sec\n");
         let mut port = PortNow::default();
         read_rdma_state(tree.path(), "nic0", 2, &mut port);
-        let gauge = |gauge: PortGauge| port.gauges[gauge as usize];
+        let gauge = |gauge: PortGauge| port.gauges[gauge];
         assert_eq!(gauge(PortGauge::RdmaState), Some(4));
         assert_eq!(gauge(PortGauge::RdmaSpeed), Some(50_000_000_000));
     }

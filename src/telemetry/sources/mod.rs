@@ -23,15 +23,21 @@ pub mod pressure;
 pub mod processors;
 pub mod rdma;
 pub mod rtnetlink;
+pub mod switches;
 #[cfg(test)]
 pub(crate) mod tree;
 
+use std::fmt;
 use std::io::ErrorKind;
+use std::ops::{Index, IndexMut};
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 pub use self::figure::increase;
 use self::link::Port;
 use super::schema::{HostCounter, HostGauge, LaneGauge, PortCounter, PortGauge, PriorityCounter};
+use super::values::Values;
 use crate::clock::Timestamp;
 use crate::units::Nanos;
 
@@ -78,6 +84,71 @@ impl Source {
     }
 }
 
+/// The source's name.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rdma => "rdma",
+            Self::Interface => "interface",
+            Self::Ethernet => "ethernet",
+            Self::Module => "module",
+            Self::Pcie => "pcie",
+        })
+    }
+}
+
+/// A time in ns for each source; None where it has told nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceTimes {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rdma: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    interface: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ethernet: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    module: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pcie: Option<u64>,
+}
+
+impl SourceTimes {
+    /// What this says of each.
+    pub fn new(time: impl Fn(Source) -> Option<u64>) -> Self {
+        let mut times = Self::default();
+        for source in Source::ALL {
+            times[source] = time(source);
+        }
+        times
+    }
+}
+
+impl Index<Source> for SourceTimes {
+    type Output = Option<u64>;
+
+    fn index(&self, source: Source) -> &Option<u64> {
+        match source {
+            Source::Rdma => &self.rdma,
+            Source::Interface => &self.interface,
+            Source::Ethernet => &self.ethernet,
+            Source::Module => &self.module,
+            Source::Pcie => &self.pcie,
+        }
+    }
+}
+
+impl IndexMut<Source> for SourceTimes {
+    fn index_mut(&mut self, source: Source) -> &mut Option<u64> {
+        match source {
+            Source::Rdma => &mut self.rdma,
+            Source::Interface => &mut self.interface,
+            Source::Ethernet => &mut self.ethernet,
+            Source::Module => &mut self.module,
+            Source::Pcie => &mut self.pcie,
+        }
+    }
+}
+
 impl PortCounter {
     /// Where it comes from.
     #[must_use]
@@ -105,50 +176,58 @@ impl PortGauge {
 }
 
 /// A host and its ports, at one time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostNow {
-    /// When.
+    /// When, by the host's monotonic clock.
+    #[serde(rename = "at_ns")]
     pub at: Timestamp,
     /// Its ports, in the order of their names: those of RDMA devices, then other network interfaces.
     pub ports: Vec<PortNow>,
     /// The host itself.
     pub host: HostReading,
     /// What should be there and cannot be read, and what to do about it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lines: Vec<String>,
 }
 
 /// What a host says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostReading {
-    /// By [`HostCounter`].
-    pub counters: [Option<u64>; HostCounter::COUNT],
-    /// By [`HostGauge`].
-    pub gauges: [Option<u64>; HostGauge::COUNT],
-    /// When it was read.
-    pub read_at: Option<Timestamp>,
+    /// What it counts.
+    pub counters: Values<HostCounter, Option<u64>>,
+    /// What it is like.
+    pub gauges: Values<HostGauge, Option<u64>>,
+    /// How old that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_ns: Option<u64>,
 }
 
 /// A port, at one time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortNow {
     /// `mlx5_0:1`, or the interface where there is no RDMA device.
     pub name: String,
     /// Its network interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     /// Its RDMA device, and the number of the port there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<(String, u8)>,
     /// Its driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
-    /// By [`PortCounter`].
-    pub counters: [Option<u64>; PortCounter::COUNT],
-    /// By [`PortGauge`].
-    pub gauges: [Option<u64>; PortGauge::COUNT],
-    /// By priority and [`PriorityCounter`]. From [`Source::Ethernet`].
-    pub priorities: [[Option<u64>; PriorityCounter::COUNT]; ethtool::PRIORITIES],
-    /// By lane and [`LaneGauge`]; none where the transceiver does not say. From [`Source::Module`].
-    pub lanes: Vec<[Option<u64>; LaneGauge::COUNT]>,
-    /// When each [`Source`] was read; None if it has told nothing.
-    pub read_at: [Option<Timestamp>; Source::ALL.len()],
+    /// What it counts.
+    pub counters: Values<PortCounter, Option<u64>>,
+    /// What it is like.
+    pub gauges: Values<PortGauge, Option<u64>>,
+    /// What each of its eight priorities counts; none where the driver does not say. From [`Source::Ethernet`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub priorities: Vec<Values<PriorityCounter, Option<u64>>>,
+    /// What each of its lanes is like; none where the transceiver does not say. From [`Source::Module`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lanes: Vec<Values<LaneGauge, Option<u64>>>,
+    /// How old the figures of each source are.
+    pub ages_ns: SourceTimes,
 }
 
 impl HostNow {
@@ -157,42 +236,61 @@ impl HostNow {
     pub fn port(&self, name: &str) -> Option<&PortNow> {
         self.ports.iter().find(|port| port.name == name)
     }
+
+    /// The same, told again later.
+    #[must_use]
+    pub fn aged(&self, now: Timestamp) -> Self {
+        let by = now.since(self.at).0;
+        let older = |age: Option<u64>| age.map(|age| age.saturating_add(by));
+        let mut this = self.clone();
+        this.at = now.max(self.at);
+        this.host.age_ns = older(this.host.age_ns);
+        for port in &mut this.ports {
+            let ages = port.ages_ns;
+            port.ages_ns = SourceTimes::new(|source| older(ages[source]));
+        }
+        this
+    }
 }
 
 impl HostReading {
     /// What a counter has counted since an earlier reading; None if that is not known.
     #[must_use]
     pub fn increase(&self, before: &Self, counter: HostCounter) -> Option<u64> {
-        let at = counter as usize;
         increase(
-            before.counters[at],
-            self.counters[at],
+            before.counters[counter],
+            self.counters[counter],
             processors::bits(counter),
         )
+    }
+
+    /// The time between `before` and this, which are `apart`.
+    #[must_use]
+    pub fn between(&self, before: &Self, apart: Nanos) -> Option<Nanos> {
+        between(before.age_ns, self.age_ns, apart)
     }
 }
 
 impl PortNow {
-    /// How old the figures of a source are at this time; None if there are none.
+    /// How old the figures of a source are; None if there are none.
     #[must_use]
-    pub fn age(&self, source: Source, at: Timestamp) -> Option<Nanos> {
-        Some(at.since(self.read_at[source as usize]?))
+    pub fn age(&self, source: Source) -> Option<Nanos> {
+        self.ages_ns[source].map(Nanos)
     }
 
     /// What a counter has counted since an earlier reading of the same port; None if that is not known, as
     /// after a reset. [`Self::between`] says in what time.
     #[must_use]
     pub fn increase(&self, before: &Self, counter: PortCounter) -> Option<u64> {
-        let at = counter as usize;
         let bits = rdma::bits(self.driver.as_deref(), counter);
-        increase(before.counters[at], self.counters[at], bits)
+        increase(before.counters[counter], self.counters[counter], bits)
     }
 
-    /// The time between the readings of a source in `before` and here: zero where it has not been read since.
+    /// The time between the readings of a source in `before` and here, which are `apart`: zero where it has
+    /// not been read since.
     #[must_use]
-    pub fn between(&self, before: &Self, source: Source) -> Option<Nanos> {
-        let at = source as usize;
-        Some(self.read_at[at]?.since(before.read_at[at]?))
+    pub fn between(&self, before: &Self, source: Source, apart: Nanos) -> Option<Nanos> {
+        between(before.ages_ns[source], self.ages_ns[source], apart)
     }
 
     fn of(port: &Port) -> Self {
@@ -210,47 +308,26 @@ impl PortNow {
     fn forget(&mut self, source: Source) {
         for counter in PortCounter::ALL {
             if counter.source() == source {
-                self.counters[*counter as usize] = None;
+                self.counters[*counter] = None;
             }
         }
         for gauge in PortGauge::ALL {
             if gauge.source() == source {
-                self.gauges[*gauge as usize] = None;
+                self.gauges[*gauge] = None;
             }
         }
         match source {
-            Source::Ethernet => self.priorities = Self::default().priorities,
+            Source::Ethernet => self.priorities.clear(),
             Source::Module => self.lanes.clear(),
             _ => {}
         }
-        self.read_at[source as usize] = None;
     }
 }
 
-impl Default for PortNow {
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            interface: None,
-            device: None,
-            driver: None,
-            counters: [None; PortCounter::COUNT],
-            gauges: [None; PortGauge::COUNT],
-            priorities: [[None; PriorityCounter::COUNT]; ethtool::PRIORITIES],
-            lanes: Vec::new(),
-            read_at: [None; Source::ALL.len()],
-        }
-    }
-}
-
-impl Default for HostReading {
-    fn default() -> Self {
-        Self {
-            counters: [None; HostCounter::COUNT],
-            gauges: [None; HostGauge::COUNT],
-            read_at: None,
-        }
-    }
+/// The time between two figures of these ages, of which the first was told `apart` earlier.
+fn between(before_ns: Option<u64>, now_ns: Option<u64>, apart: Nanos) -> Option<Nanos> {
+    let begin = apart.0.saturating_add(before_ns?);
+    Some(Nanos(begin.saturating_sub(now_ns?)))
 }
 
 /// Asks drivers, through the kernel.
@@ -273,6 +350,7 @@ pub struct Host {
     looked: Pace,
     ports: Vec<PortReader>,
     itself: HostReading,
+    read_at: Timestamp,
     pace: Pace,
 }
 
@@ -303,6 +381,7 @@ impl Host {
             looked: Pace::every(LOOK_EVERY),
             ports: Vec::new(),
             itself: HostReading::default(),
+            read_at: Timestamp::ZERO,
             pace: Pace::every(Nanos::from_millis(100)),
         }
     }
@@ -322,7 +401,7 @@ impl Host {
             ));
         }
         if self.pace.begins(now) {
-            self.itself.read_at = Some(now);
+            self.read_at = now;
             pressure::read(&self.proc, &mut self.itself);
             processors::read(&self.proc, &mut self.itself);
             self.pace.ends();
@@ -338,8 +417,11 @@ impl Host {
         lines.extend(ports.iter().filter_map(|port| port.line.clone()));
         HostNow {
             at: now,
-            ports: ports.iter().map(|port| port.now.clone()).collect(),
-            host: self.itself.clone(),
+            ports: ports.iter().map(|port| port.told(now)).collect(),
+            host: HostReading {
+                age_ns: Some(now.since(self.read_at).0),
+                ..self.itself.clone()
+            },
             lines,
         }
     }
@@ -398,6 +480,8 @@ struct PortReader {
     port: Port,
     now: PortNow,
     paces: [Pace; Source::ALL.len()],
+    /// When each source has told something.
+    read_at: [Option<Timestamp>; Source::ALL.len()],
     rdma: Option<rdma::Counters>,
     ethtool: Option<ethtool::Counters>,
     /// What the driver answers.
@@ -412,10 +496,20 @@ impl PortReader {
             now: PortNow::of(&port),
             port,
             paces: Source::ALL.map(|source| Pace::every(source.every())),
+            read_at: [None; Source::ALL.len()],
             rdma: None,
             ethtool: None,
             questions: netlink::Question::ALL.to_vec(),
             line: None,
+        }
+    }
+
+    /// What it has told, with its age.
+    fn told(&self, at: Timestamp) -> PortNow {
+        let age = |source: Source| Some(at.since(self.read_at[source as usize]?).0);
+        PortNow {
+            ages_ns: SourceTimes::new(age),
+            ..self.now.clone()
         }
     }
 
@@ -430,9 +524,9 @@ impl PortReader {
             Source::Interface => self.read_interface(sys),
             Source::Ethernet => self.read_ethernet(sys, drivers),
             Source::Module => self.read_module(sys, drivers),
-            Source::Pcie => false,
+            Source::Pcie => self.read_pcie(sys),
         };
-        self.now.read_at[source as usize] = has_told.then_some(now);
+        self.read_at[source as usize] = has_told.then_some(now);
         self.paces[source as usize].ends();
     }
 
@@ -448,14 +542,14 @@ impl PortReader {
         let counters = self.rdma.get_or_insert_with(open);
         let mut is_any = false;
         for (counter, value) in counters.read() {
-            self.now.counters[counter as usize] = value;
+            self.now.counters[counter] = value;
             is_any |= value.is_some();
         }
         if !is_any {
             // A device that vanishes takes its files with it.
             self.rdma = None;
         }
-        is_any || self.now.gauges[PortGauge::RdmaState as usize].is_some()
+        is_any || self.now.gauges[PortGauge::RdmaState].is_some()
     }
 
     fn read_interface(&mut self, sys: &Path) -> bool {
@@ -488,10 +582,10 @@ impl PortReader {
                 };
                 has_told |= !told.counters.is_empty() || !told.gauges.is_empty();
                 for (counter, value) in told.counters {
-                    now.counters[counter as usize].get_or_insert(value);
+                    now.counters[counter].get_or_insert(value);
                 }
                 for (gauge, value) in told.gauges {
-                    now.gauges[gauge as usize].get_or_insert(value);
+                    now.gauges[gauge].get_or_insert(value);
                 }
                 true
             });
@@ -509,16 +603,39 @@ impl PortReader {
             return false;
         };
         for (counter, value) in reading.counters() {
-            self.now.counters[counter as usize] = value;
+            self.now.counters[counter] = value;
         }
         for (gauge, value) in reading.gauges() {
-            self.now.gauges[gauge as usize] = value;
+            self.now.gauges[gauge] = value;
         }
+        let priorities = &mut self.now.priorities;
         for (priority, counter, value) in reading.priorities() {
-            self.now.priorities[priority][counter as usize] = value;
+            priorities.resize_with(ethtool::PRIORITIES, Values::default);
+            priorities[priority][counter] = value;
         }
         self.ethtool = Some(counters);
         true
+    }
+
+    fn read_pcie(&mut self, sys: &Path) -> bool {
+        let folder = match (&self.port.device, &self.port.interface) {
+            (Some((device, _)), _) => sys.join("class/infiniband").join(device),
+            (None, Some(interface)) => sys.join("class/net").join(interface),
+            (None, None) => return false,
+        };
+        let device = pcie::Device::read(&folder.join("device"));
+        for (link, speed, width) in [
+            (device.link, PortGauge::PcieSpeed, PortGauge::PcieWidth),
+            (
+                device.link_max,
+                PortGauge::PcieSpeedMax,
+                PortGauge::PcieWidthMax,
+            ),
+        ] {
+            self.now.gauges[speed] = link.map(|link| u64::from(link.speed_mts) * 1_000_000);
+            self.now.gauges[width] = link.map(|link| u64::from(link.width));
+        }
+        device.link.is_some() || device.link_max.is_some()
     }
 
     fn read_module(&mut self, sys: &Path, drivers: &mut Drivers) -> bool {
@@ -529,9 +646,11 @@ impl PortReader {
         match module::read(socket, &interface) {
             Ok(module) => {
                 for &(gauge, value) in &module.gauges {
-                    self.now.gauges[gauge as usize] = Some(value);
+                    self.now.gauges[gauge] = Some(value);
                 }
-                self.now.lanes = module.lanes;
+                let lanes = module.lanes.iter();
+                let by_gauge = |lane: &[_; LaneGauge::COUNT]| Values::new(|g| lane[g as usize]);
+                self.now.lanes = lanes.map(by_gauge).collect();
                 !module.gauges.is_empty()
             }
             Err(error) => {
@@ -584,7 +703,7 @@ mod tests {
     }
 
     fn counter(now: &HostNow, port: &str, counter: PortCounter) -> Option<u64> {
-        now.port(port)?.counters[counter as usize]
+        now.port(port)?.counters[counter]
     }
 
     #[test]
@@ -607,15 +726,79 @@ mod tests {
         // Absent, not zero.
         assert_eq!(counter(&now, "mlx5_0:1", PortCounter::AckTimeouts), None);
         assert_eq!(counter(&now, "lo", PortCounter::SequenceNaks), None);
-        assert_eq!(port.gauges[PortGauge::RdmaState as usize], Some(4));
-        assert_eq!(
-            now.host.counters[HostCounter::CpuPressureSome as usize],
-            Some(7000)
-        );
-        assert_eq!(port.age(Source::Rdma, at(3)), Some(Nanos::from_millis(3)));
-        assert_eq!(port.age(Source::Ethernet, at(3)), None);
-        assert_eq!(now.ports[1].age(Source::Rdma, at(3)), None);
+        assert_eq!(port.gauges[PortGauge::RdmaState], Some(4));
+        assert_eq!(now.host.counters[HostCounter::CpuPressureSome], Some(7000));
+        assert_eq!(port.age(Source::Rdma), Some(Nanos::ZERO));
+        assert_eq!(port.age(Source::Ethernet), None);
+        assert_eq!(now.ports[1].age(Source::Rdma), None);
         assert!(now.lines.is_empty(), "{:?}", now.lines);
+    }
+
+    #[test]
+    fn adapters_tell_their_place_on_pcie() {
+        let tree = host("sources-pcie");
+        for (device, speed, width) in [
+            ("infiniband/mlx5_0", "16.0 GT/s PCIe", "8"),
+            ("net/eth0", "16.0 GT/s PCIe", "8"),
+            ("net/eth1", "2.5 GT/s PCIe", "1"),
+            // A virtual function.
+            ("net/eth2", "Unknown", "0"),
+        ] {
+            let file = |name: &str| format!("sys/class/{device}/device/{name}");
+            tree.file(&file("current_link_speed"), speed);
+            tree.file(&file("current_link_width"), width);
+        }
+        let device = "sys/class/infiniband/mlx5_0/device";
+        tree.file(&format!("{device}/max_link_speed"), "32.0 GT/s PCIe\n");
+        tree.file(&format!("{device}/max_link_width"), "16\n");
+        let now = reader(&tree).read(at(0));
+        let gauges = |port: &str| {
+            let port = now.port(port).unwrap();
+            let gauges = [
+                PortGauge::PcieSpeed,
+                PortGauge::PcieWidth,
+                PortGauge::PcieSpeedMax,
+                PortGauge::PcieWidthMax,
+            ];
+            (
+                gauges.map(|gauge| port.gauges[gauge]),
+                port.age(Source::Pcie),
+            )
+        };
+        let told = [16_000_000_000, 8, 32_000_000_000, 16].map(Some);
+        assert_eq!(gauges("mlx5_0:1"), (told, Some(Nanos::ZERO)));
+        let old = [Some(2_500_000_000), Some(1), None, None];
+        assert_eq!(gauges("eth1"), (old, Some(Nanos::ZERO)));
+        assert_eq!(gauges("eth2"), ([None; 4], None));
+        assert_eq!(gauges("lo"), ([None; 4], None));
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn a_reading_is_written_down_and_read_again() {
+        let tree = host("sources-json");
+        let mut now = reader(&tree).read(at(0));
+        now.ports[0].priorities = vec![Values::default(); ethtool::PRIORITIES];
+        now.ports[0].priorities[3][PriorityCounter::PausesReceived] = Some(5);
+        now.ports[0].lanes = vec![Values::new(|_| Some(7)); 4];
+        now.lines = vec!["a line".into()];
+        let text = serde_json::to_string(&now).unwrap();
+        assert_eq!(now, serde_json::from_str(&text).unwrap());
+        assert!(
+            text.contains(r#""ages_ns":{"rdma":0,"interface":0}"#),
+            "{text}"
+        );
+        assert!(!text.contains("null"), "{text}");
+        // Of another release.
+        let later = text
+            .replace("sequence_naks", "later")
+            .replace("\"rdma\":0", "\"tea\":0");
+        let read: HostNow = serde_json::from_str(&later).unwrap();
+        assert_eq!(counter(&read, "mlx5_0:1", PortCounter::SequenceNaks), None);
+        assert_eq!(counter(&read, "mlx5_0:1", PortCounter::CnpsSent), Some(5));
+        assert_eq!(read.ports[0].age(Source::Rdma), None);
+        let aged = now.aged(at(3)).ports[0].age(Source::Interface);
+        assert_eq!(aged, Some(Nanos::from_millis(3)));
     }
 
     #[test]
@@ -633,15 +816,24 @@ mod tests {
         let later = reader.read(at(99));
         let (port, before) = (&later.ports[0], &first.ports[0]);
         assert_eq!(port.increase(before, PortCounter::SentBytes), Some(0));
-        assert_eq!(port.between(before, Source::Interface), Some(Nanos::ZERO));
-        let age = port.age(Source::Interface, later.at);
+        let between = |now: &HostNow, source| {
+            let apart = now.at.since(first.at);
+            now.ports[0].between(before, source, apart)
+        };
+        assert_eq!(between(&later, Source::Interface), Some(Nanos::ZERO));
+        let age = port.age(Source::Interface);
         assert_eq!(age, Some(Nanos::from_millis(99)));
         // Due, even if reading took long.
         let later = reader.read(at(60_000));
         let port = &later.ports[0];
         assert_eq!(port.increase(before, PortCounter::SentBytes), Some(2000));
         assert_eq!(port.increase(before, PortCounter::SequenceNaks), Some(10));
-        assert_eq!(port.age(Source::Rdma, later.at), Some(Nanos::ZERO));
+        assert_eq!(port.age(Source::Rdma), Some(Nanos::ZERO));
+        assert_eq!(
+            between(&later, Source::Interface),
+            Some(Nanos::from_secs(60))
+        );
+        assert_eq!(between(&later, Source::Ethernet), None);
         let packets = later
             .host
             .increase(&first.host, HostCounter::SoftnetPackets);
@@ -692,14 +884,14 @@ mod tests {
         assert_eq!(names, ["mlx5_0:1", "odd one:1", "eth1", "lo"]);
         assert_eq!(counter(&now, "mlx5_0:1", PortCounter::CnpsSent), Some(5));
         let odd = &now.ports[1];
-        assert_eq!(odd.counters, [None; PortCounter::COUNT]);
-        assert_eq!(odd.age(Source::Rdma, at(0)), None);
-        assert_eq!(now.host.counters[HostCounter::CpuUser as usize], None);
+        assert_eq!(odd.counters, Values::default());
+        assert_eq!(odd.age(Source::Rdma), None);
+        assert_eq!(now.host.counters[HostCounter::CpuUser], None);
         let empty =
             Host::of_files(Path::new("/nonexistent"), Path::new("/nonexistent")).read(at(0));
         assert_eq!(
             (empty.ports, empty.host.counters),
-            (vec![], [None; HostCounter::COUNT])
+            (vec![], Values::default())
         );
     }
 
@@ -756,13 +948,13 @@ mod tests {
         let mut host = Host::new();
         let now = host.read(Timestamp::now());
         let lo = now.port("lo").unwrap();
-        assert!(lo.counters[PortCounter::SentBytes as usize].is_some());
-        assert_eq!(lo.age(Source::Interface, now.at), Some(Nanos::ZERO));
-        assert_eq!(lo.age(Source::Ethernet, now.at), None);
-        assert!(now.host.counters[HostCounter::CpuIdle as usize] > Some(0));
-        assert!(now.host.gauges[HostGauge::Processors as usize] > Some(0));
+        assert!(lo.counters[PortCounter::SentBytes].is_some());
+        assert_eq!(lo.age(Source::Interface), Some(Nanos::ZERO));
+        assert_eq!(lo.age(Source::Ethernet), None);
+        assert!(now.host.counters[HostCounter::CpuIdle] > Some(0));
+        assert!(now.host.gauges[HostGauge::Processors] > Some(0));
         let has_pressure = Path::new("/proc/pressure/cpu").exists();
-        let pressure = now.host.counters[HostCounter::CpuPressureSome as usize];
+        let pressure = now.host.counters[HostCounter::CpuPressureSome];
         assert_eq!(pressure.is_some(), has_pressure);
         // Every interface with a link that is up has a port.
         for interface in files::names(Path::new("/sys/class/net")) {

@@ -28,6 +28,8 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
+use super::switches::SwitchValue;
+pub use super::switches::Value;
 use crate::clock::Timestamp;
 use crate::units::Nanos;
 
@@ -43,21 +45,14 @@ const ATTRIBUTES_MAX: usize = 64;
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Requests of one connection that are served at once.
 const REQUESTS_MAX: u32 = 4;
-/// What has not been renewed for so long makes room, where there is none.
+/// More is not told at once: a scrape or a snapshot with so many series has some megabytes.
+const TOLD_MAX: usize = 10_000;
+/// What has not been renewed for so long is not told, and makes room where there is none.
 const FORGOTTEN_AFTER: Nanos = Nanos::from_secs(300);
 /// So often it is looked for what has been forgotten.
 const SWEEP_EVERY: Nanos = Nanos::from_secs(1);
 /// A request that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A value of a series.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Value {
-    /// As counters are.
-    Integer(i64),
-    /// Any other.
-    Float(f64),
-}
 
 /// Which series: its metric and its attributes, those of the sender included.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -192,6 +187,44 @@ impl MetricsService for Service {
 }
 
 impl Received {
+    /// The latest of each series, in the order of their names, with what is to be said about it. What is no
+    /// number, or has not been renewed for five minutes, is left out.
+    #[must_use]
+    pub fn told(&self, now: Timestamp) -> (Vec<SwitchValue>, Vec<String>) {
+        let is_told = |(_, latest): &(&Name, &Latest)| {
+            let is_number = match latest.value {
+                Value::Integer(_) => true,
+                Value::Float(value) => value.is_finite(),
+            };
+            is_number && now.since(latest.received_at) < FORGOTTEN_AFTER
+        };
+        let told = |(name, latest): (&Name, &Latest)| SwitchValue {
+            metric: name.metric.clone(),
+            attributes: name.attributes.clone(),
+            unit: latest.unit.clone(),
+            is_counter: latest.is_counter,
+            value: latest.value,
+            age_ns: now.since(latest.received_at).0,
+            observed_wall_ns: latest.observed_wall_ns,
+        };
+        let mut series = self.series.iter().filter(is_told);
+        let values = series.by_ref().take(TOLD_MAX).map(told).collect();
+        // These stay the same while they hold, so that each is said once.
+        let mut lines = Vec::new();
+        if series.next().is_some() {
+            lines.push(format!(
+                "switches: more than {TOLD_MAX} series: those after, by name, are left out; let them send fewer"
+            ));
+        }
+        if self.refused > 0 {
+            lines.push(format!(
+                "switches: some values were refused: there are {SERIES_MAX} series already, or these are neither \
+                 gauges nor sums with plain attributes"
+            ));
+        }
+        (values, lines)
+    }
+
     /// Takes in a message as it is on the wire; says how many values it refuses.
     ///
     /// # Errors
@@ -488,6 +521,47 @@ mod tests {
         assert!(refused >= 8, "{refused}");
         assert!(received.text_bytes <= TEXT_BYTES_MAX);
         assert_eq!(received.refused, 7 + refused);
+    }
+
+    #[test]
+    fn what_is_told_is_fresh_and_bounded() {
+        let mut received = Received::default();
+        let old = request(vec![metric("octets", sum(vec![point("1", 10)]))]);
+        assert_eq!(received.take(old, at(1)), 0);
+        let not_a_number = metric::Data::Gauge(Gauge {
+            data_points: vec![NumberDataPoint {
+                value: Some(number_data_point::Value::AsDouble(f64::NAN)),
+                ..point("1", 0)
+            }],
+        });
+        let later = request(vec![
+            metric("depth", not_a_number),
+            metric("octets", sum(vec![point("2", 20)])),
+        ]);
+        assert_eq!(received.take(later, at(2)), 0);
+        let (values, lines) = received.told(at(301));
+        let [octets] = &values[..] else {
+            panic!("{values:?}")
+        };
+        assert_eq!(lines, [""; 0]);
+        assert_eq!(octets.attributes, name("octets", "2").attributes);
+        assert_eq!(
+            (octets.value, octets.unit.as_str()),
+            (Value::Integer(20), "By")
+        );
+        assert_eq!(octets.age_ns, 299_000_000_000);
+        let text = serde_json::to_string(octets).unwrap();
+        assert_eq!(octets, &serde_json::from_str(&text).unwrap());
+        let whole = serde_json::to_string(&Value::Float(2.0)).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Value>(&whole).unwrap(),
+            Value::Float(2.0)
+        );
+        let many = (0..=TOLD_MAX).map(|n| point(&n.to_string(), 1)).collect();
+        received.take(request(vec![metric("m", sum(many))]), at(3));
+        received.refused = 1;
+        let (values, lines) = received.told(at(3));
+        assert_eq!((values.len(), lines.len()), (TOLD_MAX, 2));
     }
 
     #[test]

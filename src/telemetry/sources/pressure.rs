@@ -93,8 +93,8 @@ pub(super) fn read(proc: &Path, host: &mut HostReading) {
         let pressure = told(name).unwrap_or_default();
         for (kind, waits) in [(some, pressure.some), (Some(full), pressure.full)] {
             if let Some((counter, gauge)) = kind {
-                host.counters[counter as usize] = waits.map(|waits| waits.total_ns);
-                host.gauges[gauge as usize] = waits.map(|waits| waits.share_ppm);
+                host.counters[counter] = waits.map(|waits| waits.total_ns);
+                host.gauges[gauge] = waits.map(|waits| waits.share_ppm);
             }
         }
     }
@@ -151,12 +151,12 @@ mod tests {
         tree.file("pressure/irq", "full avg10=2.00 avg60=0 avg300=0 total=8\n");
         let mut host = HostReading::default();
         read(tree.path(), &mut host);
-        let counter = |counter: HostCounter| host.counters[counter as usize];
+        let counter = |counter: HostCounter| host.counters[counter];
         assert_eq!(counter(HostCounter::CpuPressureSome), Some(7000));
         assert_eq!(counter(HostCounter::CpuPressureFull), None);
         assert_eq!(counter(HostCounter::MemoryPressureSome), None);
         assert_eq!(counter(HostCounter::IrqPressureFull), Some(8000));
-        let share = host.gauges[HostGauge::IrqPressureFull as usize];
+        let share = host.gauges[HostGauge::IrqPressureFull];
         assert_eq!(share, Some(20_000));
     }
 

@@ -146,9 +146,9 @@ pub(super) fn read(proc: &Path, host: &mut HostReading) {
             softnet.map(|all| all.squeezes),
         ),
     ] {
-        host.counters[counter as usize] = value;
+        host.counters[counter] = value;
     }
-    host.gauges[HostGauge::Processors as usize] = times.processors;
+    host.gauges[HostGauge::Processors] = times.processors;
 }
 
 #[cfg(test)]
