@@ -13,7 +13,7 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 PLUGIN := target/release/libnccl_net_thalweg.so
 
-.PHONY: demo test test-roce test-roce-nccl check bench bench-roce gpu-check install build setup lab-tools lint unit twin loom lab-tests deny names clean
+.PHONY: demo test test-roce test-roce-nccl check bench bench-roce gpu-check install build setup lab-tools lint unit twin loom miri lab-tests deny names clean
 
 build: setup
 	$(CARGO) build --release --locked --workspace
@@ -58,6 +58,13 @@ twin:
 loom:
 	RUSTFLAGS="--cfg loom" $(CARGO) test --release --locked --lib --target-dir target/loom sync
 
+# The same code, and what it does to memory, under an interpreter that finds undefined behaviour.
+miri:
+	@if rustup component add --toolchain nightly miri rust-src >/dev/null 2>&1; then \
+	  cargo +nightly miri test --locked --lib --no-default-features --target-dir target/miri -- \
+	    sync::journal sync::notice sync::flag sync::spsc::tests::e telemetry::histogram::tests::buckets; \
+	else echo "SKIPPED: miri (it needs rustup, and a nightly compiler: rustup toolchain install nightly)"; fi
+
 lab-tests: lab-tools
 	$(CARGO) test --release --locked -p thalweg-nccl-plugin --test dlopen --test layout --test lifecycle --test suite --test symbols
 	$(CARGO) test --release --locked -p thalweg-nccl-plugin --test suite -- --ignored v12 # 1 GiB messages
@@ -94,7 +101,7 @@ deny:
 
 check: setup lint unit
 
-test: setup lint deny loom unit twin lab-tests
+test: setup lint deny loom miri unit twin lab-tests
 	@$(MAKE) --no-print-directory test-roce
 	@$(MAKE) --no-print-directory test-roce-nccl
 
