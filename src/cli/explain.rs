@@ -110,17 +110,14 @@ fn text(explained: &Explained) -> String {
     let network = explained.findings.iter().filter(|f| f.is_network).count();
     let _ = match network {
         0 => writeln!(text, "it is not the network"),
-        1 => writeln!(text, "the network limits 1 link"),
-        _ => writeln!(text, "the network limits {network} links"),
+        1 => writeln!(text, "the network limits 1 of them"),
+        _ => writeln!(text, "the network limits {network} of them"),
     };
     for finding in &explained.findings {
         let _ = writeln!(
             text,
-            "\n{} {} {} {}: {} ({} %)\n  {}",
-            finding.program,
-            finding.pid,
-            finding.role.way(),
-            finding.peer,
+            "\n{}: {} ({} %)\n  {}",
+            finding.subject,
             finding.cause.name(),
             finding.confidence_percent,
             finding.says

@@ -99,9 +99,7 @@ impl Watched {
 
     /// Looks again.
     pub(super) fn look(&mut self) -> Result<(), Failure> {
-        let lines = self.watcher.look();
-        let lines =
-            lines.map_err(|error| Failure::Usage(format!("{}: {error}", self.folder.display())))?;
+        let lines = self.watcher.look().map_err(|error| self.says(&error))?;
         for line in lines {
             eprintln!("thalweg: {line}");
         }

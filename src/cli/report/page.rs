@@ -134,18 +134,15 @@ fn findings(page: &mut String, findings: &[Finding]) {
         "<h2>Verdicts</h2><p>{}</p>",
         match network {
             0 => "It is not the network.".to_owned(),
-            1 => "The network limits 1 link.".to_owned(),
-            _ => format!("The network limits {network} links."),
+            1 => "The network limits 1 of them.".to_owned(),
+            _ => format!("The network limits {network} of them."),
         }
     );
     for finding in findings.iter().take(FINDINGS_MAX) {
         let _ = write!(
             page,
-            "<div class=\"finding\"><p><strong>{} {} {} {}: {}</strong> ({}\u{a0}% sure)</p><p>{}</p><ul>",
-            escaped(&finding.program),
-            finding.pid,
-            finding.role.way(),
-            escaped(shown(&finding.peer)),
+            "<div class=\"finding\"><p><strong>{}: {}</strong> ({}\u{a0}% sure)</p><p>{}</p><ul>",
+            escaped(&finding.subject.to_string()),
             finding.cause.name(),
             finding.confidence_percent,
             escaped(&finding.says)

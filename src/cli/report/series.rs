@@ -207,6 +207,10 @@ fn findings(recording: &Recording) -> Vec<Finding> {
         window.map_or_else(Vec::new, |mut window| {
             let is_last = |watched: &Watched| last_of.get(&key(watched)) == Some(&last);
             window.processes.retain(is_last);
+            if last + 1 < snapshots.len() {
+                // What its ports say is said once, of the whole recording.
+                window.ports.clear();
+            }
             verdict::explain(&window)
         })
     });

@@ -9,6 +9,9 @@
 //! Nothing but the window goes in, and all arithmetic is whole, so a recording gives the same answer for
 //! ever.
 
+mod ports;
+
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -57,6 +60,10 @@ pub enum Cause {
     Sender,
     /// Messages are so small that each waits for its round trip.
     Latency,
+    /// A port's link damages packets or goes down.
+    WornLink,
+    /// Half of congestion control, or a part of the hardware, is not as it should be.
+    Misconfigured,
     /// This host's own work.
     Software,
     /// The window is smaller than what the network would take.
@@ -69,7 +76,11 @@ impl Cause {
     pub fn is_network(self) -> bool {
         matches!(
             self,
-            Self::PathLoss | Self::PathCollision | Self::SlowPath | Self::Shared
+            Self::PathLoss
+                | Self::PathCollision
+                | Self::SlowPath
+                | Self::Shared
+                | Self::WornLink
         )
     }
 
@@ -86,23 +97,56 @@ impl Cause {
             Self::ReceiverHost => "the receiver's host",
             Self::Sender => "a sender with nothing to send",
             Self::Latency => "messages too small to fill the network",
+            Self::WornLink => "a link that wears out",
+            Self::Misconfigured => "a misconfiguration",
             Self::Software => "this host's own work",
             Self::Window => "a window that is too small",
         }
     }
 }
 
-/// What limited a link, and how that is known.
+/// What a finding is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Subject {
+    /// A link.
+    Link {
+        /// The process.
+        pid: u64,
+        /// Its program.
+        program: String,
+        /// Which way the link's data goes.
+        role: Role,
+        /// Its peer.
+        peer: String,
+    },
+    /// A port of this host.
+    Port {
+        /// Its name.
+        port: String,
+    },
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link {
+                pid,
+                program,
+                role,
+                peer,
+            } => write!(f, "{program} {pid} {} {peer}", role.way()),
+            Self::Port { port } => write!(f, "port {port}"),
+        }
+    }
+}
+
+/// What limited a link or a port, and how that is known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The process.
-    pub pid: u64,
-    /// Its program.
-    pub program: String,
-    /// Which way the link's data goes.
-    pub role: Role,
-    /// Its peer.
-    pub peer: String,
+    /// Which.
+    #[serde(flatten)]
+    pub subject: Subject,
     /// What limited it.
     pub cause: Cause,
     /// It is the network.
@@ -115,23 +159,22 @@ pub struct Finding {
     pub evidence: Vec<String>,
 }
 
-/// What limited the links of a window, the busiest first. Links on which nothing went, and nothing waited,
-/// are left out.
+/// What limited the links of a window, those that send first and the busiest first, and what its ports say.
+/// Links on which nothing went, and nothing waited, are left out.
 #[must_use]
 pub fn explain(window: &Window) -> Vec<Finding> {
-    let mut found: Vec<(u64, Finding)> = Vec::new();
-    for watched in &window.processes {
-        for link in &watched.process.links {
-            if let Some(finding) = of_link(window, watched, link) {
-                found.push((link.counters[LinkCounter::MessageBytes], finding));
-            }
-        }
-    }
-    found.sort_by_key(|(bytes, finding)| {
-        let role = finding.role == Role::Receiver;
-        (role, u64::MAX - bytes, finding.pid, finding.peer.clone())
+    let of_process = |watched| {
+        let watched: &Watched = watched;
+        let links = watched.process.links.iter();
+        links.filter_map(move |link| Some((link, of_link(window, watched, link)?)))
+    };
+    let mut found: Vec<_> = window.processes.iter().flat_map(of_process).collect();
+    found.sort_by_key(|(link, _)| {
+        let bytes = link.counters[LinkCounter::MessageBytes];
+        (link.role == Role::Receiver, Reverse(bytes))
     });
-    found.into_iter().map(|(_, finding)| finding).collect()
+    let links = found.into_iter().map(|(_, finding)| finding);
+    links.chain(ports::explain(window)).collect()
 }
 
 /// The times of a link, in per cent of all.
@@ -229,10 +272,12 @@ fn of_link(window: &Window, watched: &Watched, link: &Link) -> Option<Finding> {
         format!("{rate}, {messages} messages of {size} bytes on average"),
     );
     Some(Finding {
-        pid: watched.process.pid,
-        program: watched.process.program.clone(),
-        role: link.role,
-        peer: link.peer.clone(),
+        subject: Subject::Link {
+            pid: watched.process.pid,
+            program: watched.process.program.clone(),
+            role: link.role,
+            peer: link.peer.clone(),
+        },
         cause,
         is_network: cause.is_network(),
         confidence_percent: u8::try_from(confidence.min(99)).unwrap_or(99),
