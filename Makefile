@@ -56,7 +56,7 @@ twin:
 
 # Lock-free code under every interleaving that loom can tell apart.
 loom:
-	RUSTFLAGS="--cfg loom" $(CARGO) test --release --locked --lib --target-dir target/loom sync
+	RUSTFLAGS="--cfg loom" $(CARGO) test --release --locked --lib --no-default-features --target-dir target/loom sync
 
 # The same code, and what it does to memory, under an interpreter that finds undefined behaviour.
 miri:

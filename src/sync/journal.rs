@@ -13,8 +13,8 @@
 use super::notice::Notice;
 use super::primitives::{AtomicU64, Ordering};
 
-/// Words of an entry: with its stamp, a line of the cache. Loom has fewer to walk through.
-pub const WORDS: usize = if cfg!(loom) { 2 } else { 7 };
+/// Words of an entry: with its stamp, a line of the cache. Loom is given fewer to walk through.
+pub const WORDS: usize = 7;
 
 /// What counts a journal's entries.
 #[repr(C, align(64))]
@@ -27,13 +27,13 @@ pub struct Head {
 /// A slot of a journal. All zeros is an empty one.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
-pub struct Slot(Notice<WORDS>);
+pub struct Slot<const N: usize = WORDS>(Notice<N>);
 
 /// What a reader finds of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
+pub enum Found<const N: usize = WORDS> {
     /// It is there.
-    Entry([u64; WORDS]),
+    Entry([u64; N]),
     /// It has not been written, or not whole, or was dropped.
     Nothing,
     /// A later one is in its place.
@@ -42,16 +42,16 @@ pub enum Found {
 
 /// A journal.
 #[derive(Debug, Clone, Copy)]
-pub struct Journal<'a> {
+pub struct Journal<'a, const N: usize = WORDS> {
     head: &'a Head,
-    slots: &'a [Slot],
+    slots: &'a [Slot<N>],
 }
 
-impl<'a> Journal<'a> {
+impl<'a, const N: usize> Journal<'a, N> {
     /// Over memory that all who write or read it share: none unless the number of slots is a power of
     /// two.
     #[must_use]
-    pub fn new(head: &'a Head, slots: &'a [Slot]) -> Option<Self> {
+    pub fn new(head: &'a Head, slots: &'a [Slot<N>]) -> Option<Self> {
         slots
             .len()
             .is_power_of_two()
@@ -64,14 +64,14 @@ impl<'a> Journal<'a> {
         self.slots.len() as u64
     }
 
-    fn slot(&self, entry: u64) -> &'a Notice<WORDS> {
+    fn slot(&self, entry: u64) -> &'a Notice<N> {
         let mask = self.slots.len() as u64 - 1;
         // The mask is below the number of slots.
         &self.slots[usize::try_from(entry & mask).unwrap_or(0)].0
     }
 
     /// Writes an entry.
-    pub fn write(&self, words: &[u64; WORDS]) {
+    pub fn write(&self, words: &[u64; N]) {
         // Relaxed: the stamps order everything.
         let entry = self.head.written.fetch_add(1, Ordering::Relaxed);
         let slot = self.slot(entry);
@@ -98,7 +98,7 @@ impl<'a> Journal<'a> {
 
     /// Looks for an entry by its number.
     #[must_use]
-    pub fn read(&self, entry: u64) -> Found {
+    pub fn read(&self, entry: u64) -> Found<N> {
         let slot = self.slot(entry);
         let whole = entry.wrapping_mul(2) + 2;
         let stamp = slot.stamp();
@@ -217,29 +217,26 @@ mod loom_tests {
     fn race(slots: usize) {
         loom::model(move || {
             let head = Arc::new(Head::default());
-            let slots: Arc<Vec<Slot>> = Arc::new((0..slots).map(|_| Slot::default()).collect());
+            let slots: Arc<Vec<Slot<2>>> = Arc::new((0..slots).map(|_| Slot::default()).collect());
             let writer = |value: u64| {
                 let (head, slots) = (Arc::clone(&head), Arc::clone(&slots));
                 thread::spawn(move || {
                     let journal = Journal::new(&head, &slots).unwrap();
-                    journal.write(&[value; WORDS]);
+                    journal.write(&[value; 2]);
                 })
             };
             let (one, two) = (writer(1), writer(2));
             let journal = Journal::new(&head, &slots).unwrap();
             for entry in 0..2 {
                 if let Found::Entry(words) = journal.read(entry) {
-                    assert!(
-                        words == [1; WORDS] || words == [2; WORDS],
-                        "torn: {words:?}"
-                    );
+                    assert!(words == [1; 2] || words == [2; 2], "torn: {words:?}");
                 }
             }
             one.join().unwrap();
             two.join().unwrap();
             // Nobody writes any more: the last is there whole, unless it was dropped.
             let last = journal.read(1);
-            let is_whole = last == Found::Entry([1; WORDS]) || last == Found::Entry([2; WORDS]);
+            let is_whole = last == Found::Entry([1; 2]) || last == Found::Entry([2; 2]);
             assert!(is_whole || journal.dropped() == 1, "{last:?}");
         });
     }

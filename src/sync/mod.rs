@@ -1,7 +1,7 @@
 //! What threads share. Everything that relies on a memory ordering is in this folder, on top of
 //! one switch between the standard library and loom, so that a model checker can walk through
 //! every interleaving of exactly the code that ships:
-//! `RUSTFLAGS="--cfg loom" cargo test --lib --release sync`.
+//! `make loom`.
 
 pub mod flag;
 pub mod journal;

@@ -76,11 +76,7 @@ impl Cause {
     pub fn is_network(self) -> bool {
         matches!(
             self,
-            Self::PathLoss
-                | Self::PathCollision
-                | Self::SlowPath
-                | Self::Shared
-                | Self::WornLink
+            Self::PathLoss | Self::PathCollision | Self::SlowPath | Self::Shared | Self::WornLink
         )
     }
 

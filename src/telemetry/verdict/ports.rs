@@ -31,16 +31,17 @@ const SIGNATURES: [Signature; 6] = [
 pub(super) fn explain(window: &Window) -> impl Iterator<Item = Finding> + '_ {
     let of_port = |port: &PortWindow| {
         let told = SIGNATURES.iter().filter_map(|signature| signature(port));
-        let finding = |(cause, confidence, says, evidence): (Cause, u64, &str, Vec<String>)| Finding {
-            subject: Subject::Port {
-                port: port.name.clone(),
-            },
-            cause,
-            is_network: cause.is_network(),
-            confidence_percent: u8::try_from(confidence.min(99)).unwrap_or(99),
-            says: says.to_owned(),
-            evidence,
-        };
+        let finding =
+            |(cause, confidence, says, evidence): (Cause, u64, &str, Vec<String>)| Finding {
+                subject: Subject::Port {
+                    port: port.name.clone(),
+                },
+                cause,
+                is_network: cause.is_network(),
+                confidence_percent: u8::try_from(confidence.min(99)).unwrap_or(99),
+                says: says.to_owned(),
+                evidence,
+            };
         told.map(finding).collect::<Vec<_>>()
     };
     window.ports.iter().flat_map(of_port)
@@ -52,7 +53,9 @@ fn count(port: &PortWindow, counter: PortCounter) -> u64 {
 
 /// Those of the counters that have grown, each with its name.
 fn grown(port: &PortWindow, counters: &[(PortCounter, &str)]) -> Vec<String> {
-    let told = counters.iter().filter(|(counter, _)| count(port, *counter) > 0);
+    let told = counters
+        .iter()
+        .filter(|(counter, _)| count(port, *counter) > 0);
     told.map(|(counter, name)| format!("{}: {}", name, count(port, *counter)))
         .collect()
 }
@@ -62,11 +65,26 @@ fn slow_host(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<String>
     let mut evidence = grown(
         port,
         &[
-            (PortCounter::ReceiveDiscards, "frames discarded for lack of room in the adapter"),
-            (PortCounter::ReceiveOutOfBuffer, "frames discarded for lack of the interface's buffers"),
-            (PortCounter::HostBufferDiscards, "frames discarded for lack of this host's buffers"),
-            (PortCounter::HostCongestionDiscards, "frames discarded because this host is congested"),
-            (PortCounter::HostCongestionMarks, "frames marked because this host is congested"),
+            (
+                PortCounter::ReceiveDiscards,
+                "frames discarded for lack of room in the adapter",
+            ),
+            (
+                PortCounter::ReceiveOutOfBuffer,
+                "frames discarded for lack of the interface's buffers",
+            ),
+            (
+                PortCounter::HostBufferDiscards,
+                "frames discarded for lack of this host's buffers",
+            ),
+            (
+                PortCounter::HostCongestionDiscards,
+                "frames discarded because this host is congested",
+            ),
+            (
+                PortCounter::HostCongestionMarks,
+                "frames marked because this host is congested",
+            ),
             (PortCounter::PcieOverflows, "frames that PCIe did not take"),
             (PortCounter::PauseStormErrors, "pause storms"),
         ],
@@ -74,8 +92,13 @@ fn slow_host(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<String>
     let between = port.between_ns[PortCounter::Pausing.source()].unwrap_or(0);
     let pausing = count(port, PortCounter::Pausing);
     if percent(pausing, between).saturating_mul(10) >= PAUSING_PER_MILLE && pausing > 0 {
-        evidence.push(format!("the switch was told to pause for {} us", pausing / 1000));
-    } else if port.counters[PortCounter::Pausing].is_none() && count(port, PortCounter::PausesSent) > 0 {
+        evidence.push(format!(
+            "the switch was told to pause for {} us",
+            pausing / 1000
+        ));
+    } else if port.counters[PortCounter::Pausing].is_none()
+        && count(port, PortCounter::PausesSent) > 0
+    {
         let pauses = count(port, PortCounter::PausesSent);
         evidence.push(format!("frames that told the switch to pause: {pauses}"));
     }
@@ -85,7 +108,10 @@ fn slow_host(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<String>
     ] {
         let stalled = port.gauges[gauge].unwrap_or(0);
         if stalled >= STALLED_PPM {
-            evidence.push(format!("{name} waited for PCIe for {} % of the time", stalled / 10_000));
+            evidence.push(format!(
+                "{name} waited for PCIe for {} % of the time",
+                stalled / 10_000
+            ));
         }
     }
     (!evidence.is_empty()).then_some((
@@ -101,16 +127,40 @@ fn worn_link(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<String>
         port,
         &[
             (PortCounter::LinkDowns, "times that the link went down"),
-            (PortCounter::RdmaLinkDowns, "times that the RDMA port went down"),
-            (PortCounter::FecUncorrectableBlocks, "blocks that error correction could not mend"),
+            (
+                PortCounter::RdmaLinkDowns,
+                "times that the RDMA port went down",
+            ),
+            (
+                PortCounter::FecUncorrectableBlocks,
+                "blocks that error correction could not mend",
+            ),
             (PortCounter::CrcErrors, "frames with a wrong checksum"),
-            (PortCounter::SymbolErrors, "frames dropped for a symbol error"),
-            (PortCounter::PcsSymbolErrors, "symbol errors that were not mended"),
-            (PortCounter::RdmaSymbolErrors, "symbol errors of the RDMA port"),
-            (PortCounter::IcrcErrors, "RDMA packets with a wrong checksum"),
-            (PortCounter::ModuleUnplugs, "times that the transceiver was taken out"),
+            (
+                PortCounter::SymbolErrors,
+                "frames dropped for a symbol error",
+            ),
+            (
+                PortCounter::PcsSymbolErrors,
+                "symbol errors that were not mended",
+            ),
+            (
+                PortCounter::RdmaSymbolErrors,
+                "symbol errors of the RDMA port",
+            ),
+            (
+                PortCounter::IcrcErrors,
+                "RDMA packets with a wrong checksum",
+            ),
+            (
+                PortCounter::ModuleUnplugs,
+                "times that the transceiver was taken out",
+            ),
             (PortCounter::ModuleFaults, "faults of the transceiver"),
-            (PortCounter::ModuleHighTemperatures, "times that the transceiver was too hot"),
+            (
+                PortCounter::ModuleHighTemperatures,
+                "times that the transceiver was too hot",
+            ),
         ],
     );
     let alarms = port.gauges[PortGauge::ModuleAlarms].unwrap_or(0);
@@ -126,7 +176,8 @@ fn worn_link(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<String>
 }
 
 fn lossy(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<String>)> {
-    let lost = count(port, PortCounter::SequenceNaks).saturating_add(count(port, PortCounter::AckTimeouts));
+    let lost = count(port, PortCounter::SequenceNaks)
+        .saturating_add(count(port, PortCounter::AckTimeouts));
     let sent = count(port, PortCounter::RdmaSentPackets);
     if lost == 0 || lost.saturating_mul(LOSS_ONE_IN) < sent {
         return None;
@@ -152,7 +203,10 @@ fn misconfigured(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<Str
             85,
             "packets come with a congestion mark, and nobody is notified: switch the notification point of this \
              port on for its priority (mlx5: ecn/roce_np)",
-            vec![format!("packets with a mark: {marked}"), "notifications sent: 0".into()],
+            vec![
+                format!("packets with a mark: {marked}"),
+                "notifications sent: 0".into(),
+            ],
         ));
     }
     let ignored = count(port, PortCounter::CnpsIgnored);
@@ -196,7 +250,9 @@ fn asked_for_less(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<St
 
 fn below_capability(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<String>)> {
     let gauge = |gauge| port.gauges[gauge];
-    let is_below = |now: PortGauge, most: PortGauge| gauge(now).zip(gauge(most)).filter(|(now, most)| now < most);
+    let is_below = |now: PortGauge, most: PortGauge| {
+        gauge(now).zip(gauge(most)).filter(|(now, most)| now < most)
+    };
     let mut evidence = Vec::new();
     if let Some((now, most)) = is_below(PortGauge::PcieWidth, PortGauge::PcieWidthMax) {
         evidence.push(format!("{now} PCIe lanes of {most}"));
@@ -268,12 +324,18 @@ mod tests {
         assert_eq!(causes(&well, &[]), []);
         let host = [(C::ReceiveDiscards, 1)];
         assert_eq!(causes(&host, &[]), [Cause::ReceiverHost]);
-        assert_eq!(causes(&[(C::Pausing, 20_000_000)], &[]), [Cause::ReceiverHost]);
+        assert_eq!(
+            causes(&[(C::Pausing, 20_000_000)], &[]),
+            [Cause::ReceiverHost]
+        );
         assert_eq!(causes(&[(C::PausesSent, 2)], &[]), [Cause::ReceiverHost]);
         let stalled = [(PortGauge::PcieReadStalled, 300_000)];
         assert_eq!(causes(&[], &stalled), [Cause::ReceiverHost]);
         assert_eq!(causes(&[(C::LinkDowns, 1)], &[]), [Cause::WornLink]);
-        assert_eq!(causes(&[], &[(PortGauge::ModuleAlarms, 1)]), [Cause::WornLink]);
+        assert_eq!(
+            causes(&[], &[(PortGauge::ModuleAlarms, 1)]),
+            [Cause::WornLink]
+        );
         let lossy = [(C::RdmaSentPackets, 10_000), (C::AckTimeouts, 3)];
         assert_eq!(causes(&lossy, &[]), [Cause::PathLoss]);
         let unanswered = [(C::EcnMarkedPackets, 40), (C::CnpsSent, 0)];
