@@ -108,6 +108,7 @@ test: setup lint deny loom miri unit twin lab-tests
 bench: lab-tools
 	$(CARGO) build --release --locked -p thalweg-nccl-plugin
 	$(CARGO) bench --locked --bench engine
+	$(CARGO) bench --locked --bench telemetry
 	$(CARGO) bench --locked --bench verbs
 	python3 lab/bench.py --plugin $(PLUGIN) --json target/bench.json
 
