@@ -661,6 +661,18 @@ pub const EXPORTED: [Exported; 9] = [
     UNREADABLE_SEGMENTS,
 ];
 
+/// What the time of a link goes into: all of it is counted for one of these.
+pub const LINK_TIMES: [LinkCounter; 8] = [
+    LinkCounter::IdleTime,
+    LinkCounter::CreditTime,
+    LinkCounter::GrantTime,
+    LinkCounter::ReceiverTime,
+    LinkCounter::SenderTime,
+    LinkCounter::NetworkTime,
+    LinkCounter::AckTime,
+    LinkCounter::HostTime,
+];
+
 /// The states of a path, by [`PathGauge::State`].
 pub const PATH_STATES: [&str; 5] = ["vacant", "dialing", "standby", "active", "fenced"];
 

@@ -12,7 +12,7 @@ use crate::sim::report::chart::{
 };
 use crate::telemetry::Role;
 use crate::telemetry::event::Verdict;
-use crate::telemetry::schema::LinkCounter;
+use crate::telemetry::schema::{LINK_TIMES, LinkCounter};
 use crate::telemetry::verdict::Finding;
 
 /// Rows of tables and maps; the rest is told of.
@@ -27,11 +27,12 @@ const PROCESSES_MAX: usize = 16;
 const HINTS_MAX: usize = 120;
 
 /// What times of a link are spent on, with a colour each.
-const TIMES: [(LinkCounter, &str, &str); 7] = [
+const TIMES: [(LinkCounter, &str, &str); LINK_TIMES.len()] = [
     (LinkCounter::NetworkTime, "network", "f1"),
     (LinkCounter::AckTime, "last acks", "f6"),
     (LinkCounter::CreditTime, "no receive", "f3"),
     (LinkCounter::GrantTime, "held back", "f4"),
+    (LinkCounter::ReceiverTime, "not taken in", "f5"),
     (LinkCounter::SenderTime, "sender late", "f0"),
     (LinkCounter::HostTime, "this host", "f2"),
     (LinkCounter::IdleTime, "idle", "idle"),
@@ -42,7 +43,7 @@ body{max-width:76rem}th,td{padding:.25rem .55rem}.wide svg{min-width:44rem}h3{fo
 td.word,th.word{text-align:left}td.text{text-align:left;white-space:normal;min-width:18rem}
 .bar{display:flex;width:7rem;height:.9rem;background:var(--u0)}.bar span{height:100%}
 .key span{display:inline-block;white-space:nowrap;margin-right:1rem}.key i{display:inline-block;width:.8rem;height:.8rem;margin-right:.35rem;vertical-align:-.05rem}
-.f0{background:var(--c0)}.f1{background:var(--c1)}.f2{background:var(--c2)}.f3{background:var(--c3)}.f4{background:var(--c4)}.f6{background:var(--c6)}.idle{background:var(--line)}
+.f0{background:var(--c0)}.f1{background:var(--c1)}.f2{background:var(--c2)}.f3{background:var(--c3)}.f4{background:var(--c4)}.f5{background:var(--c5)}.f6{background:var(--c6)}.idle{background:var(--line)}
 .heat td{border:1px solid var(--page);text-align:right}.heat td:first-child{text-align:left;padding-right:1rem}
 .u0{background:var(--u0)}.u1{background:var(--u1)}.u2{background:var(--u2)}.u3{background:var(--u3)}.u4{background:var(--u4)}.u5{background:var(--u5)}.u6{background:var(--u6)}.u7{background:var(--u7)}.u8{background:var(--u8)}
 .u5,.u6,.u7,.u8{color:var(--page)}.finding{border-left:3px solid var(--c1);padding-left:.8rem;margin:.8rem 0}.finding p{color:var(--ink);margin:0}.finding ul{margin:.2rem 0;padding-left:1.2rem;color:var(--soft)}

@@ -4,7 +4,7 @@ use crate::telemetry::Role;
 use crate::telemetry::histogram::Counts;
 use crate::telemetry::reader::{Link, PathNow};
 use crate::telemetry::schema::{
-    LinkCounter, LinkGauge, PATH_STATES, PathCounter, PathGauge, PathHistogram,
+    LINK_TIMES, LinkCounter, LinkGauge, PATH_STATES, PathCounter, PathGauge, PathHistogram,
 };
 use crate::telemetry::snapshot::{Watched, Window};
 
@@ -57,7 +57,7 @@ pub(super) struct Traffic {
 }
 
 /// What holds a link up, by the counters of its time; nothing to do is none of them.
-const HELD_UP: [(LinkCounter, &str); 7] = [
+const HELD_UP: [(LinkCounter, &str); LINK_TIMES.len() - 1] = [
     (LinkCounter::CreditTime, "no receive"),
     (LinkCounter::GrantTime, "held back"),
     (LinkCounter::ReceiverTime, "not taken in"),

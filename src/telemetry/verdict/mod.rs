@@ -20,7 +20,7 @@ use serde::Serialize;
 use super::Role;
 use super::event::Event;
 use super::reader::{Happened, Link, PathNow};
-use super::schema::{LinkCounter, PathCounter, PathGauge, PathHistogram};
+use super::schema::{LINK_TIMES, LinkCounter, PathCounter, PathGauge, PathHistogram};
 use super::snapshot::{Watched, Window};
 
 /// A link whose user wants nothing of it for so many per cent of the time is not held up.
@@ -178,19 +178,9 @@ struct Shares(Vec<(LinkCounter, u64)>);
 
 impl Shares {
     fn of(link: &Link) -> Option<Self> {
-        let waits = [
-            LinkCounter::IdleTime,
-            LinkCounter::CreditTime,
-            LinkCounter::GrantTime,
-            LinkCounter::ReceiverTime,
-            LinkCounter::SenderTime,
-            LinkCounter::NetworkTime,
-            LinkCounter::AckTime,
-            LinkCounter::HostTime,
-        ];
-        let all: u64 = sum(waits.iter().map(|&wait| link.counters[wait]));
+        let all: u64 = sum(LINK_TIMES.iter().map(|&wait| link.counters[wait]));
         let share = |&wait: &LinkCounter| (wait, percent(link.counters[wait], all));
-        (all > 0).then(|| Self(waits.iter().map(share).collect()))
+        (all > 0).then(|| Self(LINK_TIMES.iter().map(share).collect()))
     }
 
     fn get(&self, wait: LinkCounter) -> u64 {
