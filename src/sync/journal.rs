@@ -13,7 +13,7 @@
 use super::notice::Notice;
 use super::primitives::{AtomicU64, Ordering};
 
-/// Words of an entry: with its stamp, a line of the cache. Loom is given fewer to walk through.
+/// Words of an entry: with its stamp, a line of the cache. (Loom's tests have fewer to walk through.)
 pub const WORDS: usize = 7;
 
 /// What counts a journal's entries.

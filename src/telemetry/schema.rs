@@ -661,16 +661,16 @@ pub const EXPORTED: [Exported; 9] = [
     UNREADABLE_SEGMENTS,
 ];
 
-/// What the time of a link goes into: all of it is counted for one of these.
-pub const LINK_TIMES: [LinkCounter; 8] = [
-    LinkCounter::IdleTime,
-    LinkCounter::CreditTime,
-    LinkCounter::GrantTime,
-    LinkCounter::ReceiverTime,
-    LinkCounter::SenderTime,
-    LinkCounter::NetworkTime,
-    LinkCounter::AckTime,
-    LinkCounter::HostTime,
+/// What the time of a link goes into, in a word or two: all of it is counted for one of these.
+pub const LINK_TIMES: [(LinkCounter, &str); 8] = [
+    (LinkCounter::IdleTime, "idle"),
+    (LinkCounter::CreditTime, "no receive"),
+    (LinkCounter::GrantTime, "held back"),
+    (LinkCounter::ReceiverTime, "not taken in"),
+    (LinkCounter::SenderTime, "sender late"),
+    (LinkCounter::NetworkTime, "network"),
+    (LinkCounter::AckTime, "last acks"),
+    (LinkCounter::HostTime, "this host"),
 ];
 
 /// The states of a path, by [`PathGauge::State`].

@@ -26,16 +26,16 @@ const PROCESSES_MAX: usize = 16;
 /// Parts of a chart that say what they are when pointed at.
 const HINTS_MAX: usize = 120;
 
-/// What times of a link are spent on, with a colour each.
-const TIMES: [(LinkCounter, &str, &str); LINK_TIMES.len()] = [
-    (LinkCounter::NetworkTime, "network", "f1"),
-    (LinkCounter::AckTime, "last acks", "f6"),
-    (LinkCounter::CreditTime, "no receive", "f3"),
-    (LinkCounter::GrantTime, "held back", "f4"),
-    (LinkCounter::ReceiverTime, "not taken in", "f5"),
-    (LinkCounter::SenderTime, "sender late", "f0"),
-    (LinkCounter::HostTime, "this host", "f2"),
-    (LinkCounter::IdleTime, "idle", "idle"),
+/// What times of a link are spent on, in the order of their bars, with a colour each.
+const TIMES: [(LinkCounter, &str); LINK_TIMES.len()] = [
+    (LinkCounter::NetworkTime, "f1"),
+    (LinkCounter::AckTime, "f6"),
+    (LinkCounter::CreditTime, "f3"),
+    (LinkCounter::GrantTime, "f4"),
+    (LinkCounter::ReceiverTime, "f5"),
+    (LinkCounter::SenderTime, "f0"),
+    (LinkCounter::HostTime, "f2"),
+    (LinkCounter::IdleTime, "idle"),
 ];
 
 const OWN_STYLE: &str = "
@@ -216,7 +216,8 @@ fn links(page: &mut String, report: &Report) {
         }
     );
     page.push_str("<p class=\"key\">");
-    for (_, name, class) in TIMES {
+    for (time, class) in TIMES {
+        let name = spent_on(time);
         let _ = write!(page, "<span><i class=\"{class}\"></i>{name}</span>");
     }
     page.push_str("</p>\n");
@@ -245,7 +246,7 @@ fn links(page: &mut String, report: &Report) {
         let waits = waits(link);
         let mostly = waits.iter().max_by(|a, b| a.1.total_cmp(&b.1));
         let mostly = mostly.map_or_else(unknown, |(of, share)| {
-            format!("{}, {:.0}\u{a0}%", TIMES[*of].1, share * 100.0)
+            format!("{}, {:.0}\u{a0}%", spent_on(TIMES[*of].0), share * 100.0)
         });
         let mut messages = link.counters[LinkCounter::Messages].to_string();
         let failures = link.counters[LinkCounter::Failures];
@@ -272,9 +273,16 @@ fn links(page: &mut String, report: &Report) {
     more(page, report.links.len(), LINKS_MAX, "links");
 }
 
+fn spent_on(time: LinkCounter) -> &'static str {
+    let mut names = LINK_TIMES.iter();
+    names
+        .find(|(of, _)| *of == time)
+        .map_or("", |(_, name)| name)
+}
+
 /// Shares of a link's time, by places in [`TIMES`].
 fn waits(link: &LinkRun) -> Vec<(usize, f64)> {
-    let times = TIMES.map(|(counter, ..)| float(link.counters[counter]));
+    let times = TIMES.map(|(counter, _)| float(link.counters[counter]));
     let all: f64 = times.iter().sum();
     let shares = times.iter().enumerate();
     let shares = shares.map(|(place, time)| (place, time / all));
@@ -284,7 +292,8 @@ fn waits(link: &LinkRun) -> Vec<(usize, f64)> {
 fn bar(waits: &[(usize, f64)]) -> String {
     let mut bar = String::from("<div class=\"bar\">");
     for &(of, share) in waits {
-        let (_, name, class) = TIMES[of];
+        let (time, class) = TIMES[of];
+        let name = spent_on(time);
         let percent = share * 100.0;
         let _ = write!(
             bar,

@@ -56,17 +56,6 @@ pub(super) struct Traffic {
     pub(super) retransmits: u64,
 }
 
-/// What holds a link up, by the counters of its time; nothing to do is none of them.
-const HELD_UP: [(LinkCounter, &str); LINK_TIMES.len() - 1] = [
-    (LinkCounter::CreditTime, "no receive"),
-    (LinkCounter::GrantTime, "held back"),
-    (LinkCounter::ReceiverTime, "not taken in"),
-    (LinkCounter::SenderTime, "sender late"),
-    (LinkCounter::NetworkTime, "network"),
-    (LinkCounter::AckTime, "last acks"),
-    (LinkCounter::HostTime, "this host"),
-];
-
 impl LinkRow {
     /// The links of a window, in the order of the snapshot.
     pub(super) fn of(window: &Window) -> Vec<Self> {
@@ -90,9 +79,12 @@ impl LinkRow {
             let values = paths.iter().map(|path| of(&path.traffic));
             values.fold(0, u64::saturating_add)
         };
-        let counted = HELD_UP.iter().map(|(c, _)| link.counters[*c]);
-        let all = counted.fold(link.counters[LinkCounter::IdleTime], u64::saturating_add);
-        let longest = HELD_UP.iter().max_by_key(|(c, _)| link.counters[*c]);
+        let times = LINK_TIMES
+            .iter()
+            .map(|(counter, _)| link.counters[*counter]);
+        let all = times.fold(0, u64::saturating_add);
+        let waits = (LINK_TIMES.iter()).filter(|(counter, _)| *counter != LinkCounter::IdleTime);
+        let longest = waits.max_by_key(|(counter, _)| link.counters[*counter]);
         let held_up = longest.map(|&(counter, name)| {
             let share = u128::from(link.counters[counter]) * 100 / u128::from(all.max(1));
             (name, u64::try_from(share).unwrap_or(100))

@@ -161,9 +161,10 @@ impl TxEngine {
 
     /// Publishes, if it is time. Timers do, while the link is driven.
     pub fn publish(&mut self, now: Timestamp) {
-        if self.record.is_on() {
-            self.look(now);
+        if !self.record.is_on() {
+            return;
         }
+        self.look(now);
         let window = self.window();
         let base_rtt = match self.base_rtt.least() {
             i64::MAX => Nanos::ZERO,

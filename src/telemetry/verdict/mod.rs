@@ -178,8 +178,8 @@ struct Shares(Vec<(LinkCounter, u64)>);
 
 impl Shares {
     fn of(link: &Link) -> Option<Self> {
-        let all: u64 = sum(LINK_TIMES.iter().map(|&wait| link.counters[wait]));
-        let share = |&wait: &LinkCounter| (wait, percent(link.counters[wait], all));
+        let all: u64 = sum(LINK_TIMES.iter().map(|&(wait, _)| link.counters[wait]));
+        let share = |&(wait, _): &(LinkCounter, &str)| (wait, percent(link.counters[wait], all));
         (all > 0).then(|| Self(LINK_TIMES.iter().map(share).collect()))
     }
 
