@@ -25,6 +25,9 @@ pub(super) struct ExportArgs {
     /// Leave out what the host and its ports say
     #[arg(long)]
     no_host: bool,
+    /// Tell of each connection too: many time series in a large job
+    #[arg(long)]
+    connections: bool,
     #[command(flatten)]
     switches: Switches,
     /// Print what a scrape would be answered, and end
@@ -58,7 +61,7 @@ pub(super) fn export(args: &ExportArgs, out: &mut impl Write) -> Result<(), Fail
         if args.json {
             return print_json(out, &scrape);
         }
-        write!(out, "{}", prometheus::text(&scrape))?;
+        write!(out, "{}", prometheus::text(&scrape, args.connections))?;
         return Ok(());
     }
     let refused = |error| Failure::Usage(format!("--listen {}: {error}", args.listen));
@@ -76,7 +79,7 @@ pub(super) fn export(args: &ExportArgs, out: &mut impl Write) -> Result<(), Fail
                 Page {
                     status: 200,
                     content_type: prometheus::CONTENT_TYPE,
-                    text: prometheus::text(&scrape),
+                    text: prometheus::text(&scrape, args.connections),
                 }
             }
             Err(line) => {

@@ -13,15 +13,17 @@
 
 use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{RxLink, Step, TxLink};
+use crate::clock::Timestamp;
 use crate::engine::MemRange;
 use crate::engine::wire::Keys;
 use crate::error::{Error, ErrorKind};
 use crate::session::{Completion, MAX_RECVS, MAX_REQUESTS};
 use crate::sync::spsc::{self, Consumer, Producer};
+use crate::telemetry::ConnectionRecorder;
 use crate::transport::verbs::LinkPorts;
 
 /// One message of a request, on its way to the link.
@@ -79,6 +81,8 @@ pub struct Slot {
     count: AtomicU8,
     remaining: AtomicU8,
     sizes: [AtomicU32; MAX_RECVS],
+    /// When the link took it up, in ns: the driver's own.
+    taken_up_at: AtomicU64,
 }
 
 /// The link of a connection.
@@ -110,6 +114,7 @@ pub struct Conn {
     first_flush: u16,
     app: UnsafeCell<App>,
     errors: Mutex<BTreeMap<u16, Error>>,
+    recorder: Option<ConnectionRecorder>,
 }
 
 // SAFETY: `app` is touched only by the application's calls, which the session's contract makes
@@ -122,7 +127,11 @@ unsafe impl Sync for Conn {}
 impl Conn {
     /// An end with its request slots, and the queue that its link collects from.
     #[must_use]
-    pub fn new(id: u32, link: LinkRef) -> (Arc<Self>, Consumer<Submission>) {
+    pub fn new(
+        id: u32,
+        link: LinkRef,
+        recorder: Option<ConnectionRecorder>,
+    ) -> (Arc<Self>, Consumer<Submission>) {
         let (messages, flushes) = match link {
             LinkRef::Tx(_) => (MAX_REQUESTS * MAX_RECVS, 0),
             LinkRef::Rx(_) => (MAX_REQUESTS, MAX_REQUESTS),
@@ -143,6 +152,7 @@ impl Conn {
                 free_for_flushes: (first_flush..count).rev().collect(),
             }),
             errors: Mutex::new(BTreeMap::new()),
+            recorder,
         });
         (conn, consumer)
     }
@@ -193,11 +203,28 @@ impl Conn {
         Some(slot)
     }
 
-    /// Called by the link: one message of a request has ended.
-    pub fn ended(&self, slot: u16, sub: u8, result: Result<u64, Error>) {
+    /// Called by the link: it has taken up a message of a request.
+    pub fn taken_up(&self, slot: u16, now: Timestamp) {
+        if let (Some(recorder), Some(s)) = (&self.recorder, self.slots.get(usize::from(slot))) {
+            s.taken_up_at.store(now.as_nanos(), Ordering::Relaxed);
+            recorder.requested();
+        }
+    }
+
+    /// Called by the link: one message of a request has ended, or its flush.
+    pub fn ended(&self, slot: u16, sub: u8, result: Result<u64, Error>, now: Timestamp) {
         let Some(s) = self.slots.get(usize::from(slot)) else {
             return;
         };
+        if let Some(recorder) = &self.recorder
+            && slot < self.first_flush
+        {
+            let taken_up = Timestamp::from_nanos(s.taken_up_at.load(Ordering::Relaxed));
+            match result {
+                Ok(bytes) => recorder.ended(bytes, now.since(taken_up)),
+                Err(_) => recorder.failed(),
+            }
+        }
         match result {
             Ok(bytes) => {
                 let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -249,6 +276,7 @@ impl Slot {
             count: AtomicU8::new(0),
             remaining: AtomicU8::new(0),
             sizes: std::array::from_fn(|_| AtomicU32::new(0)),
+            taken_up_at: AtomicU64::new(0),
         }
     }
 

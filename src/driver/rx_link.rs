@@ -463,7 +463,7 @@ impl RxInner {
     /// Says whether anything moved.
     fn step(&mut self, link: &RxLink, step: Step, now: Timestamp) -> bool {
         if link.dirty.take() {
-            self.collect(link);
+            self.collect(link, now);
         }
         let timers_are_due = now >= self.timer_at;
         let step = if timers_are_due { Step::Sweep } else { step };
@@ -481,11 +481,11 @@ impl RxInner {
             self.ack_at = now + self.ack_gap;
         }
         let sent = self.transmit(link, late, now);
-        self.report(link);
+        self.report(link, now);
         received || sent
     }
 
-    fn collect(&mut self, link: &RxLink) {
+    fn collect(&mut self, link: &RxLink, now: Timestamp) {
         if let Some(reason) = link
             .failing
             .lock()
@@ -513,8 +513,9 @@ impl RxInner {
             self.flush(&flush);
         }
         let Self { conns, engine, .. } = self;
-        for (&id, (_, queue)) in conns.iter_mut() {
+        for (&id, (conn, queue)) in conns.iter_mut() {
             while let Some(s) = queue.pop() {
+                conn.taken_up(s.slot, now);
                 engine.post(id, s.token(id), s.tag, s.range, s.keys);
             }
         }
@@ -552,7 +553,7 @@ impl RxInner {
                     let text = format!("receive from {}: {what}", link.name);
                     Error::new(ErrorKind::System, text)
                 };
-                conn.ended(slot, sub, result.map_err(error));
+                conn.ended(slot, sub, result.map_err(error), now);
             }
         }
     }
@@ -795,7 +796,8 @@ impl RxInner {
                     let Some(me) = link.me.upgrade() else {
                         continue;
                     };
-                    let (end, queue) = Conn::new(conn, LinkRef::Rx(me));
+                    let recorder = self.engine.record_connection(conn);
+                    let (end, queue) = Conn::new(conn, LinkRef::Rx(me), recorder);
                     let accepted = link.host.accept(listener, Arc::clone(&end));
                     if accepted {
                         self.conns.insert(conn, (end, queue));
@@ -835,7 +837,7 @@ impl RxInner {
         touched != 0
     }
 
-    fn report(&mut self, link: &RxLink) {
+    fn report(&mut self, link: &RxLink, now: Timestamp) {
         while let Some((data, target)) = self.engine.poll_copy() {
             // SAFETY: the engine made `target` a part of a posted buffer, which its owner keeps
             // valid until the receive ends, and that is told only below.
@@ -873,7 +875,7 @@ impl RxInner {
                     ),
                 ),
             });
-            conn.ended(slot, sub, result);
+            conn.ended(slot, sub, result, now);
         }
     }
 }

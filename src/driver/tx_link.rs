@@ -311,7 +311,8 @@ impl TxLink {
         let me = self.me.upgrade()?;
         let mut inner = self.inner.lock_spinning();
         let id = inner.engine.open(listener);
-        let (conn, queue) = Conn::new(id, LinkRef::Tx(me));
+        let recorder = inner.engine.record_connection(id);
+        let (conn, queue) = Conn::new(id, LinkRef::Tx(me), recorder);
         inner.conns.insert(id, (Arc::clone(&conn), queue));
         drop(inner);
         self.dirty.raise();
@@ -507,7 +508,7 @@ impl TxInner {
         self.reroute(now);
         let sent = self.transmit(now);
         self.act(link);
-        self.report(link);
+        self.report(link, now);
         received || sent
     }
 
@@ -539,6 +540,7 @@ impl TxInner {
                     range,
                     keys,
                 } = submission;
+                conn.taken_up(slot, now);
                 match engine.submit(id, submission.token(id), tag, range, keys) {
                     Submitted::Queued => {}
                     Submitted::Copy(target) => {
@@ -551,7 +553,7 @@ impl TxInner {
                                 usize::try_from(range.len).unwrap_or(0),
                             );
                         }
-                        conn.ended(slot, sub, Ok(range.len));
+                        conn.ended(slot, sub, Ok(range.len), now);
                     }
                 }
             }
@@ -810,7 +812,7 @@ impl TxInner {
         }
     }
 
-    fn report(&mut self, link: &TxLink) {
+    fn report(&mut self, link: &TxLink, now: Timestamp) {
         while let Some(done) = self.engine.poll_completion() {
             let (conn, slot, sub) = untoken(done.token);
             let Some((conn, _)) = self.conns.get(&conn) else {
@@ -830,7 +832,7 @@ impl TxInner {
                         .unwrap_or("it failed for an unknown reason"),
                 ),
             });
-            conn.ended(slot, sub, result);
+            conn.ended(slot, sub, result, now);
         }
         while let Some(event) = self.engine.poll_event() {
             let path = (event.path()).and_then(|path| self.paths[usize::from(path)].addrs);

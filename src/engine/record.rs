@@ -1,12 +1,14 @@
 //! What both halves of a link publish of themselves: what they have counted, and what holds them up.
 
 use crate::clock::Timestamp;
-use crate::telemetry::LinkRecorder;
 use crate::telemetry::event::Event;
 use crate::telemetry::schema::LinkCounter;
 use crate::telemetry::values::Values;
+use crate::telemetry::{ConnectionRecorder, LinkRecorder};
 use crate::units::Nanos;
 
+/// All connections are those of collectives.
+const CLASS: &str = "collective";
 /// How often.
 const PUBLISH_EVERY: Nanos = Nanos(10_000_000);
 /// Nobody has driven the link for so long, a few times what its timers ask for. It was idle if it is idle by
@@ -76,6 +78,11 @@ impl Record {
     /// Somebody may look.
     pub(super) fn is_on(&self) -> bool {
         self.link.is_some()
+    }
+
+    /// Where a connection of the link publishes.
+    pub(super) fn connection(&self, number: u32) -> Option<ConnectionRecorder> {
+        self.link.as_ref()?.connection(number, CLASS)
     }
 
     /// A message has ended well.

@@ -1,8 +1,10 @@
 //! Prometheus' text format, version 0.0.4, which every scraper takes. All of the schema is told, so a metric
 //! that is added to one of its tables needs nothing here.
 //!
-//! **Labels** of a process are its program, its number and its segment; of a link also the peer, the role
-//! and the link's id, since one peer may have several; of a path its number there. The ends of a path change
+//! **Labels** of a process are its program, its number and its segment; of a device or class its name and the
+//! role; of a link the peer, the role and the link's id, since one peer may have several; of a path or
+//! connection its number there. Connections are told of only where they are asked for: there may be thousands,
+//! and devices and classes have their sums. The ends of a path change
 //! whenever it is dialled anew, so they are labels of one series only. Those of a port are its name, and its
 //! interface, device and driver where it has them; then the number of the priority or lane. The host has none:
 //! the scraper adds which it is. What a port or the host does not say is no sample, which is not zero. Series of
@@ -18,16 +20,15 @@ use std::fmt::{self, Display, Write};
 use super::{Recorded, Scrape};
 use crate::telemetry::Role;
 use crate::telemetry::histogram::{Counts, bucket_of};
-use crate::telemetry::reader::{Link, PathNow};
+use crate::telemetry::reader::{Link, Messages, PathNow, Total};
 use crate::telemetry::schema::{
     BUILD_INFO, Exported, HostCounter, HostGauge, Kind, LaneGauge, LinkCounter, LinkGauge,
-    PATH_INFO, PORT_AGE, PROCESS_AGE, PROCESS_START, PROCESS_UP, PathCounter, PathGauge,
-    PathHistogram, PortCounter, PortGauge, PriorityCounter, SWITCH_AGE, SWITCH_VALUE, Table,
-    UNREADABLE_SEGMENTS, Unit,
+    MessageCounter, MessageHistogram, Metric, PATH_INFO, PORT_AGE, PROCESS_AGE, PROCESS_START,
+    PROCESS_UP, PathCounter, PathGauge, PathHistogram, PortCounter, PortGauge, PriorityCounter,
+    SWITCH_AGE, SWITCH_VALUE, Scope, Table, UNREADABLE_SEGMENTS, Unit,
 };
 use crate::telemetry::sources::switches::SwitchValue;
 use crate::telemetry::sources::{HostNow, PortNow, Source};
-use crate::telemetry::values::Values;
 
 /// What it is, for HTTP.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -36,9 +37,9 @@ const ENDED_MAX_NS: u64 = 3_600_000_000_000;
 /// Bounds of a histogram's buckets, as powers of two.
 const BOUNDS: std::ops::RangeInclusive<u32> = 10..=33;
 
-/// All of it.
+/// All of it; each connection only where that is asked for.
 #[must_use]
-pub fn text(scrape: &Scrape) -> String {
+pub fn text(scrape: &Scrape, has_connections: bool) -> String {
     let mut text = Text(String::new());
     text.exported(
         BUILD_INFO,
@@ -47,9 +48,20 @@ pub fn text(scrape: &Scrape) -> String {
     let unreadable = scrape.unreadable_segments;
     text.exported(UNREADABLE_SEGMENTS, [(String::new(), unreadable)]);
     text.processes(&scrape.processes);
+    text.messages(Scope::Device, &totals(&scrape.processes, Scope::Device));
+    text.messages(Scope::Class, &totals(&scrape.processes, Scope::Class));
     let links = links(&scrape.processes);
     text.links(&links);
-    text.paths(&paths(&links));
+    text.paths(&parts(&links, "path", |link| {
+        link.paths.iter().map(|path| (path.number, path))
+    }));
+    if has_connections {
+        let connections = parts(&links, "connection", |link| {
+            let connections = link.connections.iter();
+            connections.map(|connection| (connection.number, &connection.messages))
+        });
+        text.messages(Scope::Connection, &connections);
+    }
     if let Some(host) = &scrape.host {
         text.ports(host);
         text.host(host);
@@ -67,28 +79,43 @@ fn labels(recorded: &Recorded) -> String {
     )
 }
 
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Sender => "sender",
+        Role::Receiver => "receiver",
+    }
+}
+
+/// The devices or classes of all processes that run.
+fn totals(processes: &[Recorded], scope: Scope) -> Vec<(String, &Messages)> {
+    let of_process = |of| {
+        let of: &Recorded = of;
+        let totals = match scope {
+            Scope::Device => &of.process.devices,
+            _ => &of.process.classes,
+        };
+        let with_labels = move |total| {
+            let total: &Total = total;
+            let (process, name) = (labels(of), Escaped(&total.name));
+            let role = role(total.role);
+            let labels = format!("{process},{scope}=\"{name}\",role=\"{role}\"");
+            (labels, &total.messages)
+        };
+        totals.iter().map(with_labels)
+    };
+    let running = processes.iter().filter(|of| of.process.is_alive);
+    running.flat_map(of_process).collect()
+}
+
 /// With their labels. What a process left behind that has ended is not as it is now.
 fn links(processes: &[Recorded]) -> Vec<(String, &Link)> {
     let running = processes.iter().filter(|of| of.process.is_alive);
     let links = running.flat_map(|of| of.process.links.iter().map(move |link| (of, link)));
     let with_labels = links.map(|(of, link)| {
-        let role = match link.role {
-            Role::Sender => "sender",
-            Role::Receiver => "receiver",
-        };
         let (process, peer) = (labels(of), Escaped(&link.peer));
-        let id = link.id;
+        let (role, id) = (role(link.role), link.id);
         let labels = format!("{process},peer=\"{peer}\",role=\"{role}\",link=\"{id}\"");
         (labels, link)
-    });
-    with_labels.collect()
-}
-
-fn paths<'a>(links: &[(String, &'a Link)]) -> Vec<(String, &'a PathNow)> {
-    let with_labels = links.iter().flat_map(|(labels, link)| {
-        let with_labels =
-            move |path: &'a PathNow| (format!("{labels},path=\"{}\"", path.number), path);
-        link.paths.iter().map(with_labels)
     });
     with_labels.collect()
 }
@@ -109,16 +136,16 @@ fn port_labels(port: &PortNow) -> String {
     labels
 }
 
-/// The parts of each port with their labels and number.
-fn parts<'a, P>(
-    ports: &[(String, &'a PortNow)],
+/// The parts of each link or port with their labels, by their numbers.
+fn parts<'a, S, P, I: Iterator<Item = (u32, &'a P)>>(
+    wholes: &[(String, &'a S)],
     label: &str,
-    of: impl Fn(&'a PortNow) -> &'a [P],
+    of: impl Fn(&'a S) -> I,
 ) -> Vec<(String, &'a P)> {
     let mut all = Vec::new();
-    for (labels, port) in ports {
+    for (labels, whole) in wholes {
         let with_labels = |(number, part)| (format!("{labels},{label}=\"{number}\""), part);
-        all.extend(of(port).iter().enumerate().map(with_labels));
+        all.extend(of(whole).map(with_labels));
     }
     all
 }
@@ -164,6 +191,19 @@ impl Text {
         self.exported(PROCESS_START, told.iter().map(start));
     }
 
+    fn messages(&mut self, scope: Scope, of: &[(String, &Messages)]) {
+        for &counter in MessageCounter::ALL {
+            self.number(counter.metric().of(scope), of, |of| {
+                Some(of.counters[counter])
+            });
+        }
+        for &histogram in MessageHistogram::ALL {
+            self.histogram(histogram.metric().of(scope), of, |of| {
+                &of.histograms[histogram]
+            });
+        }
+    }
+
     fn links(&mut self, links: &[(String, &Link)]) {
         self.numbers::<LinkCounter, _>(links, |link, of| Some(link.counters[of]));
         self.numbers::<LinkGauge, _>(links, |link, of| Some(link.gauges[of]));
@@ -172,7 +212,9 @@ impl Text {
     fn paths(&mut self, paths: &[(String, &PathNow)]) {
         self.numbers::<PathCounter, _>(paths, |path, of| Some(path.counters[of]));
         self.numbers::<PathGauge, _>(paths, |path, of| Some(path.gauges[of]));
-        self.histograms::<PathHistogram, _>(paths, |path| &path.histograms);
+        for &about in PathHistogram::ALL {
+            self.histogram(about.metric(), paths, |path| &path.histograms[about]);
+        }
         let ends = |(labels, path): &(String, &PathNow)| {
             let (local, remote) = path.ends.split_once("->")?;
             let (local, remote) = (Escaped(local), Escaped(remote));
@@ -186,9 +228,9 @@ impl Text {
         let ports: Vec<_> = host.ports.iter().map(with_labels).collect();
         self.numbers::<PortCounter, _>(&ports, |port, of| port.counters[of]);
         self.numbers::<PortGauge, _>(&ports, |port, of| port.gauges[of]);
-        let priorities = parts(&ports, "priority", |port| &port.priorities);
+        let priorities = parts(&ports, "priority", |port| (0..).zip(&port.priorities));
         self.numbers::<PriorityCounter, _>(&priorities, |priority, of| priority[of]);
-        let lanes = parts(&ports, "lane", |port| &port.lanes);
+        let lanes = parts(&ports, "lane", |port| (0..).zip(&port.lanes));
         self.numbers::<LaneGauge, _>(&lanes, |lane, of| lane[of]);
         let ages = ports.iter().flat_map(|(labels, port)| {
             let age = move |source: Source| {
@@ -221,48 +263,55 @@ impl Text {
     /// The counters or gauges of one table.
     fn numbers<T: Table, S>(&mut self, of: &[(String, &S)], value: impl Fn(&S, T) -> Option<u64>) {
         for &about in T::ALL {
-            let (name, metric) = (about.metric().prometheus(), about.metric());
-            let told = |(labels, of): &'_ (String, &S)| Some((labels.clone(), value(of, about)?));
-            let mut samples = of.iter().filter_map(told).peekable();
-            if samples.peek().is_some() {
-                self.head(&name, metric.kind, metric.help);
-            }
-            for (labels, value) in samples {
-                self.sample(&name, &labels, InBase(value, metric.unit));
-            }
+            self.number(about.metric(), of, |of| value(of, about));
         }
     }
 
-    /// The histograms of one table.
-    fn histograms<T: Table, S>(
+    fn number<S>(
         &mut self,
+        metric: Metric,
         of: &[(String, &S)],
-        values: impl Fn(&S) -> &Values<T, Counts>,
+        value: impl Fn(&S) -> Option<u64>,
     ) {
-        for about in T::ALL {
-            let (name, metric) = (about.metric().prometheus(), about.metric());
-            if !of.is_empty() {
-                self.head(&name, metric.kind, metric.help);
+        let name = metric.prometheus();
+        let told = |(labels, of): &'_ (String, &S)| Some((labels.clone(), value(of)?));
+        let mut samples = of.iter().filter_map(told).peekable();
+        if samples.peek().is_some() {
+            self.head(&name, metric.kind, metric.help);
+        }
+        for (labels, value) in samples {
+            self.sample(&name, &labels, InBase(value, metric.unit));
+        }
+    }
+
+    fn histogram<S>(
+        &mut self,
+        metric: Metric,
+        of: &[(String, &S)],
+        counts: impl Fn(&S) -> &Counts,
+    ) {
+        let name = metric.prometheus();
+        if !of.is_empty() {
+            self.head(&name, metric.kind, metric.help);
+        }
+        let bucket = format!("{name}_bucket");
+        let bounds = bounds(metric.unit);
+        for (labels, of) in of {
+            let counts = counts(of);
+            let (mut below, mut seen) = (0, 0u64);
+            for (end, le) in &bounds {
+                let here = counts.buckets.get(below..*end).unwrap_or_default();
+                seen = here
+                    .iter()
+                    .fold(seen, |sum, count| sum.wrapping_add(*count));
+                below = *end;
+                self.sample(&bucket, &format!("{labels},le=\"{le}\""), seen);
             }
-            let bucket = format!("{name}_bucket");
-            let bounds = bounds(metric.unit);
-            for (labels, of) in of {
-                let counts = &values(of)[*about];
-                let (mut below, mut seen) = (0, 0u64);
-                for (end, le) in &bounds {
-                    let here = counts.buckets.get(below..*end).unwrap_or_default();
-                    seen = here
-                        .iter()
-                        .fold(seen, |sum, count| sum.wrapping_add(*count));
-                    below = *end;
-                    self.sample(&bucket, &format!("{labels},le=\"{le}\""), seen);
-                }
-                let count = counts.count();
-                self.sample(&bucket, &format!("{labels},le=\"+Inf\""), count);
-                let sum = InBase(counts.sum, metric.unit);
-                self.sample(&format!("{name}_sum"), labels, sum);
-                self.sample(&format!("{name}_count"), labels, count);
-            }
+            let count = counts.count();
+            self.sample(&bucket, &format!("{labels},le=\"+Inf\""), count);
+            let sum = InBase(counts.sum, metric.unit);
+            self.sample(&format!("{name}_sum"), labels, sum);
+            self.sample(&format!("{name}_count"), labels, count);
         }
     }
 
@@ -409,9 +458,9 @@ mod tests {
             for &value in &values {
                 counts.buckets[bucket_of(value)] += 1;
             }
-            let of = Values::<PathHistogram, _>::new(|_| counts.clone());
             let mut text = Text(String::new());
-            text.histograms::<PathHistogram, _>(&[(String::from("a=\"b\""), &of)], |of| of);
+            let metric = PathHistogram::Delay.metric();
+            text.histogram(metric, &[(String::from("a=\"b\""), &counts)], |counts| counts);
             for line in text.0.lines().filter(|line| line.contains("_bucket")) {
                 let (_, rest) = line.split_once("le=\"").unwrap();
                 let (le, count) = rest.split_once("\"} ").unwrap();

@@ -110,7 +110,6 @@ pub struct Session(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
-    devices: Vec<DeviceInfo>,
     addrs: Vec<IpAddr>,
     rdma: Option<Arc<Adapters>>,
     /// What the devices are, in words.
@@ -272,8 +271,8 @@ impl Session {
                 (device.into_iter().collect(), about)
             }
         };
-        let shared =
-            Shared::new(config, key, bound, rdma.clone(), log).map_err(|e| system("session", e))?;
+        let shared = Shared::new(config, key, bound, rdma.clone(), devices, log)
+            .map_err(|e| system("session", e))?;
         let service =
             Service::new(Arc::clone(&shared), listeners).map_err(|e| system("session", e))?;
         let thread = std::thread::Builder::new()
@@ -282,7 +281,6 @@ impl Session {
             .map_err(|e| system("control thread", e))?;
         Ok(Self(Arc::new(Inner {
             shared,
-            devices,
             addrs,
             rdma,
             about,
@@ -300,7 +298,13 @@ impl Session {
     #[must_use]
     pub fn devices(&self) -> Vec<DeviceInfo> {
         let joined = locked(&self.0.shared.virtual_devices);
-        self.0.devices.iter().chain(&*joined).cloned().collect()
+        self.0
+            .shared
+            .devices
+            .iter()
+            .chain(&*joined)
+            .cloned()
+            .collect()
     }
 
     /// Makes one device of several RDMA ports, 1 to [`DEVICE_MEMBERS_MAX`]: links at it go over these ports
@@ -321,7 +325,7 @@ impl Session {
                 "over TCP one device is all interfaces already, and links spread over them",
             );
         }
-        let ports = self.0.devices.len();
+        let ports = self.0.shared.devices.len();
         let invalid = ErrorKind::InvalidArgument;
         if !(1..=DEVICE_MEMBERS_MAX).contains(&members.len()) {
             let what = format!("1 to {DEVICE_MEMBERS_MAX} devices make one");
@@ -332,7 +336,7 @@ impl Session {
                 return refused(invalid, &format!("{member} is there twice"));
             }
         }
-        let Some(device) = devices::join(&self.0.devices, members) else {
+        let Some(device) = devices::join(&self.0.shared.devices, members) else {
             let what = format!("the ports of this host are 0 to {}", ports - 1);
             return refused(invalid, &what);
         };
@@ -356,7 +360,7 @@ impl Session {
     #[must_use]
     pub fn summary(&self) -> String {
         let config = &self.0.shared.config;
-        if self.0.devices.is_empty() {
+        if self.0.shared.devices.is_empty() {
             return "no usable network interface: set THALWEG_IFNAME, or bring one up".into();
         }
         let paths = match config.paths {
@@ -481,12 +485,17 @@ impl Session {
 
     /// Of all devices together.
     fn line_rate(&self) -> Rate {
-        let speeds = self.0.devices.iter().map(|d| u64::from(d.speed_mbps));
+        let speeds = self
+            .0
+            .shared
+            .devices
+            .iter()
+            .map(|d| u64::from(d.speed_mbps));
         Rate::from_mbps(speeds.sum())
     }
 
     fn check_device(&self, device: usize) -> Result<(), Error> {
-        let count = self.0.devices.len() + locked(&self.0.shared.virtual_devices).len();
+        let count = self.0.shared.devices.len() + locked(&self.0.shared.virtual_devices).len();
         if device < count {
             return Ok(());
         }
@@ -585,9 +594,10 @@ impl Session {
             now,
         );
         let peer = routes[0].1.to_string();
+        let name = shared.device_name(device);
         let recorder = shared.recorder.as_ref();
         if let Some(link) =
-            recorder.and_then(|recorder| recorder.link(telemetry::Role::Sender, &peer))
+            recorder.and_then(|recorder| recorder.link(telemetry::Role::Sender, &peer, &name))
         {
             engine.record(link, Timestamp::now());
         }

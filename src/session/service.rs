@@ -87,6 +87,8 @@ pub struct Shared {
     pub addrs: Vec<SocketAddr>,
     /// Our RDMA ports, if there are any.
     pub(super) rdma: Option<Arc<Adapters>>,
+    /// The devices of this host.
+    pub(super) devices: Vec<DeviceInfo>,
     /// Devices made of several; their numbers follow those of the ports.
     pub(super) virtual_devices: Mutex<Vec<DeviceInfo>>,
     /// Threads that do something aside.
@@ -130,6 +132,7 @@ impl Shared {
         key: Key,
         addrs: Vec<SocketAddr>,
         rdma: Option<Arc<Adapters>>,
+        devices: Vec<DeviceInfo>,
         log: LogSink,
     ) -> io::Result<Arc<Self>> {
         #[expect(unsafe_code, reason = "std has no eventfd")]
@@ -170,6 +173,7 @@ impl Shared {
             key,
             addrs,
             rdma,
+            devices,
             virtual_devices: Mutex::default(),
             aside: AtomicU32::new(0),
             listeners: Mutex::default(),
@@ -185,6 +189,13 @@ impl Shared {
             dials: AtomicU32::new(0),
             me: me.clone(),
         }))
+    }
+
+    /// What a device is called; nothing where there is none of this number.
+    pub(super) fn device_name(&self, device: usize) -> String {
+        let joined = locked(&self.virtual_devices);
+        let device = self.devices.iter().chain(&*joined).nth(device);
+        device.map_or_else(String::new, |device| device.name.clone())
     }
 
     /// Writes a log line.
@@ -1366,9 +1377,12 @@ impl Service {
         let now = Timestamp::now();
         let mut engine = RxEngine::new(engine, now);
         let recorder = self.shared.recorder.as_ref();
+        // Over TCP all devices are one.
+        let device = hello.rdma.map_or(0, |rdma| rdma.device.into());
+        let device = self.shared.device_name(device);
         let peer = params.peer.to_string();
         if let Some(link) =
-            recorder.and_then(|recorder| recorder.link(telemetry::Role::Receiver, &peer))
+            recorder.and_then(|recorder| recorder.link(telemetry::Role::Receiver, &peer, &device))
         {
             engine.record(link, now);
         }

@@ -58,6 +58,13 @@ impl Histogram {
         add(&self.buckets[bucket_of(value)], 1);
     }
 
+    /// Counts a value, whoever else does so at the same time.
+    pub fn observe_shared(&self, value: u64) {
+        // Relaxed: as above.
+        self.sum.fetch_add(value, Ordering::Relaxed);
+        self.buckets[bucket_of(value)].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Forgets all values.
     pub(super) fn clear(&self) {
         self.sum.store(0, Ordering::Relaxed);

@@ -7,7 +7,8 @@
 //! **Whoever holds a link publishes.** Engines count in plain numbers, under the lock of their link; with
 //! the timers, every 10 ms, the numbers are copied into the segment. So the data path pays nothing for
 //! counters, and only a histogram's values are put there one by one. What a reader sees is 10 ms old at most
-//! while a link is driven, and a second once it is not.
+//! while a link is driven, and a second once it is not. Messages are rarer than chunks: theirs is put there at
+//! once, for the connection, and for all of its device and of its class, which threads of several links share.
 
 pub mod event;
 pub mod histogram;
@@ -27,11 +28,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use self::event::Event;
-use self::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram};
+use self::schema::{
+    LinkCounter, LinkGauge, MessageCounter, MessageHistogram, PathCounter, PathGauge, PathHistogram,
+};
 use self::segment::{
-    LABEL_WORDS, LinkPlace, Mapping, PathPlace, event_words, label_words, link_id,
+    LABEL_WORDS, LinkPlace, Mapping, MessagesPlace, PathPlace, TotalOf, event_words, label_words,
+    link_id,
 };
 use crate::clock::Timestamp;
+use crate::units::Nanos;
 
 /// Which way a link's data goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +97,28 @@ impl Shared {
         used.fetch_max(index as u64 + 1, Ordering::Relaxed);
         Some(index)
     }
+
+    /// The place of the total of a device or class; as [`Self::take`].
+    fn total(&self, of: TotalOf, role: Role, name: &str) -> Option<usize> {
+        let mut free = self.free();
+        let known = free.totals.iter().position(|(known, its_role, its_name)| {
+            (*known, *its_role, its_name.as_str()) == (of, role, name)
+        });
+        if known.is_some() {
+            return known;
+        }
+        let (segment, index) = (self.mapping.get(), free.totals.len());
+        let place = segment.totals.get(index)?;
+        if !self.mapping.reserve(place) {
+            return None;
+        }
+        let label = label_words(of as u64, u64::from(role == Role::Receiver), name);
+        place.label.write(&label, || ());
+        free.totals.push((of, role, name.to_owned()));
+        let used = &segment.header.totals_used;
+        used.store(index as u64 + 1, Ordering::Relaxed);
+        Some(index)
+    }
 }
 
 /// The label of a place that is nobody's.
@@ -102,6 +129,9 @@ const FREE: [u64; LABEL_WORDS] = [0; LABEL_WORDS];
 struct Free {
     links: Places,
     paths: Places,
+    connections: Places,
+    /// Devices and classes by their places, which they keep.
+    totals: Vec<(TotalOf, Role, String)>,
 }
 
 #[derive(Debug, Default)]
@@ -143,16 +173,17 @@ impl Recorder {
         Ok((Self(Arc::new(shared)), line))
     }
 
-    /// A place for a link. None if there is no more room, or no memory for it.
+    /// A place for a link to or from this peer, at this device of ours. None if there is no more room, or no
+    /// memory for it.
     #[must_use]
-    pub fn link(&self, role: Role, name: &str) -> Option<LinkRecorder> {
+    pub fn link(&self, role: Role, peer: &str, device: &str) -> Option<LinkRecorder> {
         let shared = &self.0;
         let segment = shared.mapping.get();
         let used = &segment.header.links_used;
         let index = shared.take(|free| &mut free.links, &segment.links, used)?;
         let place = &segment.links[index];
         let id = link_id(shared.owner(), role);
-        place.label.write(&label_words(id, 0, name), || {
+        place.label.write(&label_words(id, 0, peer), || {
             clear(&place.counters);
             clear(&place.gauges);
         });
@@ -160,7 +191,9 @@ impl Recorder {
             shared: Arc::clone(shared),
             index,
             id,
-            name: name.to_owned(),
+            role,
+            peer: peer.to_owned(),
+            device: shared.total(TotalOf::Device, role, device),
         })))
     }
 
@@ -186,7 +219,10 @@ struct LinkGuard {
     shared: Arc<Shared>,
     index: usize,
     id: u64,
-    name: String,
+    role: Role,
+    peer: String,
+    /// The place of the total of its device.
+    device: Option<usize>,
 }
 
 impl LinkGuard {
@@ -198,7 +234,7 @@ impl LinkGuard {
 impl Drop for LinkGuard {
     fn drop(&mut self) {
         // What has happened to it may still be read.
-        let gone = label_words(0, self.id, &self.name);
+        let gone = label_words(0, self.id, &self.peer);
         self.place().label.write(&gone, || ());
         self.shared.free().links.returned.push(self.index);
     }
@@ -228,6 +264,25 @@ impl LinkRecorder {
             }
         });
         Some(this)
+    }
+
+    /// A place for a connection of the link, by its number there. None if there is no more room, or no memory
+    /// for it.
+    #[must_use]
+    pub fn connection(&self, number: u32, class: &str) -> Option<ConnectionRecorder> {
+        let shared = &self.0.shared;
+        let segment = shared.mapping.get();
+        let used = &segment.header.connections_used;
+        let index = shared.take(|free| &mut free.connections, &segment.connections, used)?;
+        let place = &segment.connections[index];
+        let link = self.0.index as u64 | u64::from(number) << 32;
+        let label = label_words(shared.owner(), link, "");
+        place.label.write(&label, || place.clear());
+        Some(ConnectionRecorder {
+            link: Arc::clone(&self.0),
+            index,
+            class: shared.total(TotalOf::Class, self.0.role, class),
+        })
     }
 
     /// Something has happened to it, or to a path of it.
@@ -293,5 +348,77 @@ impl Drop for PathRecorder {
     fn drop(&mut self) {
         self.place().label.write(&FREE, || ());
         self.link.shared.free().paths.returned.push(self.index);
+    }
+}
+
+/// Records the messages of a connection, until it is dropped. One thread at a time: whoever holds its link.
+#[derive(Debug)]
+pub struct ConnectionRecorder {
+    link: Arc<LinkGuard>,
+    index: usize,
+    /// The place of the total of its class.
+    class: Option<usize>,
+}
+
+impl MessagesPlace {
+    fn clear(&self) {
+        clear(&self.counters);
+        for histogram in &self.histograms {
+            histogram.clear();
+        }
+    }
+}
+
+impl ConnectionRecorder {
+    fn place(&self) -> &MessagesPlace {
+        &self.link.shared.mapping.get().connections[self.index]
+    }
+
+    /// Of its device and of its class.
+    fn totals(&self) -> impl Iterator<Item = &MessagesPlace> {
+        let totals = &self.link.shared.mapping.get().totals;
+        let places = [self.link.device, self.class].into_iter().flatten();
+        places.map(|place| &totals[place])
+    }
+
+    fn add(&self, counter: MessageCounter, more: u64) {
+        let own = &self.place().counters[counter as usize];
+        own.store(own.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+        for total in self.totals() {
+            total.counters[counter as usize].fetch_add(more, Ordering::Relaxed);
+        }
+    }
+
+    fn observe(&self, histogram: MessageHistogram, value: u64) {
+        self.place().histograms[histogram as usize].observe(value);
+        for total in self.totals() {
+            total.histograms[histogram as usize].observe_shared(value);
+        }
+    }
+
+    /// The link has taken up a request.
+    pub fn requested(&self) {
+        self.add(MessageCounter::Requested, 1);
+    }
+
+    /// A message of so many bytes has ended well, so long after that.
+    pub fn ended(&self, bytes: u64, took: Nanos) {
+        self.add(MessageCounter::Messages, 1);
+        self.add(MessageCounter::Bytes, bytes);
+        self.observe(MessageHistogram::Time, took.0);
+        self.observe(MessageHistogram::Size, bytes);
+    }
+
+    /// One has ended with an error.
+    pub fn failed(&self) {
+        self.add(MessageCounter::Failures, 1);
+    }
+}
+
+impl Drop for ConnectionRecorder {
+    fn drop(&mut self) {
+        self.place().label.write(&FREE, || ());
+        let mut free = self.link.shared.free();
+        free.connections.returned.push(self.index);
     }
 }

@@ -9,10 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Role;
 use super::event::Event;
-use super::histogram::Counts;
-use super::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram, Table};
+use super::histogram::{Counts, Histogram};
+use super::schema::{
+    LinkCounter, LinkGauge, MessageCounter, MessageHistogram, PathCounter, PathGauge,
+    PathHistogram, Table,
+};
 use super::segment::{
-    self, LABEL_WORDS, LINKS, LinkPlace, Mapping, PATHS, PathPlace, event_of, label_text, role_of,
+    self, LABEL_WORDS, LinkPlace, Mapping, MessagesPlace, PathPlace, TotalOf, event_of, label_text,
+    role_of,
 };
 use super::values::Values;
 use crate::clock::Timestamp;
@@ -47,6 +51,12 @@ pub struct Process {
     pub age_ns: u64,
     /// Its links.
     pub links: Vec<Link>,
+    /// What went over its devices, each way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Total>,
+    /// What went in its classes of connections, each way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<Total>,
 }
 
 /// A link, at one time.
@@ -66,6 +76,43 @@ pub struct Link {
     pub gauges: Values<LinkGauge>,
     /// Its paths, by their numbers.
     pub paths: Vec<PathNow>,
+    /// Its connections, by their numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connections: Vec<Connection>,
+}
+
+/// What is known of messages, at one time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Messages {
+    /// What was counted.
+    #[serde(flatten)]
+    pub counters: Values<MessageCounter>,
+    /// What they were like.
+    #[serde(flatten)]
+    pub histograms: Values<MessageHistogram, Counts>,
+}
+
+/// A connection, at one time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Its number on its link.
+    #[serde(rename = "connection")]
+    pub number: u32,
+    /// Its messages.
+    #[serde(flatten)]
+    pub messages: Messages,
+}
+
+/// All that went one way over a device, or in a class of connections, since the process began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Total {
+    /// The device or class.
+    pub name: String,
+    /// Which way.
+    pub role: Role,
+    /// The messages.
+    #[serde(flatten)]
+    pub messages: Messages,
 }
 
 /// A path, at one time.
@@ -194,25 +241,34 @@ impl Reader {
         let segment = self.mapping.get();
         let header = &segment.header;
         let number = |word: &AtomicU64| word.load(Ordering::Relaxed);
-        let used =
-            |word: &AtomicU64, most| usize::try_from(number(word)).map_or(most, |n| n.min(most));
-        let mut links: Vec<_> = segment.links[..used(&header.links_used, LINKS)]
+        let mut links: BTreeMap<usize, Link> = used(&segment.links, &header.links_used)
             .iter()
             .enumerate()
             .filter_map(|(index, place)| Some((index, link(place)?)))
             .collect();
-        for place in &segment.paths[..used(&header.paths_used, PATHS)] {
-            let Some((owner, path)) = path(place) else {
-                continue;
-            };
-            if let Some((_, link)) = links.iter_mut().find(|(index, _)| *index == owner) {
+        for place in used(&segment.paths, &header.paths_used) {
+            if let Some((owner, path)) = path(place)
+                && let Some(link) = links.get_mut(&owner)
+            {
                 link.paths.push(path);
             }
         }
-        let mut links: Vec<_> = links.into_iter().map(|(_, link)| link).collect();
+        for place in used(&segment.connections, &header.connections_used) {
+            if let Some((owner, connection)) = connection(place)
+                && let Some(link) = links.get_mut(&owner)
+            {
+                link.connections.push(connection);
+            }
+        }
+        let mut links: Vec<_> = links.into_values().collect();
         for link in &mut links {
             link.paths.sort_by_key(|path| path.number);
+            link.connections.sort_by_key(|connection| connection.number);
         }
+        let totals = |of| {
+            let places = used(&segment.totals, &header.totals_used).iter();
+            places.filter_map(move |place| total(place, of)).collect()
+        };
         let (pid, program) = self.process();
         Process {
             pid,
@@ -221,6 +277,8 @@ impl Reader {
             started_wall_ns: number(&header.started_wall),
             age_ns: (Timestamp::now().since(Timestamp::from_nanos(number(&header.beat)))).0,
             links,
+            devices: totals(TotalOf::Device),
+            classes: totals(TotalOf::Class),
         }
     }
 }
@@ -291,6 +349,10 @@ fn numbers<T: Table>(words: &[AtomicU64]) -> Values<T> {
     Values::new(|metric: T| words[metric.place()].load(Ordering::Relaxed))
 }
 
+fn histograms<T: Table>(places: &[Histogram]) -> Values<T, Counts> {
+    Values::new(|metric: T| places[metric.place()].read())
+}
+
 /// None of a place that is free, or changes hands just now.
 fn link(place: &LinkPlace) -> Option<Link> {
     let link = |label: &[u64; LABEL_WORDS]| Link {
@@ -300,24 +362,64 @@ fn link(place: &LinkPlace) -> Option<Link> {
         counters: numbers(&place.counters),
         gauges: numbers(&place.gauges),
         paths: Vec::new(),
+        connections: Vec::new(),
     };
     place.label.read(link).filter(|link| link.id != 0)
+}
+
+/// Those of the places that have ever been taken.
+fn used<'a, T>(places: &'a [T], count: &AtomicU64) -> &'a [T] {
+    let count = usize::try_from(count.load(Ordering::Relaxed));
+    &places[..count.map_or(places.len(), |count| count.min(places.len()))]
+}
+
+/// The place of the link that a label names, and the number there.
+fn owner_of(label: &[u64; LABEL_WORDS]) -> (usize, u32) {
+    let link = usize::try_from(label[1] & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+    (link, u32::try_from(label[1] >> 32).unwrap_or(u32::MAX))
 }
 
 /// With the place of its link. None as for a link.
 fn path(place: &PathPlace) -> Option<(usize, PathNow)> {
     let path = |label: &[u64; LABEL_WORDS]| {
-        let link = usize::try_from(label[1] & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+        let (link, number) = owner_of(label);
         let path = PathNow {
-            number: u32::try_from(label[1] >> 32).unwrap_or(u32::MAX),
+            number,
             ends: label_text(label),
             counters: numbers(&place.counters),
             gauges: numbers(&place.gauges),
-            histograms: Values::new(|metric: PathHistogram| {
-                place.histograms[metric.place()].read()
-            }),
+            histograms: histograms(&place.histograms),
         };
         (label[0] != 0).then_some((link, path))
     };
     place.label.read(path).flatten()
+}
+
+/// With the place of its link. None as for a link.
+fn connection(place: &MessagesPlace) -> Option<(usize, Connection)> {
+    let connection = |label: &[u64; LABEL_WORDS]| {
+        let (link, number) = owner_of(label);
+        let messages = messages(place);
+        (label[0] != 0).then_some((link, Connection { number, messages }))
+    };
+    place.label.read(connection).flatten()
+}
+
+/// None of another kind.
+fn total(place: &MessagesPlace, of: TotalOf) -> Option<Total> {
+    let total = |label: &[u64; LABEL_WORDS]| {
+        (label[0] == of as u64).then(|| Total {
+            name: label_text(label),
+            role: role_of(label[1]),
+            messages: messages(place),
+        })
+    };
+    place.label.read(total).flatten()
+}
+
+fn messages(place: &MessagesPlace) -> Messages {
+    Messages {
+        counters: numbers(&place.counters),
+        histograms: histograms(&place.histograms),
+    }
 }

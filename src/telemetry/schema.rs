@@ -23,6 +23,12 @@ pub enum Scope {
     Link,
     /// One of its paths.
     Path,
+    /// One of its connections.
+    Connection,
+    /// A device, as NCCL sees it, in one process: all that has gone one way over connections at it.
+    Device,
+    /// A class of connections: all of it that has gone one way in one process.
+    Class,
     /// A port of this host: an RDMA port with its network interface, or an interface alone.
     Port,
     /// One of a port's priorities.
@@ -78,6 +84,9 @@ impl fmt::Display for Scope {
         f.write_str(match self {
             Self::Link => "link",
             Self::Path => "path",
+            Self::Connection => "connection",
+            Self::Device => "device",
+            Self::Class => "class",
             Self::Port => "port",
             Self::Priority => "port_priority",
             Self::Lane => "port_lane",
@@ -110,6 +119,12 @@ impl Unit {
 }
 
 impl Metric {
+    /// The same of another scope.
+    #[must_use]
+    pub const fn of(self, scope: Scope) -> Self {
+        Self { scope, ..self }
+    }
+
     /// Its field in JSON: name and unit.
     #[must_use]
     pub fn field(&self) -> String {
@@ -205,11 +220,18 @@ macro_rules! table {
             }
         )*
 
-        /// The table.
+        /// The table. What is told of messages is there for each of its scopes.
         pub fn metrics() -> impl Iterator<Item = Metric> {
             let all = std::iter::empty();
             $( let all = all.chain($table::ALL.iter().map(|metric| metric.metric())); )*
-            all
+            all.flat_map(|metric| {
+                let others: &[Scope] = match metric.scope {
+                    Scope::Connection => &[Scope::Device, Scope::Class],
+                    _ => &[],
+                };
+                let others = others.iter().map(move |&scope| metric.of(scope));
+                std::iter::once(metric).chain(others)
+            })
         }
     };
 }
@@ -293,6 +315,26 @@ table! {
         Delay = "delay" in Nanoseconds,
         /// What round trips took beyond the least: their time in the network's queues.
         Queue = "queue" in Nanoseconds,
+    }
+
+    /// What is counted of messages, for each connection, and for all at a device and of a class.
+    MessageCounter: Counter of Connection {
+        /// Messages that were asked for: sends and receives that the link has taken up.
+        Requested = "requested_messages" in Number,
+        /// Messages that have ended well: at the sender acknowledged or, small ones, copied; at the receiver whole in their place.
+        Messages = "messages" in Number,
+        /// Payload of messages that have ended well.
+        Bytes = "message" in Bytes,
+        /// Messages that ended with an error.
+        Failures = "failures" in Number,
+    }
+
+    /// What messages were like.
+    MessageHistogram: Histogram of Connection {
+        /// From the time that the link takes up a request to its end: a receiver's includes its wait for the sender, a sender's that for the receive.
+        Time = "message_time" in Nanoseconds,
+        /// Payload of a message.
+        Size = "message_size" in Bytes,
     }
 
     /// What a port of this host counts, for all processes together: first what its RDMA device counts, then what its Ethernet
@@ -687,7 +729,9 @@ pub fn fingerprint() -> u64 {
         }
     };
     // What belongs to the host is not in segments.
-    let recorded = metrics().filter(|metric| matches!(metric.scope, Scope::Link | Scope::Path));
+    let is_recorded =
+        |metric: &Metric| matches!(metric.scope, Scope::Link | Scope::Path | Scope::Connection);
+    let recorded = metrics().filter(is_recorded);
     for metric in recorded {
         add(&metric.prometheus());
         add(&metric.kind.to_string());

@@ -26,7 +26,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Role;
 use super::event::Event;
 use super::histogram::Histogram;
-use super::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram, fingerprint};
+use super::schema::{
+    LinkCounter, LinkGauge, MessageCounter, MessageHistogram, PathCounter, PathGauge,
+    PathHistogram, fingerprint,
+};
 use crate::auth;
 use crate::clock::Timestamp;
 use crate::sync::journal::{self, Journal};
@@ -34,17 +37,21 @@ use crate::sync::notice::Notice;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"THALWEG\0");
 /// Of the structure below.
-const LAYOUT: u64 = 2;
+const LAYOUT: u64 = 3;
 const PREFIX: &str = "thalweg-";
 /// A file that is being made.
 const UNFINISHED: &str = ".thalweg-";
 /// One that is older, and that nobody holds, was left behind.
 const UNFINISHED_MAX_S: u64 = 60;
 
-/// Links that can be recorded at once, and paths.
+/// Links that can be recorded at once.
 pub const LINKS: usize = 512;
-/// As [`LINKS`].
+/// Paths that can be.
 pub const PATHS: usize = 4096;
+/// Connections that can be.
+pub const CONNECTIONS: usize = 4096;
+/// Devices and classes of either role that a process can ever have.
+pub const TOTALS: usize = 64;
 /// Events that are kept, of samples as many again.
 const EVENTS: usize = 8192;
 /// Words of a label: whose place it is (0: nobody's), a number, and text.
@@ -67,6 +74,8 @@ pub(super) struct Header {
     /// Places that have ever been taken.
     pub(super) links_used: AtomicU64,
     pub(super) paths_used: AtomicU64,
+    pub(super) connections_used: AtomicU64,
+    pub(super) totals_used: AtomicU64,
     /// Name of the program.
     pub(super) program: Notice<LABEL_WORDS>,
 }
@@ -86,6 +95,21 @@ pub(super) struct PathPlace {
     pub(super) counters: [AtomicU64; PathCounter::COUNT],
     pub(super) gauges: [AtomicU64; PathGauge::COUNT],
     pub(super) histograms: [Histogram; PathHistogram::COUNT],
+}
+
+/// What is known of the messages of a connection, or of all at a device or of a class.
+#[repr(C, align(64))]
+pub(super) struct MessagesPlace {
+    pub(super) label: Notice<LABEL_WORDS>,
+    pub(super) counters: [AtomicU64; MessageCounter::COUNT],
+    pub(super) histograms: [Histogram; MessageHistogram::COUNT],
+}
+
+/// Of what something is the total. As a number it is the first word of the label of its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TotalOf {
+    Device = 1,
+    Class = 2,
 }
 
 /// The last events of a kind.
@@ -111,6 +135,8 @@ pub(super) struct Segment {
     pub(super) samples: Ring<EVENTS>,
     pub(super) links: [LinkPlace; LINKS],
     pub(super) paths: [PathPlace; PATHS],
+    pub(super) connections: [MessagesPlace; CONNECTIONS],
+    pub(super) totals: [MessagesPlace; TOTALS],
 }
 
 impl Segment {

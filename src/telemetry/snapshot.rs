@@ -6,7 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::reader::{Events, Happened, Link, PathNow, Process, Reader, Watcher};
+use super::reader::{
+    Connection, Events, Happened, Link, Messages, PathNow, Process, Reader, Total, Watcher,
+};
 use super::schema::{
     HostCounter, HostGauge, LaneGauge, PortCounter, PortGauge, PriorityCounter, Table,
 };
@@ -155,9 +157,13 @@ impl Snapshot {
     pub fn since(&self, earlier: &Self) -> Window {
         let since = |now: &Watched| {
             let before = earlier.processes.iter().find(|then| then.is_same_as(now));
-            let links = before.map_or(&[][..], |then| &then.process.links);
             let mut watched = now.clone();
-            for link in &mut watched.process.links {
+            let Some(then) = before else { return watched };
+            let (process, then) = (&mut watched.process, &then.process);
+            totals_since(&mut process.devices, &then.devices);
+            totals_since(&mut process.classes, &then.classes);
+            let links = &then.links;
+            for link in &mut process.links {
                 if let Some(before) = links.iter().find(|before| before.id == link.id) {
                     *link = link_since(link, before);
                 }
@@ -251,10 +257,36 @@ fn link_since(now: &Link, before: &Link) -> Link {
             },
         )
     };
+    let connection_since = |connection: &Connection| {
+        let mut connections = before.connections.iter();
+        let before = connections.find(|before| before.number == connection.number);
+        let mut connection = connection.clone();
+        if let Some(before) = before {
+            connection.messages = messages_since(&connection.messages, &before.messages);
+        }
+        connection
+    };
     Link {
         counters: counted(&now.counters, &before.counters),
         paths: now.paths.iter().map(path_since).collect(),
+        connections: now.connections.iter().map(connection_since).collect(),
         ..now.clone()
+    }
+}
+
+fn messages_since(now: &Messages, before: &Messages) -> Messages {
+    Messages {
+        counters: counted(&now.counters, &before.counters),
+        histograms: Values::new(|metric| now.histograms[metric].since(&before.histograms[metric])),
+    }
+}
+
+fn totals_since(now: &mut [Total], before: &[Total]) {
+    for total in now {
+        let is_its = |before: &&Total| (&before.name, before.role) == (&total.name, total.role);
+        if let Some(before) = before.iter().find(is_its) {
+            total.messages = messages_since(&total.messages, &before.messages);
+        }
     }
 }
 

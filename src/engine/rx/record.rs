@@ -6,7 +6,7 @@ use crate::engine::record::HeldUpBy;
 use crate::engine::tx::PathState;
 use crate::telemetry::event::{Event, FenceReason};
 use crate::telemetry::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge};
-use crate::telemetry::{LinkRecorder, PathRecorder};
+use crate::telemetry::{ConnectionRecorder, LinkRecorder, PathRecorder};
 
 /// What a path counts, and where.
 #[derive(Debug, Default)]
@@ -23,6 +23,11 @@ impl RxEngine {
             path.record.recorder = link.path(number);
         }
         self.record.begin(link, now);
+    }
+
+    /// Where a connection publishes what becomes of its messages; none where nobody may look.
+    pub fn record_connection(&self, conn: u32) -> Option<ConnectionRecorder> {
+        self.record.connection(conn)
     }
 
     /// Where a path leads from and to, for whoever looks.

@@ -7,7 +7,7 @@ use crate::engine::Completions;
 use crate::engine::record::HeldUpBy;
 use crate::telemetry::event::{self, Event, WindowReason};
 use crate::telemetry::schema::{LinkGauge, PathCounter, PathGauge};
-use crate::telemetry::{LinkRecorder, PathRecorder};
+use crate::telemetry::{ConnectionRecorder, LinkRecorder, PathRecorder};
 use crate::units::Nanos;
 
 /// Of chunks' ways, one in so long is kept.
@@ -38,6 +38,11 @@ impl TxEngine {
             path.record.recorder = link.path(index_u8(index));
         }
         self.record.begin(link, now);
+    }
+
+    /// Where a connection publishes what becomes of its messages; none where nobody may look.
+    pub fn record_connection(&self, conn: u32) -> Option<ConnectionRecorder> {
+        self.record.connection(conn)
     }
 
     /// Where a path leads from and to, for whoever looks.
