@@ -144,7 +144,7 @@ fn chunk(c: &mut Criterion) {
     group.bench_function("completion, adaptive", |b| b.iter(|| bench.by_completion()));
     let folder = std::env::temp_dir().join(format!("thalweg-bench-{}", std::process::id()));
     let (recorder, _) = Recorder::open(&folder).expect("there is memory");
-    let link = recorder.link(Role::Sender, "127.0.0.1:1");
+    let link = recorder.link(Role::Sender, "127.0.0.1:1", "lo");
     let mut bench = Bench::new(Completions::Local, adaptive(), delay());
     bench
         .tx

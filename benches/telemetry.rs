@@ -36,7 +36,7 @@ impl Drop for Folder {
 
 fn link(recorder: &Recorder, paths: u8) -> (LinkRecorder, Vec<PathRecorder>) {
     let link = recorder
-        .link(Role::Sender, "127.0.0.1:1")
+        .link(Role::Sender, "127.0.0.1:1", "lo")
         .expect("there is room");
     let path = |number| link.path(number).expect("there is room");
     let paths = (0..paths).map(path).collect();

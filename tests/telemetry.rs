@@ -19,8 +19,10 @@ use thalweg::clock::Timestamp;
 use thalweg::config::Config;
 use thalweg::session::{MemoryKeys, RecvBuffer, Session};
 use thalweg::telemetry::event::{Event, FenceReason};
-use thalweg::telemetry::reader::{self, Events, Happened, Process, Watcher};
-use thalweg::telemetry::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge};
+use thalweg::telemetry::reader::{self, Events, Happened, Messages, Process, Total, Watcher};
+use thalweg::telemetry::schema::{
+    LinkCounter, LinkGauge, MessageCounter, MessageHistogram, PathCounter, PathGauge,
+};
 use thalweg::telemetry::values::Values;
 use thalweg::telemetry::verdict::{self, Cause, Finding, Subject};
 use thalweg::telemetry::{Recorder, Role};
@@ -188,9 +190,48 @@ fn links_and_paths_are_seen_while_they_are_there() {
         assert_eq!(path.gauges[PathGauge::State], 3);
         assert_eq!(path.ends.matches("127.0.0.1:").count(), 2, "{}", path.ends);
     }
-    drop((send, recv, listener));
+    for (role, link) in [(Role::Sender, &sender), (Role::Receiver, &receiver)] {
+        let [connection] = &link.connections[..] else {
+            panic!("one is open: {:?}", link.connections);
+        };
+        let counted = told(&connection.messages);
+        assert_eq!(counted, [count.get(), count.get(), count.get() << 20, 0]);
+        let times = &connection.messages.histograms[MessageHistogram::Time];
+        assert!(times.quantile(500) > Some(1000), "{role:?}: {times:?}");
+    }
+    // A total stays what it was when its connections are gone.
+    drop((send, recv));
+    let processes = until("connections gone", || {
+        let processes = folder.processes();
+        let mut links = processes.iter().flat_map(|process| &process.links);
+        let is_gone = links.all(|link| link.connections.is_empty());
+        is_gone.then_some(processes)
+    });
+    for role in [Role::Sender, Role::Receiver] {
+        let of = |totals: fn(&Process) -> &Vec<Total>| {
+            let mut all = processes.iter().flat_map(totals);
+            let total = all.find(|total| total.role == role).unwrap();
+            (total.name.clone(), told(&total.messages))
+        };
+        let counted = [count.get(), count.get(), count.get() << 20, 0];
+        assert_eq!(of(|process| &process.devices), ("lo".into(), counted));
+        let class = of(|process| &process.classes);
+        assert_eq!(class, ("collective".into(), counted));
+    }
+    drop(listener);
     drop((near, far));
     assert_eq!(folder.files(), [""; 0], "nothing is left behind");
+}
+
+/// How many messages were asked for, and ended well; their bytes; and how many failed.
+fn told(messages: &Messages) -> [u64; 4] {
+    let sizes = &messages.histograms[MessageHistogram::Size];
+    let (count, bytes) = (sizes.count(), sizes.sum);
+    let counter = |counter| messages.counters[counter];
+    assert_eq!(counter(MessageCounter::Messages), count);
+    assert_eq!(counter(MessageCounter::Bytes), bytes);
+    let (requested, failed) = (MessageCounter::Requested, MessageCounter::Failures);
+    [counter(requested), count, bytes, counter(failed)]
 }
 
 #[test]
@@ -245,7 +286,7 @@ fn a_place_is_used_again_and_tells_nothing_of_before() {
     let folder = Folder::new();
     let (recorder, line) = Recorder::open(&folder.0).unwrap();
     assert_eq!(line, None);
-    let link = recorder.link(Role::Sender, "one").unwrap();
+    let link = recorder.link(Role::Sender, "one", "eth0").unwrap();
     let path = link.path(3).unwrap();
     link.count(LinkCounter::Messages, 5);
     path.name("a b");
@@ -261,7 +302,7 @@ fn a_place_is_used_again_and_tells_nothing_of_before() {
     );
     drop((link, path));
     assert_eq!(folder.processes()[0].links, []);
-    let link = recorder.link(Role::Receiver, "two").unwrap();
+    let link = recorder.link(Role::Receiver, "two", "eth0").unwrap();
     let _path = link.path(1).unwrap();
     let after = &folder.processes()[0].links[0].clone();
     assert_ne!(after.id, before.id);
@@ -277,16 +318,79 @@ fn a_place_is_used_again_and_tells_nothing_of_before() {
 }
 
 #[test]
+fn a_total_has_what_all_connections_had_and_stays() {
+    let folder = Folder::new();
+    let (recorder, _) = Recorder::open(&folder.0).unwrap();
+    let link = |peer, device| recorder.link(Role::Sender, peer, device).unwrap();
+    let links = [link("a", "eth0"), link("b", "eth0"), link("c", "eth1")];
+    let connections = links
+        .each_ref()
+        .map(|link| link.connection(7, "bulk").unwrap());
+    thread::scope(|scope| {
+        for connection in &connections {
+            scope.spawn(|| {
+                for bytes in 1..=1000 {
+                    connection.requested();
+                    connection.ended(bytes, Nanos(bytes * 10));
+                }
+                connection.requested();
+                connection.failed();
+            });
+        }
+    });
+    let process = &folder.processes()[0];
+    let one = [1001, 1000, 500_500, 1];
+    let twice = one.map(|counted| counted * 2);
+    for link in &process.links {
+        assert_eq!(link.connections[0].number, 7);
+        assert_eq!(told(&link.connections[0].messages), one);
+    }
+    let totals = |of: &[Total]| -> Vec<_> {
+        let total = |total: &Total| (total.name.clone(), told(&total.messages));
+        of.iter().map(total).collect()
+    };
+    let devices = [("eth0".to_owned(), twice), ("eth1".to_owned(), one)];
+    assert_eq!(totals(&process.devices), devices);
+    let thrice = one.map(|counted| counted * 3);
+    assert_eq!(totals(&process.classes), [("bulk".to_owned(), thrice)]);
+    drop((connections, links));
+    let link = recorder.link(Role::Sender, "d", "eth0").unwrap();
+    let connection = link.connection(1, "bulk").unwrap();
+    let process = &folder.processes()[0];
+    assert_eq!(told(&process.links[0].connections[0].messages), [0; 4]);
+    assert_eq!(totals(&process.devices), devices, "places are kept");
+    // More names than there are places: what has none is counted for the connection alone.
+    let more: Vec<_> = (0..80)
+        .map(|n| {
+            recorder
+                .link(Role::Receiver, "e", &format!("eth{n}"))
+                .unwrap()
+        })
+        .collect();
+    let last = more[79].connection(1, "bulk").unwrap();
+    last.requested();
+    let process = &folder.processes()[0];
+    assert_eq!(process.devices.len() + process.classes.len(), 64);
+    let asked = |link: &reader::Link| told(&link.connections[0].messages)[0];
+    let with_one = process
+        .links
+        .iter()
+        .filter(|link| !link.connections.is_empty());
+    assert_eq!(with_one.map(asked).collect::<Vec<_>>(), [0, 1]);
+    drop((connection, link));
+}
+
+#[test]
 fn places_run_out_and_nothing_else_happens() {
     let folder = Folder::new();
     let (recorder, _) = Recorder::open(&folder.0).unwrap();
     let links: Vec<_> = (0..600)
-        .filter_map(|_| recorder.link(Role::Sender, "x"))
+        .filter_map(|_| recorder.link(Role::Sender, "x", "eth0"))
         .collect();
     assert_eq!(links.len(), 512);
     assert_eq!(folder.processes()[0].links.len(), 512);
     drop(links);
-    assert!(recorder.link(Role::Sender, "y").is_some());
+    assert!(recorder.link(Role::Sender, "y", "eth0").is_some());
 }
 
 #[test]
@@ -331,7 +435,7 @@ fn what_happens_is_told_in_order_and_once_and_what_was_missed_is_counted() {
     let mut watcher = folder.watcher();
     let reader = &mut watcher.readers()[0];
     assert_eq!(reader.events(), Events::default());
-    let link = recorder.link(Role::Sender, "10.0.0.1:7").unwrap();
+    let link = recorder.link(Role::Sender, "10.0.0.1:7", "eth0").unwrap();
     let sample = Event::Chunk {
         delay_ns: 1,
         queue_ns: 0,
@@ -362,7 +466,7 @@ fn what_happens_is_told_in_order_and_once_and_what_was_missed_is_counted() {
     );
     assert_eq!(reader.events(), Events::default());
 
-    let link = recorder.link(Role::Receiver, "another").unwrap();
+    let link = recorder.link(Role::Receiver, "another", "eth0").unwrap();
     let count = 10_000;
     for sends in 0..count {
         link.event(None, Event::LinkFailed { sends }, before);
@@ -408,7 +512,7 @@ fn a_folder_that_cannot_be_used_is_named_and_the_session_goes_on() {
         line.contains("THALWEG_SHM_DIR") && line.contains("file"),
         "{line}"
     );
-    let link = recorder.link(Role::Sender, "x").unwrap();
+    let link = recorder.link(Role::Sender, "x", "eth0").unwrap();
     link.count(LinkCounter::Messages, 1);
     let made = folder.0.join("made");
     let (_recorder, line) = Recorder::open(&made).unwrap();
@@ -424,7 +528,7 @@ fn a_folder_that_cannot_be_used_is_named_and_the_session_goes_on() {
 fn record_and_wait() {
     let folder = std::env::var("THALWEG_TEST_FOLDER").unwrap();
     let (recorder, _) = Recorder::open(Path::new(&folder)).unwrap();
-    let link = recorder.link(Role::Sender, "killed").unwrap();
+    let link = recorder.link(Role::Sender, "killed", "eth0").unwrap();
     link.count(LinkCounter::Messages, 3);
     thread::sleep(Duration::from_secs(60));
 }

@@ -27,6 +27,7 @@ pub fn link(id: u64, role: Role, peer: &str, paths: Vec<PathNow>) -> Link {
         counters: Values::default(),
         gauges: Values::default(),
         paths,
+        connections: Vec::new(),
     }
 }
 
@@ -56,6 +57,8 @@ pub fn watched(pid: u64, program: &str, started_wall_ns: u64, links: Vec<Link>) 
         started_wall_ns,
         age_ns: 0,
         links,
+        devices: Vec::new(),
+        classes: Vec::new(),
     };
     Watched {
         process,

@@ -54,7 +54,7 @@ fn it_asks_for_what_is_told() {
     let folder = Folder::new();
     let (recorder, _) = Recorder::open(&folder.0).unwrap();
     let _kept = recorded(&recorder, "10.86.0.2:7000");
-    let text = export::prometheus::text(&folder.scrape());
+    let text = export::prometheus::text(&folder.scrape(), true);
     let told: BTreeSet<_> = text
         .lines()
         .filter_map(|line| line.split(['{', ' ']).next())

@@ -31,7 +31,8 @@ use thalweg::telemetry::schema::{
 use thalweg::telemetry::sources::switches::{SwitchValue, Value};
 use thalweg::telemetry::sources::{HostNow, HostReading, PortNow, Source, SourceTimes};
 use thalweg::telemetry::values::Values;
-use thalweg::telemetry::{LinkRecorder, PathRecorder, Recorder, Role};
+use thalweg::telemetry::{ConnectionRecorder, LinkRecorder, PathRecorder, Recorder, Role};
+use thalweg::units::Nanos;
 
 /// What has not come by then never will.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -62,9 +63,12 @@ impl Drop for Folder {
     }
 }
 
-/// A link with two paths, of which one is up, that have recorded something else for each metric.
-fn recorded(recorder: &Recorder, peer: &str) -> (LinkRecorder, [PathRecorder; 2]) {
-    let link = recorder.link(Role::Sender, peer).unwrap();
+/// A link with two paths, of which one is up, and a connection, that have recorded something else for each metric.
+fn recorded(
+    recorder: &Recorder,
+    peer: &str,
+) -> (LinkRecorder, [PathRecorder; 2], ConnectionRecorder) {
+    let link = recorder.link(Role::Sender, peer, "eth0").unwrap();
     for (number, &counter) in LinkCounter::ALL.iter().enumerate() {
         link.count(counter, 1001 + number as u64);
     }
@@ -85,7 +89,14 @@ fn recorded(recorder: &Recorder, peer: &str) -> (LinkRecorder, [PathRecorder; 2]
             up.observe(histogram, nanos);
         }
     }
-    (link, paths)
+    let connection = link.connection(5, "collective").unwrap();
+    for (bytes, micros) in [(4096, 90), (1 << 20, 700)] {
+        connection.requested();
+        connection.ended(bytes, Nanos(micros * 1000));
+    }
+    connection.requested();
+    connection.failed();
+    (link, paths, connection)
 }
 
 /// A host with a port that says something for each metric, and one that says little.
@@ -248,7 +259,7 @@ fn what_is_told_is_what_was_told() {
     let folder = Folder::new();
     let (recorder, _) = Recorder::open(&folder.0).unwrap();
     let _kept = recorded(&recorder, "10.86.0.2:7000");
-    let now = export::prometheus::text(&steady(folder.scrape()));
+    let now = export::prometheus::text(&steady(folder.scrape()), true);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots/export.txt");
     if std::env::var_os("THALWEG_BLESS").is_some() {
         fs::write(&path, &now).unwrap();
@@ -268,7 +279,7 @@ fn all_of_the_schema_is_told() {
     let mut scrape = folder.scrape();
     scrape.host = Some(host());
     scrape.switches = switches();
-    let text = export::prometheus::text(&scrape);
+    let text = export::prometheus::text(&scrape, true);
     let told = metrics().map(|metric| (metric.prometheus(), metric.kind.to_string()));
     let exported = EXPORTED.map(|metric| (metric.name.to_owned(), "gauge".to_owned()));
     for (name, kind) in told.chain(exported) {
@@ -293,6 +304,29 @@ fn is_value(rest: &str) -> bool {
 }
 
 #[test]
+fn connections_are_told_of_where_they_are_asked_for() {
+    let folder = Folder::new();
+    let (recorder, _) = Recorder::open(&folder.0).unwrap();
+    let _kept = recorded(&recorder, "peer");
+    let told = |more: &[&str]| String::from_utf8(once(&folder.0, more).stdout).unwrap();
+    let (without, with) = (told(&["--once"]), told(&["--once", "--connections"]));
+    assert!(!without.contains("thalweg_connection"), "{without}");
+    for (text, scope) in [(&without, "device=\"eth0\""), (&with, "connection=\"5\"")] {
+        let name = if scope.starts_with('d') {
+            "device"
+        } else {
+            "connection"
+        };
+        let samples = text.lines().filter(|line| {
+            line.starts_with(&format!("thalweg_{name}_messages_total{{"))
+                && line.contains(scope)
+                && line.ends_with("} 2")
+        });
+        assert_eq!(samples.count(), 1, "{text}");
+    }
+}
+
+#[test]
 fn what_a_port_does_not_say_is_no_sample() {
     let folder = Folder::new();
     let mut scrape = folder.scrape();
@@ -301,7 +335,7 @@ fn what_a_port_does_not_say_is_no_sample() {
     all.host = HostReading::default();
     all.ports[0].name = "a\"b".into();
     scrape.host = Some(all);
-    let text = export::prometheus::text(&scrape);
+    let text = export::prometheus::text(&scrape, true);
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let lines: Vec<_> = lines.filter(|line| line.contains("port")).collect();
     let expected = [
@@ -394,7 +428,7 @@ fn whatever_a_peer_is_called_stays_in_its_label() {
     let folder = Folder::new();
     let (recorder, _) = Recorder::open(&folder.0).unwrap();
     let _kept = recorded(&recorder, "a\"} 1\nb\\");
-    let text = export::prometheus::text(&folder.scrape());
+    let text = export::prometheus::text(&folder.scrape(), true);
     assert!(text.contains(r#"peer="a\"} 1\nb\\","#), "{text}");
 }
 
@@ -407,7 +441,7 @@ fn of_a_process_that_has_ended_is_told_for_an_hour_that_it_has() {
     scrape.processes[0].process.is_alive = false;
     let mut told = |age_s: u64| {
         scrape.processes[0].process.age_ns = age_s * 1_000_000_000;
-        let text = export::prometheus::text(&scrape);
+        let text = export::prometheus::text(&scrape, true);
         let lines = text.lines().filter(|line| line.contains("pid="));
         let values = lines.map(|line| line.split([' ', '{']).next().unwrap().to_owned());
         (text.contains("} 0\n"), values.collect::<Vec<_>>())
