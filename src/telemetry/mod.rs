@@ -35,7 +35,7 @@ use self::schema::{
 };
 use self::segment::{
     LABEL_WORDS, LinkPlace, Mapping, MessagesPlace, PathPlace, TotalOf, event_words, label_words,
-    link_id,
+    link_id, role_of,
 };
 use crate::clock::Timestamp;
 use crate::units::Nanos;
@@ -114,7 +114,7 @@ impl Shared {
         if !self.mapping.reserve(place) {
             return None;
         }
-        let label = label_words(of as u64, u64::from(role == Role::Receiver), name);
+        let label = label_words([of as u64, u64::from(role == Role::Receiver), 0], name);
         place.label.write(&label, || ());
         free.totals.push((of, role, name.to_owned()));
         let used = &segment.header.totals_used;
@@ -167,12 +167,15 @@ impl Recorder {
             Ok(mapping) => (mapping, None),
             Err(error) => (Mapping::private()?, Some(segment::advice(folder, &error))),
         };
-        let shared = Shared {
+        Ok((Self::within(mapping), line))
+    }
+
+    fn within(mapping: Mapping) -> Self {
+        Self(Arc::new(Shared {
             mapping,
             free: Mutex::default(),
             owners: AtomicU64::new(0),
-        };
-        Ok((Self(Arc::new(shared)), line))
+        }))
     }
 
     /// A place for a link to or from this peer, at this device of ours. None if there is no more room, or no
@@ -185,7 +188,7 @@ impl Recorder {
         let index = shared.take(|free| &mut free.links, &segment.links, used)?;
         let place = &segment.links[index];
         let id = link_id(shared.owner(), role);
-        place.label.write(&label_words(id, 0, peer), || {
+        place.label.write(&label_words([id, 0, 0], peer), || {
             clear(&place.counters);
             clear(&place.gauges);
         });
@@ -193,7 +196,6 @@ impl Recorder {
             shared: Arc::clone(shared),
             index,
             id,
-            role,
             peer: peer.to_owned(),
             device: shared.total(TotalOf::Device, role, device),
         })))
@@ -221,7 +223,6 @@ struct LinkGuard {
     shared: Arc<Shared>,
     index: usize,
     id: u64,
-    role: Role,
     peer: String,
     /// The place of the total of its device.
     device: Option<usize>,
@@ -236,7 +237,7 @@ impl LinkGuard {
 impl Drop for LinkGuard {
     fn drop(&mut self) {
         // What has happened to it may still be read.
-        let gone = label_words(0, self.id, &self.peer);
+        let gone = label_words([0, self.id, 0], &self.peer);
         self.place().label.write(&gone, || ());
         self.shared.free().links.returned.push(self.index);
     }
@@ -277,13 +278,12 @@ impl LinkRecorder {
         let used = &segment.header.connections_used;
         let index = shared.take(|free| &mut free.connections, &segment.connections, used)?;
         let place = &segment.connections[index];
-        let link = self.0.index as u64 | u64::from(number) << 32;
-        let label = label_words(shared.owner(), link, "");
+        let label = label_words([shared.owner(), self.0.id, number.into()], "");
         place.label.write(&label, || place.clear());
         Some(ConnectionRecorder {
             link: Arc::clone(&self.0),
             index,
-            class: shared.total(TotalOf::Class, self.0.role, class),
+            class: shared.total(TotalOf::Class, role_of(self.0.id), class),
         })
     }
 
@@ -321,8 +321,7 @@ impl PathRecorder {
     }
 
     fn label(&self, ends: &str) -> [u64; LABEL_WORDS] {
-        let place = self.link.index as u64 | u64::from(self.number) << 32;
-        label_words(self.owner, place, ends)
+        label_words([self.owner, self.link.id, self.number.into()], ends)
     }
 
     /// Where it leads from and to.
@@ -422,5 +421,57 @@ impl Drop for ConnectionRecorder {
         self.place().label.write(&FREE, || ());
         let mut free = self.link.shared.free();
         free.connections.returned.push(self.index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::telemetry::reader::{links_in, totals_in};
+
+    /// Under miri too, in memory of this process: it knows no files that are mapped.
+    #[test]
+    fn what_is_read_while_it_is_written_is_one_owners() {
+        let recorder = Recorder::within(Mapping::private().unwrap());
+        let segment = recorder.0.mapping.get();
+        let rounds = if cfg!(miri) { 3 } else { 300 };
+        thread::scope(|scope| {
+            for device in ["eth0", "eth1"] {
+                let recorder = &recorder;
+                scope.spawn(move || {
+                    for _ in 0..rounds {
+                        let link = recorder.link(Role::Sender, device, device).unwrap();
+                        let path = link.path(1).unwrap();
+                        path.name(device);
+                        path.observe(PathHistogram::Delay, 5);
+                        let connection = link.connection(2, "bulk").unwrap();
+                        for _ in 0..5 {
+                            connection.requested();
+                            connection.ended(7, Nanos(9));
+                        }
+                    }
+                });
+            }
+            for link in (0..rounds * 5).flat_map(|_| links_in(segment)) {
+                assert!(["eth0", "eth1"].contains(&link.peer.as_str()), "{link:?}");
+                for path in &link.paths {
+                    assert!(["", link.peer.as_str()].contains(&path.ends.as_str()));
+                    assert!(path.histograms[PathHistogram::Delay].count() <= 1);
+                }
+                for connection in &link.connections {
+                    assert!(connection.messages.counters[MessageCounter::Messages] <= 5);
+                }
+            }
+        });
+        assert_eq!(links_in(segment), []);
+        let messages = |of| -> Vec<_> {
+            let totals = totals_in(segment, of);
+            let counted = |total: &reader::Total| total.messages.counters[MessageCounter::Messages];
+            totals.iter().map(counted).collect()
+        };
+        assert_eq!(messages(TotalOf::Device), [rounds * 5; 2]);
+        assert_eq!(messages(TotalOf::Class), [rounds * 10]);
     }
 }

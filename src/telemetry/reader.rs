@@ -15,8 +15,8 @@ use super::schema::{
     PathHistogram, Table,
 };
 use super::segment::{
-    self, LABEL_WORDS, LinkPlace, Mapping, MessagesPlace, PathPlace, TotalOf, event_of, label_text,
-    role_of,
+    self, LABEL_WORDS, LinkPlace, Mapping, MessagesPlace, PathPlace, Segment, TotalOf, event_of,
+    label_text, role_of,
 };
 use super::values::Values;
 use crate::clock::Timestamp;
@@ -257,34 +257,6 @@ impl Reader {
         let segment = self.mapping.get();
         let header = &segment.header;
         let number = |word: &AtomicU64| word.load(Ordering::Relaxed);
-        let mut links: BTreeMap<usize, Link> = used(&segment.links, &header.links_used)
-            .iter()
-            .enumerate()
-            .filter_map(|(index, place)| Some((index, link(place)?)))
-            .collect();
-        for place in used(&segment.paths, &header.paths_used) {
-            if let Some((owner, path)) = path(place)
-                && let Some(link) = links.get_mut(&owner)
-            {
-                link.paths.push(path);
-            }
-        }
-        for place in used(&segment.connections, &header.connections_used) {
-            if let Some((owner, connection)) = connection(place)
-                && let Some(link) = links.get_mut(&owner)
-            {
-                link.connections.push(connection);
-            }
-        }
-        let mut links: Vec<_> = links.into_values().collect();
-        for link in &mut links {
-            link.paths.sort_by_key(|path| path.number);
-            link.connections.sort_by_key(|connection| connection.number);
-        }
-        let totals = |of| {
-            let places = used(&segment.totals, &header.totals_used).iter();
-            places.filter_map(move |place| total(place, of)).collect()
-        };
         let (pid, program) = self.process();
         Process {
             pid,
@@ -292,9 +264,9 @@ impl Reader {
             is_alive: !self.mapping.is_abandoned(),
             started_wall_ns: number(&header.started_wall),
             age_ns: (Timestamp::now().since(Timestamp::from_nanos(number(&header.beat)))).0,
-            links,
-            devices: totals(TotalOf::Device),
-            classes: totals(TotalOf::Class),
+            links: links_in(segment),
+            devices: totals_in(segment, TotalOf::Device),
+            classes: totals_in(segment, TotalOf::Class),
         }
     }
 }
@@ -351,6 +323,40 @@ impl Reader {
     }
 }
 
+/// The links that are there, in the order in which they began.
+pub(super) fn links_in(segment: &Segment) -> Vec<Link> {
+    let header = &segment.header;
+    let links = used(&segment.links, &header.links_used).iter();
+    let mut links: BTreeMap<u64, Link> =
+        links.filter_map(link).map(|link| (link.id, link)).collect();
+    for place in used(&segment.paths, &header.paths_used) {
+        if let Some((owner, path)) = path(place)
+            && let Some(link) = links.get_mut(&owner)
+        {
+            link.paths.push(path);
+        }
+    }
+    for place in used(&segment.connections, &header.connections_used) {
+        if let Some((owner, connection)) = connection(place)
+            && let Some(link) = links.get_mut(&owner)
+        {
+            link.connections.push(connection);
+        }
+    }
+    let mut links: Vec<_> = links.into_values().collect();
+    for link in &mut links {
+        link.paths.sort_by_key(|path| path.number);
+        link.connections.sort_by_key(|connection| connection.number);
+    }
+    links
+}
+
+/// The totals of a kind, in the order of their places.
+pub(super) fn totals_in(segment: &Segment, of: TotalOf) -> Vec<Total> {
+    let places = used(&segment.totals, &segment.header.totals_used).iter();
+    places.filter_map(|place| total(place, of)).collect()
+}
+
 /// The peer of a link, as long as its place is not another's.
 fn peer_of(place: Option<&LinkPlace>, id: u64) -> String {
     let peer = |label: &[u64; LABEL_WORDS]| {
@@ -389,14 +395,13 @@ fn used<'a, T>(places: &'a [T], count: &AtomicU64) -> &'a [T] {
     &places[..count.map_or(places.len(), |count| count.min(places.len()))]
 }
 
-/// The place of the link that a label names, and the number there.
-fn owner_of(label: &[u64; LABEL_WORDS]) -> (usize, u32) {
-    let link = usize::try_from(label[1] & u64::from(u32::MAX)).unwrap_or(usize::MAX);
-    (link, u32::try_from(label[1] >> 32).unwrap_or(u32::MAX))
+/// The id of the link that a label names, and the number there.
+fn owner_of(label: &[u64; LABEL_WORDS]) -> (u64, u32) {
+    (label[1], u32::try_from(label[2]).unwrap_or(u32::MAX))
 }
 
-/// With the place of its link. None as for a link.
-fn path(place: &PathPlace) -> Option<(usize, PathNow)> {
+/// With the id of its link. None as for a link.
+fn path(place: &PathPlace) -> Option<(u64, PathNow)> {
     let path = |label: &[u64; LABEL_WORDS]| {
         let (link, number) = owner_of(label);
         let path = PathNow {
@@ -411,8 +416,8 @@ fn path(place: &PathPlace) -> Option<(usize, PathNow)> {
     place.label.read(path).flatten()
 }
 
-/// With the place of its link. None as for a link.
-fn connection(place: &MessagesPlace) -> Option<(usize, Connection)> {
+/// With the id of its link. None as for a link.
+fn connection(place: &MessagesPlace) -> Option<(u64, Connection)> {
     let connection = |label: &[u64; LABEL_WORDS]| {
         let (link, number) = owner_of(label);
         let messages = messages(place);

@@ -54,9 +54,9 @@ pub const CONNECTIONS: usize = 4096;
 pub const TOTALS: usize = 64;
 /// Events that are kept, of samples as many again.
 const EVENTS: usize = 8192;
-/// Words of a label: whose place it is (0: nobody's), a number, and text.
+/// Words of a label: whose place it is (0: nobody's), two numbers, and text.
 pub const LABEL_WORDS: usize = 16;
-const TEXT: usize = 2;
+const TEXT: usize = 3;
 
 /// Whose it is.
 #[repr(C, align(64))]
@@ -194,9 +194,9 @@ pub(super) fn event_of(words: [u64; journal::WORDS]) -> Kept {
 }
 
 /// A label's words; of the text as much as has room.
-pub(super) fn label_words(owner: u64, number: u64, text: &str) -> [u64; LABEL_WORDS] {
+pub(super) fn label_words(numbers: [u64; TEXT], text: &str) -> [u64; LABEL_WORDS] {
     let mut words = [0; LABEL_WORDS];
-    (words[0], words[1]) = (owner, number);
+    words[..TEXT].copy_from_slice(&numbers);
     for (word, bytes) in words[TEXT..].iter_mut().zip(text.as_bytes().chunks(8)) {
         let mut eight = [0; 8];
         eight[..bytes.len()].copy_from_slice(bytes);
@@ -312,7 +312,7 @@ impl Mapping {
         let program = fs::read_to_string("/proc/self/comm").unwrap_or_default();
         header
             .program
-            .write(&label_words(0, 0, program.trim_end()), || ());
+            .write(&label_words([0; TEXT], program.trim_end()), || ());
         header
             .pid
             .store(std::process::id().into(), Ordering::Relaxed);
