@@ -11,6 +11,8 @@
 
 pub mod event;
 pub mod histogram;
+#[cfg(test)]
+pub(crate) mod made;
 pub mod reader;
 pub mod schema;
 mod segment;

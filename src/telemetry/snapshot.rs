@@ -297,27 +297,14 @@ fn host_since(now: &HostNow, before: Option<&HostNow>) -> HostWindow {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Role;
     use super::super::schema::{LinkCounter, LinkGauge, PathCounter, PathHistogram};
     use super::super::sources::{HostReading, Source};
+    use super::super::{Role, made};
     use super::*;
     use crate::clock::Timestamp;
 
     fn link(id: u64, messages: u64, window: u64, sent: u64) -> Link {
-        let mut link = Link {
-            id,
-            peer: "p".into(),
-            role: Role::Sender,
-            counters: Values::default(),
-            gauges: Values::default(),
-            paths: vec![PathNow {
-                number: 0,
-                ends: "a->b".into(),
-                counters: Values::default(),
-                gauges: Values::default(),
-                histograms: Values::default(),
-            }],
-        };
+        let mut link = made::link(id, Role::Sender, "p", vec![made::path(0, "a->b")]);
         link.counters[LinkCounter::Messages] = messages;
         link.gauges[LinkGauge::Window] = window;
         link.paths[0].counters[PathCounter::SentBytes] = sent;
@@ -327,23 +314,7 @@ mod tests {
     }
 
     fn snapshot(wall_ns: u64, started_wall_ns: u64, links: Vec<Link>) -> Snapshot {
-        let process = Process {
-            pid: 7,
-            program: "x".into(),
-            is_alive: true,
-            started_wall_ns,
-            age_ns: 0,
-            links,
-        };
-        Snapshot {
-            wall_ns,
-            processes: vec![Watched {
-                process,
-                events: Vec::new(),
-                events_missed: 0,
-            }],
-            ..Snapshot::default()
-        }
+        made::snapshot(wall_ns, vec![made::watched(7, "x", started_wall_ns, links)])
     }
 
     #[test]

@@ -4,18 +4,22 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod chromium;
+/// The same as the library's own tests have: `crate::telemetry` is there and here.
+#[allow(dead_code, reason = "not all of it is needed here")]
+#[path = "../../src/telemetry/made.rs"]
+mod made;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use thalweg::telemetry;
 use thalweg::telemetry::Role;
 use thalweg::telemetry::event::{Event, FenceReason};
 use thalweg::telemetry::histogram::{BUCKETS, bucket_of};
-use thalweg::telemetry::reader::{Happened, Link, PathNow, Process};
+use thalweg::telemetry::reader::{Happened, Link, PathNow};
 use thalweg::telemetry::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram};
 use thalweg::telemetry::snapshot::{Snapshot, Watched};
-use thalweg::telemetry::values::Values;
 
 const MILLI: u64 = 1_000_000;
 /// 2026-11-22, 13:05:00 UTC.
@@ -53,13 +57,8 @@ impl Drop for Folder {
 
 /// A path that has carried so much, in so many ticks that had so much delay each.
 fn path(number: u32, megabytes: u64, ticks: u64, delay_us: fn(u64) -> u64) -> PathNow {
-    let mut path = PathNow {
-        number,
-        ends: format!("10.0.{number}.1:4791->10.0.{number}.2:4791"),
-        counters: Values::default(),
-        gauges: Values::default(),
-        histograms: Values::default(),
-    };
+    let ends = format!("10.0.{number}.1:4791->10.0.{number}.2:4791");
+    let mut path = made::path(number, &ends);
     path.counters[PathCounter::SentBytes] = megabytes * 1_000_000;
     path.gauges[PathGauge::State] = 3;
     let delay = &mut path.histograms[PathHistogram::Delay];
@@ -72,14 +71,7 @@ fn path(number: u32, megabytes: u64, ticks: u64, delay_us: fn(u64) -> u64) -> Pa
 }
 
 fn link(id: u64, peer: &str, role: Role, tick: u64, paths: Vec<PathNow>) -> Link {
-    let mut link = Link {
-        id,
-        peer: peer.into(),
-        role,
-        counters: Values::default(),
-        gauges: Values::default(),
-        paths,
-    };
+    let mut link = made::link(id, role, peer, paths);
     link.counters[LinkCounter::Messages] = tick * 40;
     link.counters[LinkCounter::NetworkTime] = tick * INTERVAL * 6 / 10;
     link.counters[LinkCounter::CreditTime] = tick * INTERVAL * 15 / 100;
@@ -90,25 +82,12 @@ fn link(id: u64, peer: &str, role: Role, tick: u64, paths: Vec<PathNow>) -> Link
 }
 
 fn happened(millis: u64, link: u64, path: Option<u32>, event: Event) -> Happened {
-    Happened {
-        wall_ns: BEGIN + millis * MILLI,
-        link,
-        role: Role::Sender,
-        peer: "10.0.0.2:7000".into(),
-        path,
-        event,
-    }
+    let wall_ns = BEGIN + millis * MILLI;
+    made::happened(wall_ns, (link, "10.0.0.2:7000"), path, event)
 }
 
-fn process(pid: u64, program: &str, links: Vec<Link>) -> Process {
-    Process {
-        pid,
-        program: program.into(),
-        is_alive: true,
-        started_wall_ns: BEGIN - 1500 * MILLI,
-        age_ns: 0,
-        links,
-    }
+fn watched(pid: u64, program: &str, links: Vec<Link>) -> Watched {
+    made::watched(pid, program, BEGIN - 1500 * MILLI, links)
 }
 
 /// Two processes: one with two links, of which one loses a path for a while, and one that ends early, with a
@@ -139,11 +118,8 @@ fn snapshot(tick: u64) -> Snapshot {
         tick,
         vec![path(0, tick * 5, tick, |_| 700)],
     );
-    let mut train = Watched {
-        process: process(4711, "train", vec![to, from]),
-        events: Vec::new(),
-        events_missed: u64::from(tick == 3) * 12,
-    };
+    let mut train = watched(4711, "train", vec![to, from]);
+    train.events_missed = u64::from(tick == 3) * 12;
     let up = Event::PathUp { epoch: 1 };
     let chunk = Event::Chunk {
         delay_ns: 1,
@@ -174,18 +150,10 @@ fn snapshot(tick: u64) -> Snapshot {
         happened.wall_ns = happened.wall_ns.saturating_add_signed(millis * 1_000_000);
         train.events.push(happened);
     }
-    let strange = Watched {
-        process: process(4712, "<b>&\"serve", vec![other]),
-        events: Vec::new(),
-        events_missed: 0,
-    };
+    let strange = watched(4712, "<b>&\"serve", vec![other]);
     let mut processes = vec![train, strange];
     processes.truncate(if tick < 20 { 2 } else { 1 });
-    Snapshot {
-        wall_ns: BEGIN + tick * INTERVAL,
-        processes,
-        ..Snapshot::default()
-    }
+    made::snapshot(BEGIN + tick * INTERVAL, processes)
 }
 
 /// As `thalweg record` writes it.

@@ -65,13 +65,12 @@ mod tests {
 
     use super::*;
     use crate::cli::recording::About;
-    use crate::telemetry::Role;
     use crate::telemetry::event::Event;
-    use crate::telemetry::reader::{Happened, Link, PathNow, Process};
     use crate::telemetry::schema::{LinkCounter, PathCounter, PathHistogram};
-    use crate::telemetry::snapshot::{Snapshot, Watched};
+    use crate::telemetry::snapshot::Snapshot;
     use crate::telemetry::values::Values;
     use crate::telemetry::verdict::Cause;
+    use crate::telemetry::{Role, made};
 
     const SECOND: u64 = 1_000_000_000;
     /// 2024-02-29, 23:59:58 UTC.
@@ -93,42 +92,15 @@ mod tests {
     /// A process with one link, of so many paths, that have carried so much each.
     fn snapshot(wall_ns: u64, paths: u32, bytes: u64) -> Snapshot {
         let path = |number| {
-            let mut path = PathNow {
-                number,
-                ends: String::new(),
-                counters: Values::new(|_| bytes),
-                gauges: Values::default(),
-                histograms: Values::default(),
-            };
+            let mut path = made::path(number, "");
+            path.counters = Values::new(|_| bytes);
             path.counters[PathCounter::Fences] = 0;
             path.histograms[PathHistogram::Delay].buckets = vec![0, 0, bytes];
             path
         };
-        let link = Link {
-            id: 2,
-            peer: "p".into(),
-            role: Role::Sender,
-            counters: Values::new(|_: LinkCounter| bytes),
-            gauges: Values::default(),
-            paths: (0..paths).map(path).collect(),
-        };
-        let process = Process {
-            pid: 7,
-            program: "x".into(),
-            is_alive: true,
-            started_wall_ns: 1,
-            age_ns: 0,
-            links: vec![link],
-        };
-        Snapshot {
-            wall_ns,
-            processes: vec![Watched {
-                process,
-                events: Vec::new(),
-                events_missed: 0,
-            }],
-            ..Snapshot::default()
-        }
+        let mut link = made::link(2, Role::Sender, "p", (0..paths).map(path).collect());
+        link.counters = Values::new(|_: LinkCounter| bytes);
+        made::snapshot(wall_ns, vec![made::watched(7, "x", 1, vec![link])])
     }
 
     fn seconds(count: u64) -> Vec<Snapshot> {
@@ -216,14 +188,8 @@ mod tests {
     #[test]
     fn of_many_events_the_harmless_are_left_out() {
         let mut snapshots = seconds(2);
-        let happened = |number: u64, event| Happened {
-            wall_ns: BEGIN + number * 1000,
-            link: 2,
-            role: Role::Sender,
-            peer: "p".into(),
-            path: Some(1),
-            event,
-        };
+        let happened =
+            |number: u64, event| made::happened(BEGIN + number * 1000, (2, "p"), Some(1), event);
         let events = &mut snapshots[1].processes[0].events;
         events.extend((0..600).map(|number| happened(number, Event::PathUp { epoch: 4711 })));
         events.push(happened(700, Event::PathReplayed { frames: 4712 }));

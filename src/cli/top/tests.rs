@@ -10,26 +10,20 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent};
 use super::app::{App, Asked, View};
 use super::draw::draw;
 use super::show;
-use crate::telemetry::Role;
 use crate::telemetry::event::{Event, FenceReason};
 use crate::telemetry::histogram::{BUCKETS, bucket_of};
-use crate::telemetry::reader::{Happened, Link, PathNow, Process};
+use crate::telemetry::reader::{Happened, Link, PathNow};
 use crate::telemetry::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram};
-use crate::telemetry::snapshot::{Snapshot, Watched};
-use crate::telemetry::values::Values;
+use crate::telemetry::snapshot::Snapshot;
+use crate::telemetry::{Role, made};
 
 /// 13:05:00 of some day.
 const BEGIN: u64 = 1_795_266_300_000_000_000;
 const SECOND: u64 = 1_000_000_000;
 
 fn path(number: u32, second: u64, megabytes: u64, delay_us: u64) -> PathNow {
-    let mut path = PathNow {
-        number,
-        ends: format!("10.0.{number}.1:4791->10.0.{number}.2:4791"),
-        counters: Values::default(),
-        gauges: Values::default(),
-        histograms: Values::default(),
-    };
+    let ends = format!("10.0.{number}.1:4791->10.0.{number}.2:4791");
+    let mut path = made::path(number, &ends);
     path.counters[PathCounter::SentBytes] = second * megabytes * 1_000_000;
     path.gauges[PathGauge::State] = 3;
     path.gauges[PathGauge::RoundTrip] = delay_us * 800;
@@ -42,14 +36,7 @@ fn path(number: u32, second: u64, megabytes: u64, delay_us: u64) -> PathNow {
 }
 
 fn link(id: u64, peer: &str, role: Role, second: u64, paths: Vec<PathNow>) -> Link {
-    let mut link = Link {
-        id,
-        peer: peer.into(),
-        role,
-        counters: Values::default(),
-        gauges: Values::default(),
-        paths,
-    };
+    let mut link = made::link(id, role, peer, paths);
     link.counters[LinkCounter::Messages] = second * 120;
     link.counters[LinkCounter::NetworkTime] = second * SECOND * 7 / 10;
     link.counters[LinkCounter::IdleTime] = second * SECOND * 3 / 10;
@@ -60,14 +47,8 @@ fn link(id: u64, peer: &str, role: Role, second: u64, paths: Vec<PathNow>) -> Li
 }
 
 fn happened(second: u64, link: u64, path: Option<u32>, event: Event) -> Happened {
-    Happened {
-        wall_ns: BEGIN + second * SECOND,
-        link,
-        role: Role::Sender,
-        peer: "10.0.0.2:40001".into(),
-        path,
-        event,
-    }
+    let wall_ns = BEGIN + second * SECOND;
+    made::happened(wall_ns, (link, "10.0.0.2:40001"), path, event)
 }
 
 /// Two processes, of which one has ended; one link's path has been fenced in the third second.
@@ -84,14 +65,6 @@ fn snapshots() -> Vec<Snapshot> {
         let mut waits = link(5, "10.0.0.3:40001", Role::Receiver, second, vec![]);
         waits.counters[LinkCounter::NetworkTime] = 0;
         waits.counters[LinkCounter::SenderTime] = second * SECOND * 2;
-        let process = |pid, program: &str, is_alive, links| Process {
-            pid,
-            program: program.into(),
-            is_alive,
-            started_wall_ns: BEGIN,
-            age_ns: 0,
-            links,
-        };
         let fenced = Event::PathFenced {
             reason: FenceReason::Silent,
             silent_ns: 84_000_000,
@@ -106,23 +79,12 @@ fn snapshots() -> Vec<Snapshot> {
             Vec::new()
         };
         let trainer = link(2, "10.0.0.2:40001", Role::Sender, second, paths);
+        let mut trainer = made::watched(4711, "trainer", BEGIN, vec![trainer, waits]);
+        trainer.events = events;
         let ended = link(2, "10.0.0.9:40001", Role::Sender, 1, vec![]);
-        Snapshot {
-            wall_ns: BEGIN + second * SECOND,
-            processes: vec![
-                Watched {
-                    process: process(4711, "trainer", true, vec![trainer, waits]),
-                    events,
-                    events_missed: 0,
-                },
-                Watched {
-                    process: process(99, "old", false, vec![ended]),
-                    events: Vec::new(),
-                    events_missed: 0,
-                },
-            ],
-            ..Snapshot::default()
-        }
+        let mut old = made::watched(99, "old", BEGIN, vec![ended]);
+        old.process.is_alive = false;
+        made::snapshot(BEGIN + second * SECOND, vec![trainer, old])
     };
     (0..5).map(snapshot).collect()
 }

@@ -600,20 +600,14 @@ mod tests {
     use super::*;
     use crate::telemetry::event::FenceReason;
     use crate::telemetry::histogram::{BUCKETS, bucket_of};
-    use crate::telemetry::reader::Process;
+    use crate::telemetry::made;
     use crate::telemetry::values::Values;
 
     const SECOND: u64 = 1_000_000_000;
 
     /// A path that carried so many megabytes, its chunks in queues for so long.
     fn path(number: u32, local: &str, megabytes: u64, queue_us: u64) -> PathNow {
-        let mut path = PathNow {
-            number,
-            ends: format!("{local}:1->10.0.0.9:2"),
-            counters: Values::default(),
-            gauges: Values::default(),
-            histograms: Values::default(),
-        };
+        let mut path = made::path(number, &format!("{local}:1->10.0.0.9:2"));
         path.counters[PathCounter::SentBytes] = megabytes * 1_000_000;
         path.gauges[PathGauge::RoundTripMin] = 20_000;
         let queue = &mut path.histograms[PathHistogram::Queue];
@@ -630,27 +624,13 @@ mod tests {
 
     /// What is said of a sender whose time went so, in per cent.
     fn said(times: &[(LinkCounter, u64)], paths: Vec<PathNow>, events: &[Event]) -> Finding {
-        let mut link = Link {
-            id: 2,
-            peer: "10.0.0.9:2".into(),
-            role: Role::Sender,
-            counters: Values::default(),
-            gauges: Values::default(),
-            paths,
-        };
+        let mut link = made::link(2, Role::Sender, "10.0.0.9:2", paths);
         link.counters[LinkCounter::Messages] = 100;
         link.counters[LinkCounter::MessageBytes] = 400_000_000;
         for (wait, percent) in times {
             link.counters[*wait] = percent * SECOND / 100;
         }
-        let happened = |event: &Event| Happened {
-            wall_ns: 1,
-            link: 2,
-            role: Role::Sender,
-            peer: String::new(),
-            path: Some(1),
-            event: *event,
-        };
+        let happened = |event: &Event| made::happened(1, (2, ""), Some(1), *event);
         let window = window(link, events.iter().map(happened).collect());
         let mut findings = explain(&window);
         assert_eq!(findings.len(), 1);
@@ -658,25 +638,9 @@ mod tests {
     }
 
     fn window(link: Link, events: Vec<Happened>) -> Window {
-        let process = Process {
-            pid: 1,
-            program: "x".into(),
-            is_alive: true,
-            started_wall_ns: 0,
-            age_ns: 0,
-            links: vec![link],
-        };
-        Window {
-            from_ns: 0,
-            to_ns: SECOND,
-            ports: Vec::new(),
-            host: None,
-            processes: vec![Watched {
-                process,
-                events,
-                events_missed: 0,
-            }],
-        }
+        let mut watched = made::watched(1, "x", 0, vec![link]);
+        watched.events = events;
+        made::window(SECOND, vec![watched])
     }
 
     #[test]
@@ -762,14 +726,7 @@ mod tests {
 
     #[test]
     fn of_a_link_that_nobody_used_nothing_is_said() {
-        let mut link = Link {
-            id: 2,
-            peer: "p".into(),
-            role: Role::Sender,
-            counters: Values::default(),
-            gauges: Values::default(),
-            paths: Vec::new(),
-        };
+        let mut link = made::link(2, Role::Sender, "p", Vec::new());
         assert_eq!(explain(&window(link.clone(), Vec::new())), []);
         link.counters[LinkCounter::IdleTime] = SECOND;
         assert_eq!(explain(&window(link, Vec::new())), []);
@@ -782,14 +739,9 @@ mod tests {
             carried in prop::collection::vec((any::<u64>(), any::<u64>(), any::<u64>()), 0..5),
             is_sender: bool,
         ) {
-            let mut link = Link {
-                id: 2,
-                peer: "p".into(),
-                role: if is_sender { Role::Sender } else { Role::Receiver },
-                counters: Values::new(|counter: LinkCounter| times[counter as usize]),
-                gauges: Values::default(),
-                paths: Vec::new(),
-            };
+            let role = if is_sender { Role::Sender } else { Role::Receiver };
+            let mut link = made::link(2, role, "p", Vec::new());
+            link.counters = Values::new(|counter: LinkCounter| times[counter as usize]);
             for (number, (sent, again, marks)) in (0..).zip(carried) {
                 let mut path = path(number, "", 1, 1);
                 path.counters[PathCounter::SentBytes] = sent;

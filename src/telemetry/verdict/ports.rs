@@ -272,21 +272,14 @@ fn below_capability(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::made;
     use crate::telemetry::sources::SourceTimes;
-    use crate::telemetry::values::Values;
 
     fn port(counters: &[(PortCounter, u64)], gauges: &[(PortGauge, u64)]) -> Window {
         let mut port = PortWindow {
             name: "mlx5_0:1".into(),
-            interface: None,
-            device: None,
-            driver: None,
-            counters: Values::default(),
-            gauges: Values::default(),
-            priorities: Vec::new(),
-            lanes: Vec::new(),
             between_ns: SourceTimes::new(|_| Some(1_000_000_000)),
-            ages_ns: SourceTimes::default(),
+            ..PortWindow::default()
         };
         for (counter, value) in counters {
             port.counters[*counter] = Some(*value);
@@ -295,11 +288,8 @@ mod tests {
             port.gauges[*gauge] = Some(*value);
         }
         Window {
-            from_ns: 0,
-            to_ns: 1_000_000_000,
-            processes: Vec::new(),
             ports: vec![port],
-            host: None,
+            ..made::window(1_000_000_000, Vec::new())
         }
     }
 
