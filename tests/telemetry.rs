@@ -418,6 +418,112 @@ fn a_folder_that_cannot_be_used_is_named_and_the_session_goes_on() {
     assert_eq!(watcher.readers().len(), 1);
 }
 
+/// The process of the next test: it has memory for two sessions, and none for what they would record.
+#[test]
+#[ignore = "run by without_memory_to_record_in_a_session_works"]
+fn transfer_without_memory_to_record_in() {
+    let folder = PathBuf::from(std::env::var("THALWEG_TEST_FOLDER").unwrap());
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let size = status.lines().find(|line| line.starts_with("VmSize:"));
+    let kib = size.unwrap().split_whitespace().nth(1).unwrap();
+    let size = kib.parse::<u64>().unwrap() << 10;
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the structure is whole, and only this process is limited.
+    let set = |limit: &libc::rlimit| unsafe { libc::setrlimit(libc::RLIMIT_AS, limit) };
+    // SAFETY: as above.
+    assert_eq!(
+        unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) },
+        0
+    );
+    let before = limit.rlim_cur;
+    // A session's thread has a stack of 2 MiB; a segment takes far more.
+    limit.rlim_cur = size + (12 << 20);
+    assert_eq!(set(&limit), 0);
+    let sessions = (session(&folder), session(&folder));
+    limit.rlim_cur = before;
+    assert_eq!(set(&limit), 0);
+    let (listener, handle) = sessions.1.listen(0).unwrap();
+    let (send, recv) = connect(&sessions.0, &listener, &handle);
+    let (data, mut buffer) = (vec![7u8; 1 << 18], vec![0u8; 1 << 18]);
+    let buffers = [RecvBuffer {
+        data: buffer.as_mut_ptr(),
+        len: buffer.len(),
+        tag: 1,
+        keys: MemoryKeys::default(),
+    }];
+    // SAFETY: both stay until the requests have ended.
+    let r = unsafe { recv.irecv(&buffers) }.unwrap().unwrap();
+    // SAFETY: as above.
+    let s = unsafe { send.isend(data.as_ptr(), data.len(), 1, MemoryKeys::default()) };
+    let s = s.unwrap().unwrap();
+    // SAFETY: they are not asked again once they have ended.
+    until("sent", || unsafe { s.test() }.unwrap());
+    // SAFETY: as above.
+    until("received", || unsafe { r.test() }.unwrap());
+    assert_eq!(data, buffer);
+}
+
+#[test]
+fn without_memory_to_record_in_a_session_works() {
+    let folder = Folder::new();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture"])
+        .arg("transfer_without_memory_to_record_in")
+        .env("THALWEG_TEST_FOLDER", &folder.0)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let line = "nothing is recorded: no memory for telemetry: ";
+    assert_eq!(said.matches(line).count(), 2, "{said}");
+    assert_eq!(folder.files(), [""; 0]);
+}
+
+#[test]
+fn a_folder_that_is_not_there_yet_is_an_empty_one() {
+    let folder = Folder::new();
+    let later = folder.0.join("later");
+    let mut watcher = Watcher::new(&later);
+    assert_eq!(watcher.look().unwrap(), [""; 0]);
+    assert!(watcher.missing().unwrap().contains("later: there is no"));
+    for arguments in [
+        &["paths"][..],
+        &["paths", "--json"],
+        &["events"],
+        &["top", "--json", "--count", "1", "--interval", "50ms"],
+        &["record", "--no-host", "--for", "50ms", "run.jsonl"],
+        &["explain", "--for", "50ms"],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_thalweg"))
+            .args(arguments)
+            .args(["--folder", "later"])
+            .current_dir(&folder.0)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        let is_it = said.starts_with("thalweg: later: there is no such folder yet");
+        assert!(is_it && said.lines().count() == 1, "{arguments:?}: {said}");
+    }
+    let recorder = Recorder::open(&later).unwrap();
+    assert_eq!(watcher.look().unwrap(), [""; 0]);
+    assert_eq!((watcher.readers().len(), watcher.missing()), (1, None));
+    drop(recorder);
+    fs::remove_dir(&later).unwrap();
+    assert_eq!(watcher.look().unwrap(), [""; 0]);
+    assert_eq!(watcher.readers().len(), 0);
+    fs::write(&later, "a file").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_thalweg"))
+        .args(["paths", "--folder"])
+        .arg(&later)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
 /// The other process of the next test: records, says so, and waits to be killed.
 #[test]
 #[ignore = "run by a_process_that_was_killed_is_seen_as_ended_and_cleaned_up"]

@@ -78,7 +78,9 @@ impl Watched {
             said: BTreeSet::new(),
         };
         this.look()?;
-        if this.watcher.readers().is_empty() {
+        if let Some(line) = this.watcher.missing() {
+            eprintln!("thalweg: {line}");
+        } else if this.watcher.readers().is_empty() {
             eprintln!("thalweg: no process records in {}", this.folder.display());
         }
         Ok(this)

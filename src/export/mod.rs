@@ -5,7 +5,6 @@
 pub mod http;
 pub mod prometheus;
 
-use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -45,26 +44,22 @@ pub struct Recorded {
 }
 
 impl Scrape {
-    /// Looks into all segments of a folder. With a line for each that cannot be read. A folder that is not
-    /// there yet is an empty one: the first process makes it.
+    /// Looks into all segments of a folder. With a line for each that cannot be read, and for a folder that is
+    /// not there yet.
     ///
     /// # Errors
     /// The folder cannot be read.
     pub fn of(folder: &Path) -> Result<(Self, Vec<String>), String> {
-        let line = |error| format!("{}: {error}", folder.display());
         let mut watcher = Watcher::new(folder);
-        let (processes, unreadable_segments, lines) = match watcher.look() {
-            Ok(lines) => {
-                let processes = watcher.readers().iter().map(Recorded::of).collect();
-                (processes, lines.len(), lines)
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => (Vec::new(), 0, vec![line(error)]),
-            Err(error) => return Err(line(error)),
-        };
+        let mut lines = watcher
+            .look()
+            .map_err(|error| format!("{}: {error}", folder.display()))?;
+        let unreadable_segments = lines.len();
+        lines.extend(watcher.missing());
         let scrape = Self {
             version: env!("CARGO_PKG_VERSION"),
             unreadable_segments,
-            processes,
+            processes: watcher.readers().iter().map(Recorded::of).collect(),
             host: None,
             switches: Vec::new(),
         };

@@ -157,12 +157,18 @@ impl Shared {
             }
             None => None,
         };
-        let recorder = config
-            .telemetry
-            .then(|| Recorder::open(&config.shm_folder))
-            .transpose()?;
-        let (recorder, line) = recorder.unzip();
-        if let Some(line) = line.flatten() {
+        let (recorder, line) = match config.telemetry.then(|| Recorder::open(&config.shm_folder)) {
+            None => (None, None),
+            Some(Ok((recorder, line))) => (Some(recorder), line),
+            // Nobody's traffic ends for want of being watched.
+            Some(Err(error)) => {
+                let line = format!(
+                    "nothing is recorded: no memory for telemetry: {error}; raise this process's limit (ulimit -v)"
+                );
+                (None, Some(line))
+            }
+        };
+        if let Some(line) = line {
             log(LogLevel::Warn, &line);
         }
         Ok(Arc::new_cyclic(|me| Self {

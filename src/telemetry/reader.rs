@@ -1,7 +1,7 @@
 //! What others see of a process: its segment as it is now, without touching the process.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -134,12 +134,16 @@ impl Watcher {
         }
     }
 
-    /// Looks who is there; tells of each segment that cannot be looked into once, in a line.
+    /// Looks who is there; tells of each segment that cannot be looked into once, in a line. A folder that is
+    /// not there yet is an empty one: the first process that records makes it.
     ///
     /// # Errors
     /// The folder cannot be read.
     pub fn look(&mut self) -> io::Result<Vec<String>> {
-        let files = segment::list(&self.folder)?;
+        let files = match segment::list(&self.folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            files => files?,
+        };
         self.readers.retain(|reader| files.contains(&reader.path));
         self.unreadable.retain(|file, _| files.contains(file));
         let mut lines = Vec::new();
@@ -159,6 +163,18 @@ impl Watcher {
             }
         }
         Ok(lines)
+    }
+
+    /// What to say of a folder that is not there.
+    #[must_use]
+    pub fn missing(&self) -> Option<String> {
+        let says = || {
+            format!(
+                "{}: there is no such folder yet: the first process that records makes it",
+                self.folder.display()
+            )
+        };
+        (!self.folder.exists()).then(says)
     }
 
     /// Those that can be looked into, in the order in which they were found.
