@@ -8,6 +8,7 @@ mod events;
 mod explain;
 mod export;
 mod paths;
+mod ports;
 mod progress;
 mod record;
 mod recording;

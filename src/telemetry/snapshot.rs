@@ -1,6 +1,7 @@
 //! All processes of a host at one time, with what the host and its ports say, and what happened between two
 //! times: what screens, reports and verdicts are made of, live or from a recording.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -55,16 +56,17 @@ pub struct Snapshot {
 }
 
 /// What processes did between two times: counters and histograms say what was counted in between, gauges
-/// what was at its end.
+/// what was at its end, or when it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Window {
     /// Its begin, in ns of the wall clock.
     pub from_ns: u64,
     /// Its end.
     pub to_ns: u64,
-    /// The processes that were there at its end.
+    /// The processes that were there at its end. [`Self::over`] several snapshots they have the links too that
+    /// had closed by then.
     pub processes: Vec<Watched>,
-    /// The ports that were there at its end.
+    /// The ports that were there at its end; [`Self::over`] several snapshots also those that had gone by then.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortWindow>,
     /// The host itself.
@@ -87,7 +89,8 @@ pub struct PortWindow {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
     /// By how much its counters have grown in [`Self::between_ns`] of their sources; None where that is not
-    /// known, as after a reset.
+    /// known, as after a reset. [`Window::over`] several snapshots it is the sum of what is known: a reset hides
+    /// no more than what was counted between two of them.
     pub counters: Values<PortCounter, Option<u64>>,
     /// What it was like at the end.
     pub gauges: Values<PortGauge, Option<u64>>,
@@ -170,28 +173,35 @@ impl Snapshot {
             }
             watched
         };
-        let (now, before) = (self.host.as_ref(), earlier.host.as_ref());
-        // Another clock: the host was started anew in between.
-        let before = before.filter(|before| now.is_some_and(|now| before.at <= now.at));
-        let ports = now.map_or(&[][..], |now| &now.ports).iter();
-        let apart = now.zip(before).map(|(now, before)| now.at.since(before.at));
-        let port = |now: &PortNow| {
-            let then = before.and_then(|before| before.port(&now.name));
-            port_since(now, then.zip(apart))
-        };
+        let (ports, host) = self.host_since(earlier.host.as_ref());
         Window {
             from_ns: earlier.wall_ns,
             to_ns: self.wall_ns,
             processes: self.processes.iter().map(since).collect(),
-            ports: ports.map(port).collect(),
-            host: now.map(|now| host_since(now, before)),
+            ports,
+            host,
         }
+    }
+
+    fn host_since(&self, earlier: Option<&HostNow>) -> (Vec<PortWindow>, Option<HostWindow>) {
+        let Some(now) = &self.host else {
+            return (Vec::new(), None);
+        };
+        // Another clock: the host was started anew in between.
+        let before = earlier.filter(|before| before.at <= now.at);
+        let apart = before.map(|before| now.at.since(before.at));
+        let port = |now: &PortNow| {
+            let then = before.and_then(|before| before.port(&now.name));
+            port_since(now, then.zip(apart))
+        };
+        let ports = now.ports.iter().map(port).collect();
+        (ports, Some(host_since(now, before)))
     }
 }
 
 impl Window {
-    /// From the first of these snapshots to the last, with what has happened in between; none of fewer than
-    /// two.
+    /// From the first of these snapshots to the last, with what has happened in between, and with the links and
+    /// ports that were there for a part of that time; none of fewer than two.
     #[must_use]
     pub fn over(snapshots: &[Snapshot]) -> Option<Self> {
         let [first, between @ .., last] = snapshots else {
@@ -209,7 +219,10 @@ impl Window {
             }
             events.append(&mut watched.events);
             watched.events = events;
+            let closed = closed_links(watched, first, between);
+            watched.process.links.extend(closed);
         }
+        (window.ports, window.host) = host_over(snapshots);
         Some(window)
     }
 
@@ -228,9 +241,15 @@ impl Window {
     /// So many in the window are how many a second?
     #[must_use]
     pub fn per_second(&self, count: u64) -> u64 {
-        let per_second = u128::from(count) * 1_000_000_000 / u128::from(self.length_ns());
-        u64::try_from(per_second).unwrap_or(u64::MAX)
+        per_second(count, self.length_ns())
     }
+}
+
+/// So many in so long are how many a second?
+#[must_use]
+pub fn per_second(count: u64, length_ns: u64) -> u64 {
+    let per_second = u128::from(count) * 1_000_000_000 / u128::from(length_ns.max(1));
+    u64::try_from(per_second).unwrap_or(u64::MAX)
 }
 
 /// A counter that is lower than before has begun anew.
@@ -287,6 +306,83 @@ fn totals_since(now: &mut [Total], before: &[Total]) {
         if let Some(before) = before.iter().find(is_its) {
             total.messages = messages_since(&total.messages, &before.messages);
         }
+    }
+}
+
+/// The links of a process that were there after the first snapshot and are not any more, as they were last seen.
+fn closed_links(now: &Watched, first: &Snapshot, between: &[Snapshot]) -> Vec<Link> {
+    let links = |snapshot| {
+        let snapshot: &Snapshot = snapshot;
+        let mut processes = snapshot.processes.iter();
+        let process = processes.find(|then| then.is_same_as(now));
+        process.map_or(&[][..], |then| &then.process.links)
+    };
+    let is_open = |id| now.process.links.iter().any(|link| link.id == id);
+    let mut closed = BTreeMap::new();
+    for link in between.iter().flat_map(links) {
+        if !is_open(link.id) {
+            closed.insert(link.id, link);
+        }
+    }
+    let since = |link: &Link| {
+        let before = links(first).iter().find(|before| before.id == link.id);
+        before.map_or_else(|| link.clone(), |before| link_since(link, before))
+    };
+    closed.into_values().map(since).collect()
+}
+
+/// What the host and its ports did between each two readings, added up: what was reset or had gone in between is
+/// not known of that time, and of the rest it is.
+fn host_over(snapshots: &[Snapshot]) -> (Vec<PortWindow>, Option<HostWindow>) {
+    let (mut ports, mut host) = (Vec::<PortWindow>::new(), None::<HostWindow>);
+    let (mut read, mut wall_ns) = (None, u64::MAX);
+    for now in snapshots {
+        let passed = now.wall_ns.saturating_sub(wall_ns);
+        let (found, found_host) = now.host_since(read);
+        let mut gone = std::mem::replace(&mut ports, found);
+        for port in &mut ports {
+            if let Some(at) = gone.iter().position(|earlier| earlier.name == port.name) {
+                port.begin_with(&gone.remove(at));
+            }
+        }
+        for port in &mut gone {
+            let ages = port.ages_ns;
+            port.ages_ns = SourceTimes::new(|source| Some(ages[source]?.saturating_add(passed)));
+        }
+        ports.extend(gone);
+        if let Some(mut now) = found_host {
+            if let Some(earlier) = &host {
+                now.counters = Values::new(|of| added(earlier.counters[of], now.counters[of]));
+                now.between_ns = added(earlier.between_ns, now.between_ns);
+            }
+            host = Some(now);
+        }
+        (read, wall_ns) = (now.host.as_ref().or(read), now.wall_ns);
+    }
+    (ports, host)
+}
+
+/// What is known of two numbers, added up.
+fn added(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    let both = one.zip(other);
+    both.map_or(one.or(other), |(one, other)| {
+        Some(one.saturating_add(other))
+    })
+}
+
+impl PortWindow {
+    /// Adds what it did in a window before this one.
+    pub fn begin_with(&mut self, earlier: &Self) {
+        let now = std::mem::take(&mut self.counters);
+        self.counters = Values::new(|of| added(earlier.counters[of], now[of]));
+        let count = self.priorities.len().max(earlier.priorities.len());
+        self.priorities.resize_with(count, Values::default);
+        for (now, earlier) in self.priorities.iter_mut().zip(&earlier.priorities) {
+            *now = Values::new(|of| added(earlier[of], now[of]));
+        }
+        let between = self.between_ns;
+        self.between_ns =
+            SourceTimes::new(|source| added(earlier.between_ns[source], between[source]));
     }
 }
 
@@ -442,6 +538,77 @@ mod tests {
         }
         let window = of(2, None).since(&earlier);
         assert!(window.ports.is_empty() && window.host.is_none());
+    }
+
+    #[test]
+    fn over_many_snapshots_a_reset_hides_only_what_was_counted_around_it() {
+        let of = |(second, host): (u64, Option<HostNow>)| Snapshot {
+            wall_ns: second * 1_000_000,
+            host,
+            ..Snapshot::default()
+        };
+        let told = |second: u64, naks, sent| Some(host(second * 1_000_000, Some(naks), sent));
+        let snapshots = [
+            of((1, told(1, 10, 100))),
+            of((2, told(2, 13, 150))),
+            // Its driver has been loaded anew.
+            of((3, told(3, 1, 20))),
+            of((4, None)),
+            of((5, told(5, 6, 220))),
+            // And now the port has gone.
+            of((
+                6,
+                Some(HostNow {
+                    at: Timestamp::from_nanos(6_000_000),
+                    ..HostNow::default()
+                }),
+            )),
+            of((8, None)),
+        ];
+        let over = |snapshots: &[Snapshot]| Window::over(snapshots).unwrap();
+        let port = |window: &Window| window.port("mlx5_0:1").unwrap().clone();
+        let counters = |port: &PortWindow| {
+            let pauses = port.priorities[3][PriorityCounter::PausesReceived];
+            let naks = port.counters[PortCounter::SequenceNaks];
+            (naks, port.counters[PortCounter::SentBytes], pauses)
+        };
+        let sums = (Some(3 + 5), Some(50 + 200), Some(50 + 200));
+        for (end, passed) in [(5, 0), (6, 1_000_000), (7, 3_000_000)] {
+            let window = over(&snapshots[..end]);
+            let port = port(&window);
+            assert_eq!(counters(&port), sums);
+            assert_eq!(port.counters[PortCounter::AckTimeouts], None);
+            assert_eq!(port.gauges[PortGauge::LinkUp], Some(1));
+            assert_eq!(port.ages_ns[Source::Rdma], Some(5 + passed));
+            assert_eq!(port.between_ns[Source::Rdma], Some(4_000_000));
+            let host = window.host.unwrap();
+            assert_eq!(host.counters[HostCounter::CpuSoftirq], Some(250));
+        }
+        let pair = &snapshots[..2];
+        assert_eq!(over(pair), pair[1].since(&pair[0]));
+        let gone = over(&snapshots[4..6]);
+        assert_eq!(port(&gone).counters, Values::default());
+    }
+
+    #[test]
+    fn over_many_snapshots_a_link_that_closed_has_what_it_did() {
+        let carried = |id, messages| link(id, messages, 100, messages);
+        let snapshots = [
+            snapshot(1, 1, vec![carried(2, 10), carried(4, 5), carried(8, 3)]),
+            snapshot(2, 1, vec![carried(2, 12), carried(4, 9), carried(6, 7)]),
+            snapshot(3, 1, vec![carried(2, 13), carried(6, 8)]),
+            snapshot(4, 1, vec![carried(2, 20)]),
+        ];
+        let window = Window::over(&snapshots).unwrap();
+        let links = window.processes[0].process.links.iter();
+        let did: Vec<_> = links
+            .map(|link| {
+                let sent = link.paths[0].counters[PathCounter::SentBytes];
+                (link.id, link.counters[LinkCounter::Messages], sent)
+            })
+            .collect();
+        // Of the last, which had gone by the second snapshot, nothing is known.
+        assert_eq!(did, [(2, 10, 10), (4, 4, 4), (6, 8, 8)]);
     }
 
     fn later_clock(snapshot: &Snapshot) -> Snapshot {

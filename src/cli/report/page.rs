@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::series::{Line, LinkRun, PathRun, Report, Span, State, per_second};
+use super::series::{Line, LinkRun, PathRun, Report, Span, State};
 use crate::cli::paths::{self, state};
 use crate::cli::wall_text;
 use crate::sim::report::chart::{
@@ -13,6 +13,7 @@ use crate::sim::report::chart::{
 use crate::telemetry::Role;
 use crate::telemetry::event::Verdict;
 use crate::telemetry::schema::{LINK_TIMES, LinkCounter};
+use crate::telemetry::snapshot::per_second;
 use crate::telemetry::verdict::Finding;
 
 /// Rows of tables and maps; the rest is told of.

@@ -11,7 +11,7 @@ use crate::telemetry::event::{Event, Verdict};
 use crate::telemetry::histogram::Counts;
 use crate::telemetry::reader::{Happened, Link, PathNow};
 use crate::telemetry::schema::{LinkCounter, PathCounter, PathGauge, PathHistogram};
-use crate::telemetry::snapshot::{Watched, Window};
+use crate::telemetry::snapshot::{Watched, Window, per_second};
 use crate::telemetry::values::Values;
 use crate::telemetry::verdict::{self, Finding};
 
@@ -493,10 +493,4 @@ fn carried(path: &PathNow, role: Role) -> u64 {
 fn push_at(series: &mut Vec<Option<u64>>, place: usize, value: Option<u64>) {
     series.resize(place, None);
     series.push(value);
-}
-
-/// So many in so long are how many a second?
-pub(super) fn per_second(count: u64, length_ns: u64) -> u64 {
-    let per_second = u128::from(count) * 1_000_000_000 / u128::from(length_ns.max(1));
-    u64::try_from(per_second).unwrap_or(u64::MAX)
 }

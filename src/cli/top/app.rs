@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use super::rows::{LinkKey, LinkRow, PathRow, Traffic};
+use super::rows::{LinkKey, LinkRow, PathRow, PortRow, Traffic};
+use crate::cli::ports;
 use crate::telemetry::event::Event;
 use crate::telemetry::reader::Happened;
 use crate::telemetry::snapshot::Window;
@@ -24,6 +25,10 @@ pub(super) enum View {
     Paths(LinkKey),
     /// The history of a path.
     Path(LinkKey, u32),
+    /// All ports of the host.
+    Ports,
+    /// What one of them tells: [`App::port`].
+    Port,
 }
 
 /// By what rows are sorted.
@@ -36,9 +41,11 @@ pub(super) enum Sort {
 }
 
 impl Sort {
-    pub(super) fn name(self) -> &'static str {
+    /// What it is called in a view: ports have no delay, and stand by what holds them back.
+    pub(super) fn name(self, view: View) -> &'static str {
         match self {
             Self::Rate => "rate",
+            Self::Delay if matches!(view, View::Ports | View::Port) => ports::PAUSED.name,
             Self::Delay => "p99",
             Self::Lost => "lost",
             Self::Name => "name",
@@ -80,12 +87,18 @@ pub(super) struct Point {
 pub(super) struct App {
     pub(super) window: Option<Window>,
     links: Vec<LinkRow>,
+    /// In the order in which they are told.
+    ports: Vec<PortRow>,
     history: BTreeMap<(LinkKey, u32), VecDeque<Point>>,
     /// With the number of the process.
     pub(super) events: VecDeque<(u64, LinkKey, Happened)>,
     pub(super) view: View,
-    /// Of each view: links, paths.
-    selected: [usize; 2],
+    /// The port that is looked into.
+    port: String,
+    /// Ports have been looked at.
+    pub(super) has_asked_for_ports: bool,
+    /// Of each view: links, paths, ports, and the lines of one.
+    selected: [usize; 4],
     pub(super) sort: Sort,
     pub(super) is_reversed: bool,
     pub(super) filter: String,
@@ -100,10 +113,13 @@ impl App {
         Self {
             window: None,
             links: Vec::new(),
+            ports: Vec::new(),
             history: BTreeMap::new(),
             events: VecDeque::new(),
             view: View::Links,
-            selected: [0; 2],
+            port: String::new(),
+            has_asked_for_ports: false,
+            selected: [0; 4],
             sort: Sort::Rate,
             is_reversed: false,
             filter: String::new(),
@@ -118,11 +134,18 @@ impl App {
     pub(super) fn rewind(&mut self) {
         self.history.clear();
         self.events.clear();
+        self.ports.clear();
     }
 
     /// The next window.
     pub(super) fn take(&mut self, window: Window) {
         self.links = LinkRow::of(&window);
+        let before = std::mem::take(&mut self.ports);
+        let before: BTreeMap<_, _> = before.iter().map(|port| (&port.now.name, port)).collect();
+        let ports = window.ports.iter();
+        self.ports = ports
+            .map(|port| PortRow::new(port, before.get(&port.name).copied()))
+            .collect();
         // Of what is gone, nothing is kept.
         let links = &self.links;
         self.history
@@ -164,7 +187,7 @@ impl App {
     /// The link of the view, if it is one's.
     pub(super) fn link(&self) -> Option<&LinkRow> {
         let key = match self.view {
-            View::Links => return None,
+            View::Links | View::Ports | View::Port => return None,
             View::Paths(key) | View::Path(key, _) => key,
         };
         self.links.iter().find(|link| link.key == key)
@@ -187,8 +210,10 @@ impl App {
     }
 
     fn leave_what_is_gone(&mut self) {
-        if self.view != View::Links && self.link().is_none() {
-            self.view = View::Links;
+        match self.view {
+            View::Paths(_) | View::Path(..) if self.link().is_none() => self.view = View::Links,
+            View::Port if self.port().is_none() => self.view = View::Ports,
+            _ => {}
         }
         let rows = self.rows();
         let selected = self.selected_mut();
@@ -201,7 +226,7 @@ impl App {
             .iter()
             .rev()
             .filter(|(_, key, event)| match self.view {
-                View::Links => true,
+                View::Links | View::Ports | View::Port => true,
                 View::Paths(link) => *key == link,
                 View::Path(link, path) => *key == link && event.path.is_none_or(|p| p == path),
             })
@@ -242,6 +267,37 @@ impl App {
         paths
     }
 
+    /// The ports that the filter takes, sorted.
+    pub(super) fn ports_shown(&self) -> Vec<&PortRow> {
+        let ports = self.ports.iter();
+        let mut ports: Vec<_> = ports.filter(|port| port.contains(&self.filter)).collect();
+        let rate = |port: &PortRow| {
+            let [sent, received] = ports::carried_per_s(&port.now).map(|rate| rate.unwrap_or(0));
+            sent.saturating_add(received)
+        };
+        let count = |port: &PortRow, of: &ports::Trouble| of.count(&port.now);
+        let lost = |port: &PortRow| {
+            let of = [&ports::LOST, &ports::DAMAGED, &ports::DROPPED];
+            of.map(|trouble| count(port, trouble))
+        };
+        ports.sort_by(|a, b| match self.sort {
+            Sort::Rate => rate(b).cmp(&rate(a)),
+            Sort::Delay => count(b, &ports::PAUSED).cmp(&count(a, &ports::PAUSED)),
+            Sort::Lost => lost(b).cmp(&lost(a)),
+            Sort::Name => Ordering::Equal,
+        });
+        if self.is_reversed {
+            ports.reverse();
+        }
+        ports
+    }
+
+    /// The port of the view, if it is one's.
+    pub(super) fn port(&self) -> Option<&PortRow> {
+        let mut ports = self.ports.iter();
+        ports.find(|port| self.view == View::Port && port.now.name == self.port)
+    }
+
     fn ordered(&self, a: &Traffic, b: &Traffic) -> Ordering {
         let lost = |t: &Traffic| (t.fences, t.replays, t.retransmits);
         match self.sort {
@@ -257,15 +313,26 @@ impl App {
             View::Links => self.links_shown().len(),
             View::Paths(_) => self.paths_shown().len(),
             View::Path(..) => 0,
+            View::Ports => self.ports_shown().len(),
+            View::Port => self.port().map_or(0, |port| port.lines().len()),
+        }
+    }
+
+    fn place(&self) -> usize {
+        match self.view {
+            View::Links => 0,
+            View::Paths(_) | View::Path(..) => 1,
+            View::Ports => 2,
+            View::Port => 3,
         }
     }
 
     pub(super) fn selected(&self) -> usize {
-        self.selected[usize::from(self.view != View::Links)]
+        self.selected[self.place()]
     }
 
     fn selected_mut(&mut self) -> &mut usize {
-        &mut self.selected[usize::from(self.view != View::Links)]
+        &mut self.selected[self.place()]
     }
 
     fn select(&mut self, to: impl FnOnce(usize) -> usize) {
@@ -289,7 +356,16 @@ impl App {
                     self.view = View::Path(key, number);
                 }
             }
-            View::Path(..) => {}
+            View::Ports => {
+                let ports = self.ports_shown();
+                let name = ports.get(self.selected()).map(|port| port.now.name.clone());
+                if let Some(name) = name {
+                    self.port = name;
+                    self.view = View::Port;
+                    *self.selected_mut() = 0;
+                }
+            }
+            View::Path(..) | View::Port => {}
         }
     }
 
@@ -329,8 +405,18 @@ impl App {
             KeyCode::Char('p' | ' ') => self.is_paused = !self.is_paused,
             KeyCode::Char('s') => self.sort = self.sort.next(),
             KeyCode::Char('r') => self.is_reversed = !self.is_reversed,
+            KeyCode::Char('n') => {
+                self.has_asked_for_ports = true;
+                self.view = match self.view {
+                    View::Ports | View::Port => View::Links,
+                    View::Links | View::Paths(_) | View::Path(..) => View::Ports,
+                };
+            }
             KeyCode::Char('/') => {
-                self.view = View::Links;
+                self.view = match self.view {
+                    View::Ports | View::Port => View::Ports,
+                    View::Links | View::Paths(_) | View::Path(..) => View::Links,
+                };
                 self.is_typing = true;
             }
             KeyCode::Up | KeyCode::Char('k') => self.select(|at| at.saturating_sub(1)),
@@ -344,6 +430,7 @@ impl App {
                 self.view = match self.view {
                     View::Path(key, _) => View::Paths(key),
                     View::Links | View::Paths(_) => View::Links,
+                    View::Ports | View::Port => View::Ports,
                 }
             }
             KeyCode::Left => return Asked::Step(-1),

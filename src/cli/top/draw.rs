@@ -7,22 +7,25 @@ use ratatui::text::Line;
 use ratatui::widgets::{Cell, Clear, Paragraph, Row, Sparkline, Table, TableState, Wrap};
 
 use super::app::{App, HISTORY, Sort, View};
-use super::rows::{LinkRow, PathRow, Traffic};
+use super::rows::{LinkRow, PathRow, PortLine, PortRow, Traffic, age, short};
 use crate::cli::paths::{bytes, micros};
+use crate::cli::ports::{self, Trouble};
 use crate::cli::wall_text;
 use crate::telemetry::event::Verdict;
 
-const HELP: &str = "\
-up down        choose a link, or a path
-enter          its paths; of a path, its history
+const KEYS: &str = "\
+up down        choose a link, a path or a port
+enter          its paths; of a path, its history; of a port, all it tells
 esc            back
+n              the host's network ports, or links again
 s r            sort by the next column; the other way round
-/              only what contains a text: peer, program, pid, address
+/              only what contains a text: peer, program, pid, address; port
 e              events, or more rows
 p or space     hold the screen
 left right     in a recording: a step back, or on ([ ] for ten)
-q              end
+";
 
+const LINKS_HELP: &str = "
 lost           fences and frames sent again over other paths
 again          TCP segments that the kernel sent again
 marked         TCP segments that a queue has marked (ECN)
@@ -73,6 +76,10 @@ fn gigabits(bytes_per_second: u64) -> String {
     }
 }
 
+fn rate(bytes_per_second: Option<u64>) -> String {
+    bytes_per_second.map_or_else(|| "–".into(), gigabits)
+}
+
 fn delay(nanos: Option<u64>) -> String {
     match nanos {
         None => "–".into(),
@@ -86,6 +93,17 @@ fn lost(traffic: &Traffic) -> String {
         (0, 0) => "0".into(),
         (fences, replays) => format!("{fences}+{replays}"),
     }
+}
+
+/// The columns of ports.
+fn ports_help() -> String {
+    let mut help = String::from(
+        "\n> < Gb/s       sent and received, by RDMA or the interface: what is more\n",
+    );
+    for Trouble { name, says, .. } in ports::TROUBLES {
+        help += &format!("{name:<15}{says}\n");
+    }
+    help + "age            of the oldest of these figures; – is not told, and not zero"
 }
 
 fn links() -> Vec<Column<LinkRow>> {
@@ -147,6 +165,54 @@ fn paths() -> Vec<Column<PathRow>> {
     ]
 }
 
+fn ports() -> Vec<Column<PortRow>> {
+    vec![
+        text(column("port", 8, 0, Some(Sort::Name), |p| {
+            p.now.name.clone()
+        })),
+        text(column("interface", 9, 10, None, |p| {
+            p.now.interface.clone().unwrap_or_else(|| "–".into())
+        })),
+        column("link", 4, 2, None, |p| ports::link(&p.now)),
+        column("> Gb/s", 7, 0, Some(Sort::Rate), |p| {
+            rate(ports::carried_per_s(&p.now)[0])
+        }),
+        column("< Gb/s", 7, 0, None, |p| {
+            rate(ports::carried_per_s(&p.now)[1])
+        }),
+        column(ports::PAUSED.name, 6, 5, Some(Sort::Delay), |p| {
+            short(ports::PAUSED.count(&p.now))
+        }),
+        column(ports::PAUSING.name, 7, 8, None, |p| {
+            short(ports::PAUSING.count(&p.now))
+        }),
+        column(ports::NOTIFIED.name, 4, 6, None, |p| {
+            short(ports::NOTIFIED.count(&p.now))
+        }),
+        column(ports::MARKED.name, 5, 9, None, |p| {
+            short(ports::MARKED.count(&p.now))
+        }),
+        column(ports::LOST.name, 4, 1, Some(Sort::Lost), |p| {
+            short(ports::LOST.count(&p.now))
+        }),
+        column(ports::AGAIN.name, 5, 11, None, |p| {
+            short(ports::AGAIN.count(&p.now))
+        }),
+        column(ports::DROPPED.name, 5, 4, None, |p| {
+            short(ports::DROPPED.count(&p.now))
+        }),
+        column(ports::DAMAGED.name, 6, 3, None, |p| {
+            short(ports::DAMAGED.count(&p.now))
+        }),
+        column(ports::WENT_DOWN.name, 5, 12, None, |p| {
+            short(ports::WENT_DOWN.count(&p.now))
+        }),
+        column("age", 5, 7, None, |p| {
+            ports::age_ns(&p.now).map_or_else(|| "–".into(), age)
+        }),
+    ]
+}
+
 /// Those of the columns that have room, the important ones first.
 fn fitting<T>(mut columns: Vec<Column<T>>, rows: &[&T], width: u16) -> Vec<Column<T>> {
     for column in columns.iter_mut().filter(|column| column.is_text) {
@@ -184,10 +250,10 @@ fn table<T>(app: &App, columns: Vec<Column<T>>, rows: &[&T], frame: &mut Frame, 
         let cell = |column: &Column<T>| aligned(column, (column.cell)(row));
         Row::new(columns.iter().map(cell))
     };
-    // The last column takes what is left.
+    // The last column takes what is left, if it is of words.
     let last = columns.len().saturating_sub(1);
     let widths = columns.iter().enumerate().map(|(at, column)| {
-        if at == last {
+        if at == last && column.is_text {
             Constraint::Min(column.width)
         } else {
             Constraint::Length(column.width)
@@ -213,8 +279,9 @@ fn aligned<T>(column: &Column<T>, text: String) -> Line<'static> {
 /// Draws it all; `source` is what is shown: this host, or a recording and where in it.
 pub(super) fn draw(app: &App, source: &str, frame: &mut Frame) {
     let area = frame.area();
-    let events = match (app.has_events, area.height) {
-        (true, 16..) => area.height / 3,
+    let events = match (app.has_events, area.height, app.view) {
+        (_, _, View::Port) => 0,
+        (true, 16.., _) => area.height / 3,
         _ => 0,
     };
     let [head, body, below, foot] = Layout::vertical([
@@ -235,34 +302,58 @@ pub(super) fn draw(app: &App, source: &str, frame: &mut Frame) {
         }
         View::Paths(_) => table(app, paths(), &app.paths_shown(), frame, body),
         View::Path(..) => history(app, frame, body),
+        View::Ports => {
+            let rows = app.ports_shown();
+            table(app, ports(), &rows, frame, body);
+            if rows.is_empty() {
+                nothing(app, frame, body);
+            }
+        }
+        View::Port => port(app, frame, body),
     }
     if events > 0 {
         happened(app, frame, below);
     }
     let keys = match area.width {
         _ if app.is_typing => format!("/{}_   enter: keep  esc: all", app.filter),
-        70.. => "q end  enter in  esc out  s sort  / filter  e events  p hold  ? help".into(),
-        _ => "q end  enter in  esc out  ? help".into(),
+        77.. => {
+            "q end  enter in  esc out  n ports  s sort  / filter  e events  p hold  ? help".into()
+        }
+        _ => "q end  enter in  esc out  n ports  ?".into(),
     };
     frame.render_widget(
         Paragraph::new(keys).style(Style::new().fg(Color::DarkGray)),
         foot,
     );
     if app.has_help {
+        let of_columns = match app.view {
+            View::Ports | View::Port => ports_help(),
+            View::Links | View::Paths(_) | View::Path(..) => LINKS_HELP.into(),
+        };
         frame.render_widget(Clear, body.union(below));
-        frame.render_widget(Paragraph::new(HELP), body.union(below));
+        frame.render_widget(
+            Paragraph::new(KEYS.to_owned() + &of_columns),
+            body.union(below),
+        );
     }
 }
 
 fn nothing(app: &App, frame: &mut Frame, area: Rect) {
-    let says = if app.window.is_none() {
-        "looking …"
+    let [_, line] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(area);
+    let Some(window) = &app.window else {
+        frame.render_widget(Paragraph::new("looking …"), line);
+        return;
+    };
+    let is_of_ports = app.view == View::Ports;
+    let says = if is_of_ports && window.host.is_none() {
+        "nothing has been read of the host's ports yet; of a recording: it has none (record --no-host)"
+    } else if is_of_ports && app.filter.is_empty() {
+        "this host has no port"
     } else if app.filter.is_empty() {
         "no process has a link: is THALWEG_TELEMETRY off, or the folder another?"
     } else {
         "nothing contains that: esc shows all"
     };
-    let [_, line] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(area);
     let text = Paragraph::new(says).wrap(Wrap { trim: true });
     frame.render_widget(text, line);
 }
@@ -276,18 +367,24 @@ fn heading(app: &App, source: &str) -> Vec<Line<'static>> {
     let rate = links.iter().filter(|link| link.role.way() == "to");
     let rate = rate.map(|link| link.traffic.bytes_per_second).sum();
     let first = format!("{source}  {}{held}", &wall_text(window.to_ns)[..10]);
+    let filter = match app.filter.as_str() {
+        "" => String::new(),
+        filter => format!("  with \"{filter}\""),
+    };
+    let sort = app.sort.name(app.view);
     let second = match (app.view, app.link()) {
+        (View::Ports, _) => {
+            let ports = app.ports_shown().len();
+            format!("{ports} ports of this host{filter}, by {sort}")
+        }
+        (View::Port, _) => app.port().map_or_else(String::new, about),
         (View::Links, _) | (_, None) => {
-            let filter = match app.filter.as_str() {
-                "" => String::new(),
-                filter => format!("  with \"{filter}\""),
-            };
             format!(
                 "{} processes, {} links{filter}, sending {} Gb/s, by {}",
                 window.processes.len(),
                 links.len(),
                 gigabits(rate),
-                app.sort.name(),
+                sort,
             )
         }
         (view, Some(link)) => {
@@ -309,6 +406,55 @@ fn heading(app: &App, source: &str) -> Vec<Line<'static>> {
         Line::from(first).style(Style::new().add_modifier(Modifier::BOLD)),
         Line::from(second),
     ]
+}
+
+/// What a port is.
+fn about(port: &PortRow) -> String {
+    let port = &port.now;
+    let names = [
+        Some(&port.name),
+        port.interface.as_ref(),
+        port.driver.as_ref(),
+    ];
+    let mut names: Vec<_> = names.into_iter().flatten().map(String::as_str).collect();
+    names.dedup();
+    let [sent, received] = ports::carried_per_s(port).map(rate);
+    let link = ports::link(port);
+    format!("{}: {link}, > {sent} < {received} Gb/s", names.join(" "))
+}
+
+/// All that a port tells, from the chosen line on.
+fn port(app: &App, frame: &mut Frame, area: Rect) {
+    let Some(port) = app.port() else {
+        return;
+    };
+    // Where there is room, counters have two figures.
+    let (now, all) = match area.width {
+        60.. => (16, 16),
+        _ => (0, 13),
+    };
+    let width = usize::from(area.width).saturating_sub(now + all).min(40);
+    let line = |line: PortLine| {
+        let name: String = line.name.chars().take(width).collect();
+        let now = if now > 0 {
+            format!("{:>now$}", line.now)
+        } else {
+            String::new()
+        };
+        let style = if line.is_head {
+            Style::new().add_modifier(Modifier::BOLD)
+        } else {
+            Style::new()
+        };
+        Line::from(format!("{name:<width$}{now}{:>all$}", line.all)).style(style)
+    };
+    let lines: Vec<_> = port
+        .lines()
+        .into_iter()
+        .skip(app.selected())
+        .map(line)
+        .collect();
+    frame.render_widget(Paragraph::new(lines), area);
 }
 
 fn history(app: &App, frame: &mut Frame, area: Rect) {
@@ -375,13 +521,24 @@ fn line(title: &str, values: &[u64], frame: &mut Frame, area: Rect) {
 
 fn happened(app: &App, frame: &mut Frame, area: Rect) {
     let room = usize::from(area.height.saturating_sub(1));
-    let mut lines = vec![Line::from("events").style(Style::new().fg(Color::DarkGray))];
+    let grey = Style::new().fg(Color::DarkGray);
+    let mut lines = Vec::new();
+    // What the host cannot be asked for belongs to its ports.
+    let unread = app.window.iter().flat_map(|window| &window.host);
+    let unread = unread.flat_map(|host| &host.lines);
+    if app.view == View::Ports {
+        lines.extend(unread.map(|line| Line::from(line.clone()).style(Color::Yellow)));
+        lines.truncate(room / 2);
+    }
+    lines.push(Line::from("events").style(grey));
     lines.extend(app.events_shown().take(room).map(|(pid, _, event)| {
         let path = event
             .path
             .map_or_else(String::new, |p| format!(" path {p}"));
         let whose = match app.view {
-            View::Links => format!("{pid} {} {}{path}", event.role.way(), event.peer),
+            View::Links | View::Ports => {
+                format!("{pid} {} {}{path}", event.role.way(), event.peer)
+            }
             _ => path.trim_start().to_owned(),
         };
         let whose = if whose.is_empty() {

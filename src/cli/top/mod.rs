@@ -68,30 +68,21 @@ pub(super) fn top(args: &TopArgs, out: &mut impl Write) -> Result<(), Failure> {
         needs_terminal()?;
     }
     let interval = args.interval.max(INTERVAL_MIN);
-    let mut watched = Watched::begin(&args.folder)?;
-    if args.json {
-        watched = watched.with_host();
-    }
-    let mut latest = watched.snapshot()?;
-    let mut next = move || -> Result<Window, Failure> {
-        let now = watched.snapshot()?;
-        let window = now.since(&latest);
-        latest = now;
-        Ok(window)
-    };
     let mut looks = 0;
     let mut is_over = || {
         looks += 1;
         args.count.is_some_and(|count| looks > count)
     };
     if args.json {
+        let mut looks = Looks::begin(Watched::begin(&args.folder)?.with_host())?;
         while !is_over() {
             std::thread::sleep(interval);
-            print(&next()?, out)?;
+            print(&looks.next()?, out)?;
         }
         return Ok(());
     }
-    on_terminal(|terminal| {
+    let mut looks = Looks::begin(Watched::on_screen(&args.folder))?;
+    let outcome = on_terminal(|terminal| {
         let mut app = App::new();
         let mut due = Instant::now() + interval;
         loop {
@@ -99,17 +90,45 @@ pub(super) fn top(args: &TopArgs, out: &mut impl Write) -> Result<(), Failure> {
             if wait(&mut app, due)? == Some(Asked::Quit) {
                 return Ok(());
             }
+            // The host is read from when its ports are first looked at: that asks adapters' firmware, and takes
+            // alarms away that transceivers have raised. Whoever looks at links only shall not do that. It is read
+            // aside, for a transceiver may take a second, and at every look: each source has its own pace.
+            if app.has_asked_for_ports {
+                looks.watched.read_host_aside()?;
+            }
             if Instant::now() >= due {
                 due += interval;
                 if is_over() {
                     return Ok(());
                 }
                 if !app.is_paused {
-                    app.take(next()?);
+                    app.take(looks.next()?);
                 }
             }
         }
-    })
+    });
+    looks.watched.say_kept();
+    outcome
+}
+
+/// What is seen, window by window.
+struct Looks {
+    watched: Watched,
+    latest: Snapshot,
+}
+
+impl Looks {
+    fn begin(mut watched: Watched) -> Result<Self, Failure> {
+        let latest = watched.snapshot()?;
+        Ok(Self { watched, latest })
+    }
+
+    fn next(&mut self) -> Result<Window, Failure> {
+        let now = self.watched.snapshot()?;
+        let window = now.since(&self.latest);
+        self.latest = now;
+        Ok(window)
+    }
 }
 
 pub(super) fn replay(args: &ReplayArgs, out: &mut impl Write) -> Result<(), Failure> {

@@ -9,12 +9,19 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent};
 
 use super::app::{App, Asked, View};
 use super::draw::draw;
+use super::rows::{age, short};
 use super::show;
+use crate::clock::Timestamp;
 use crate::telemetry::event::{Event, FenceReason};
 use crate::telemetry::histogram::{BUCKETS, bucket_of};
 use crate::telemetry::reader::{Happened, Link, PathNow};
-use crate::telemetry::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram};
+use crate::telemetry::schema::{
+    LaneGauge, LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram, PortCounter,
+    PortGauge, PriorityCounter,
+};
 use crate::telemetry::snapshot::Snapshot;
+use crate::telemetry::sources::{HostNow, PortNow, Source, SourceTimes};
+use crate::telemetry::values::Values;
 use crate::telemetry::{Role, made};
 
 /// 13:05:00 of some day.
@@ -51,6 +58,72 @@ fn happened(second: u64, link: u64, path: Option<u32>, event: Event) -> Happened
     made::happened(wall_ns, (link, "10.0.0.2:40001"), path, event)
 }
 
+/// An RDMA port, whose driver is read every other second, and an interface that is down.
+fn host(second: u64) -> HostNow {
+    let mut rdma = PortNow {
+        name: "mlx5_0:1".into(),
+        interface: Some("eth0".into()),
+        device: Some(("mlx5_0".into(), 1)),
+        driver: Some("mlx5_core".into()),
+        ..PortNow::default()
+    };
+    let read = second - second % 2;
+    rdma.ages_ns = SourceTimes::new(|source| match source {
+        Source::Rdma => Some(4_000_000),
+        Source::Interface => Some(40_000_000),
+        Source::Ethernet => Some((second - read) * SECOND),
+        Source::Module => Some(second * SECOND + 61 * SECOND),
+        Source::Pcie => None,
+    });
+    for (counter, value) in [
+        (PortCounter::RdmaSentBytes, second * 1_350_000_000),
+        (PortCounter::RdmaReceivedBytes, second * 100_000_000),
+        (PortCounter::SentBytes, second * 5_000_000),
+        (PortCounter::ReceivedBytes, second * 120_000_000),
+        (PortCounter::SequenceNaks, second * 3),
+        (PortCounter::AckTimeouts, 0),
+        (PortCounter::CnpsHandled, second * 12_345),
+        (PortCounter::EcnMarkedPackets, second),
+        (PortCounter::PausesReceived, read * 20),
+        (PortCounter::Paused, read * 1_500_000),
+        (PortCounter::PausesSent, 7),
+        (PortCounter::FecUncorrectableBlocks, read / 2),
+    ] {
+        rdma.counters[counter] = Some(value);
+    }
+    for (gauge, value) in [
+        (PortGauge::LinkUp, 1),
+        (PortGauge::Speed, 50_000_000_000),
+        (PortGauge::RdmaState, 4),
+        (PortGauge::Mtu, 9000),
+        (PortGauge::PcieReadStalled, 12_345),
+        (PortGauge::ModuleTemperature, 45_250),
+        (PortGauge::ModuleVoltage, 3_312_000),
+    ] {
+        rdma.gauges[gauge] = Some(value);
+    }
+    rdma.priorities = vec![Values::default(); 8];
+    rdma.priorities[3][PriorityCounter::PausesReceived] = Some(read * 20);
+    rdma.lanes = vec![Values::default(); 2];
+    rdma.lanes[1][LaneGauge::ReceivePower] = Some(981_200);
+    rdma.lanes[1][LaneGauge::Bias] = Some(7_120);
+    let mut down = PortNow {
+        name: "eth1".into(),
+        interface: Some("eth1".into()),
+        ..PortNow::default()
+    };
+    down.gauges[PortGauge::LinkUp] = Some(0);
+    down.counters[PortCounter::SentBytes] = Some(70);
+    down.counters[PortCounter::CarrierDowns] = Some(1);
+    down.ages_ns[Source::Interface] = Some(0);
+    HostNow {
+        at: Timestamp::from_nanos((second + 10) * SECOND),
+        ports: vec![rdma, down],
+        lines: vec!["eth1: its driver cannot be asked".into()],
+        ..HostNow::default()
+    }
+}
+
 /// Two processes, of which one has ended; one link's path has been fenced in the third second.
 fn snapshots() -> Vec<Snapshot> {
     let snapshot = |second: u64| {
@@ -84,7 +157,10 @@ fn snapshots() -> Vec<Snapshot> {
         let ended = link(2, "10.0.0.9:40001", Role::Sender, 1, vec![]);
         let mut old = made::watched(99, "old", BEGIN, vec![ended]);
         old.process.is_alive = false;
-        made::snapshot(BEGIN + second * SECOND, vec![trainer, old])
+        Snapshot {
+            host: Some(host(second)),
+            ..made::snapshot(BEGIN + second * SECOND, vec![trainer, old])
+        }
     };
     (0..5).map(snapshot).collect()
 }
@@ -134,6 +210,18 @@ fn screens_look_as_they_did() {
     }
     press(&mut app, &[KeyCode::Char('?')]);
     add("help", &app, (80, 24));
+    press(&mut app, &[KeyCode::Char('x'), KeyCode::Char('n')]);
+    assert_eq!(app.view, View::Ports);
+    for size in [(80, 24), (40, 12), (160, 20)] {
+        add("ports", &app, size);
+    }
+    press(&mut app, &[KeyCode::Enter]);
+    assert_eq!(app.view, View::Port);
+    for size in [(80, 38), (40, 12)] {
+        add("port", &app, size);
+    }
+    press(&mut app, &[KeyCode::Char('?')]);
+    add("help of ports", &app, (80, 24));
     add("before the first look", &App::new(), (80, 6));
 
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshots/top.txt");
@@ -158,6 +246,106 @@ fn any_size_is_drawn() {
         }
         press(&mut app, &[KeyCode::Enter]);
     }
+    press(&mut app, &[KeyCode::Char('n')]);
+    for _ in 0..2 {
+        for width in [1, 2, 7, 20, 39, 41, 300] {
+            for height in [1, 2, 3, 5, 15, 16, 17, 60] {
+                screen(&app, (width, height));
+            }
+        }
+        press(&mut app, &[KeyCode::Enter]);
+    }
+}
+
+#[test]
+fn ports_are_found_sorted_and_looked_into() {
+    let mut app = watched();
+    assert!(!app.has_asked_for_ports);
+    press(&mut app, &[KeyCode::Char('n')]);
+    assert!(app.has_asked_for_ports);
+    let names = |app: &App| -> Vec<String> {
+        let ports = app.ports_shown();
+        ports.iter().map(|port| port.now.name.clone()).collect()
+    };
+    assert_eq!(names(&app), ["mlx5_0:1", "eth1"]);
+    press(&mut app, &[KeyCode::Char('r')]);
+    assert_eq!(names(&app), ["eth1", "mlx5_0:1"]);
+    let eth0 = ['/', 'e', 't', 'h', '0'].map(KeyCode::Char);
+    press(&mut app, &eth0);
+    assert_eq!(names(&app), ["mlx5_0:1"]);
+    press(&mut app, &[KeyCode::Enter, KeyCode::Enter]);
+    assert_eq!(app.port().unwrap().now.name, "mlx5_0:1");
+    // Lines are gone through, and not beyond the last.
+    press(&mut app, &[KeyCode::End]);
+    let last = app.selected();
+    assert_eq!(last + 1, app.port().unwrap().lines().len());
+    press(&mut app, &[KeyCode::Down]);
+    assert_eq!(app.selected(), last);
+    press(&mut app, &[KeyCode::Esc]);
+    assert_eq!(app.view, View::Ports);
+    press(&mut app, &[KeyCode::Enter]);
+    let mut without = snapshots()[4].clone();
+    without.host = Some(HostNow::default());
+    app.take(without.since(&without));
+    assert_eq!(app.view, View::Ports, "the port has gone");
+    press(&mut app, &[KeyCode::Char('n')]);
+    assert_eq!(app.view, View::Links);
+}
+
+#[test]
+fn what_was_not_read_again_is_told_again_and_counted_once() {
+    let mut app = watched();
+    press(&mut app, &[KeyCode::Char('n'), KeyCode::Enter]);
+    let paused = |app: &App| {
+        let port = app.port().unwrap();
+        [&port.now, &port.all].map(|port| port.counters[PortCounter::PausesReceived])
+    };
+    // The driver was read in seconds 0, 2 and 4.
+    assert_eq!(paused(&app), [Some(40), Some(40)]);
+    assert_eq!(show(&mut app, &snapshots(), Some(3), 4), 4);
+    assert_eq!(paused(&app), [Some(40), Some(80)]);
+    let pauses = app.port().unwrap().now.priorities[3][PriorityCounter::PausesReceived];
+    assert_eq!(pauses, Some(40));
+    assert_eq!(show(&mut app, &snapshots(), Some(4), 2), 2);
+    assert_eq!(paused(&app), [Some(40), Some(40)]);
+}
+
+#[test]
+fn what_is_not_read_yet_is_said() {
+    let mut snapshots = snapshots();
+    let mut app = App::new();
+    press(&mut app, &[KeyCode::Char('n')]);
+    assert!(screen(&app, (80, 24)).contains("looking"));
+    for snapshot in &mut snapshots {
+        snapshot.host = None;
+    }
+    show(&mut app, &snapshots, None, 1);
+    assert!(screen(&app, (80, 24)).contains("nothing has been read of the host's ports yet"));
+    assert_eq!(app.view, View::Ports);
+}
+
+#[test]
+fn numbers_fit_their_columns() {
+    let counts = [
+        None,
+        Some(9999),
+        Some(10_000),
+        Some(999_999),
+        Some(u64::MAX),
+    ]
+    .map(short);
+    assert_eq!(counts, ["–", "9999", "10k", "999k", "18E"]);
+    let second = SECOND;
+    let times = [
+        0,
+        second,
+        10 * second,
+        600 * second,
+        35_999 * second,
+        36_000 * second,
+    ];
+    let told = times.map(age);
+    assert_eq!(told, ["0ms", "1.0s", "10s", "10m", "599m", "10h"]);
 }
 
 #[test]
