@@ -62,7 +62,7 @@ loom:
 miri:
 	@if rustup component add --toolchain nightly miri rust-src >/dev/null 2>&1; then \
 	  cargo +nightly miri test --locked --lib --no-default-features --target-dir target/miri -- \
-	    sync::journal sync::notice sync::flag sync::spsc::tests::e telemetry::histogram::tests::buckets; \
+	    sync::journal sync::notice sync::flag sync::spsc::tests::e telemetry::histogram::tests::buckets telemetry::tests; \
 	else echo "SKIPPED: miri (it needs rustup, and a nightly compiler: rustup toolchain install nightly)"; fi
 
 lab-tests: lab-tools

@@ -45,15 +45,21 @@ const UNFINISHED: &str = ".thalweg-";
 const UNFINISHED_MAX_S: u64 = 60;
 
 /// Links that can be recorded at once.
-pub const LINKS: usize = 512;
+pub const LINKS: usize = places(512);
 /// Paths that can be.
-pub const PATHS: usize = 4096;
+pub const PATHS: usize = places(4096);
 /// Connections that can be.
-pub const CONNECTIONS: usize = 4096;
+pub const CONNECTIONS: usize = places(4096);
 /// Devices and classes of either role that a process can ever have.
 pub const TOTALS: usize = 64;
 /// Events that are kept, of samples as many again.
-const EVENTS: usize = 8192;
+const EVENTS: usize = places(8192);
+
+/// Under miri a few, for it looks at all of them at each step.
+const fn places(count: usize) -> usize {
+    if cfg!(miri) { 8 } else { count }
+}
+
 /// Words of a label: whose place it is (0: nobody's), two numbers, and text.
 pub const LABEL_WORDS: usize = 16;
 const TEXT: usize = 3;
