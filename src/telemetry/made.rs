@@ -3,7 +3,9 @@
 
 use crate::telemetry::Role;
 use crate::telemetry::event::Event;
-use crate::telemetry::reader::{Happened, Link, PathNow, Process};
+use crate::telemetry::histogram::{BUCKETS, bucket_of};
+use crate::telemetry::reader::{Connection, Happened, Link, Messages, PathNow, Process, Total};
+use crate::telemetry::schema::{MessageCounter, MessageHistogram};
 use crate::telemetry::snapshot::{Snapshot, Watched, Window};
 use crate::telemetry::values::Values;
 
@@ -28,6 +30,38 @@ pub fn link(id: u64, role: Role, peer: &str, paths: Vec<PathNow>) -> Link {
         gauges: Values::default(),
         paths,
         connections: Vec::new(),
+    }
+}
+
+/// Messages of this size, that all took so long, and one more that is under way.
+pub fn messages(count: u64, bytes: u64, took_ns: u64) -> Messages {
+    let mut messages = Messages::default();
+    messages.counters[MessageCounter::Requested] = count + 1;
+    messages.counters[MessageCounter::Messages] = count;
+    messages.counters[MessageCounter::Bytes] = count * bytes;
+    for (histogram, value) in [
+        (MessageHistogram::Time, took_ns),
+        (MessageHistogram::Size, bytes),
+    ] {
+        let counts = &mut messages.histograms[histogram];
+        counts.sum = count * value;
+        counts.buckets = vec![0; BUCKETS];
+        counts.buckets[bucket_of(value)] = count;
+    }
+    messages
+}
+
+/// A connection with these messages.
+pub fn connection(number: u32, messages: Messages) -> Connection {
+    Connection { number, messages }
+}
+
+/// What was sent in all by a device or in a class.
+pub fn total(name: &str, messages: Messages) -> Total {
+    Total {
+        name: name.into(),
+        role: Role::Sender,
+        messages,
     }
 }
 

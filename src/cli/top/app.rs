@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use super::rows::{LinkKey, LinkRow, PathRow, PortRow, Traffic};
+use super::rows::{LinkKey, LinkRow, MessagesRow, PathRow, PortRow, Traffic};
 use crate::cli::ports;
 use crate::telemetry::event::Event;
 use crate::telemetry::reader::Happened;
@@ -25,6 +25,8 @@ pub(super) enum View {
     Paths(LinkKey),
     /// The history of a path.
     Path(LinkKey, u32),
+    /// The messages of the connections of a link, or of all devices and classes.
+    Messages(Option<LinkKey>),
     /// All ports of the host.
     Ports,
     /// What one of them tells: [`App::port`].
@@ -87,6 +89,8 @@ pub(super) struct Point {
 pub(super) struct App {
     pub(super) window: Option<Window>,
     links: Vec<LinkRow>,
+    /// Of devices and classes.
+    totals: Vec<MessagesRow>,
     /// In the order in which they are told.
     ports: Vec<PortRow>,
     history: BTreeMap<(LinkKey, u32), VecDeque<Point>>,
@@ -97,8 +101,8 @@ pub(super) struct App {
     port: String,
     /// Ports have been looked at.
     pub(super) has_asked_for_ports: bool,
-    /// Of each view: links, paths, ports, and the lines of one.
-    selected: [usize; 4],
+    /// Of each view: links, paths, ports, the lines of one, and messages.
+    selected: [usize; 5],
     pub(super) sort: Sort,
     pub(super) is_reversed: bool,
     pub(super) filter: String,
@@ -113,13 +117,14 @@ impl App {
         Self {
             window: None,
             links: Vec::new(),
+            totals: Vec::new(),
             ports: Vec::new(),
             history: BTreeMap::new(),
             events: VecDeque::new(),
             view: View::Links,
             port: String::new(),
             has_asked_for_ports: false,
-            selected: [0; 4],
+            selected: [0; 5],
             sort: Sort::Rate,
             is_reversed: false,
             filter: String::new(),
@@ -140,6 +145,7 @@ impl App {
     /// The next window.
     pub(super) fn take(&mut self, window: Window) {
         self.links = LinkRow::of(&window);
+        self.totals = MessagesRow::totals(&window);
         let before = std::mem::take(&mut self.ports);
         let before: BTreeMap<_, _> = before.iter().map(|port| (&port.now.name, port)).collect();
         let ports = window.ports.iter();
@@ -187,8 +193,8 @@ impl App {
     /// The link of the view, if it is one's.
     pub(super) fn link(&self) -> Option<&LinkRow> {
         let key = match self.view {
-            View::Links | View::Ports | View::Port => return None,
-            View::Paths(key) | View::Path(key, _) => key,
+            View::Links | View::Messages(None) | View::Ports | View::Port => return None,
+            View::Paths(key) | View::Path(key, _) | View::Messages(Some(key)) => key,
         };
         self.links.iter().find(|link| link.key == key)
     }
@@ -211,7 +217,9 @@ impl App {
 
     fn leave_what_is_gone(&mut self) {
         match self.view {
-            View::Paths(_) | View::Path(..) if self.link().is_none() => self.view = View::Links,
+            View::Paths(_) | View::Path(..) | View::Messages(Some(_)) if self.link().is_none() => {
+                self.view = View::Links;
+            }
             View::Port if self.port().is_none() => self.view = View::Ports,
             _ => {}
         }
@@ -226,8 +234,8 @@ impl App {
             .iter()
             .rev()
             .filter(|(_, key, event)| match self.view {
-                View::Links | View::Ports | View::Port => true,
-                View::Paths(link) => *key == link,
+                View::Links | View::Messages(None) | View::Ports | View::Port => true,
+                View::Paths(link) | View::Messages(Some(link)) => *key == link,
                 View::Path(link, path) => *key == link && event.path.is_none_or(|p| p == path),
             })
     }
@@ -265,6 +273,31 @@ impl App {
             paths.reverse();
         }
         paths
+    }
+
+    /// The messages of the view, sorted: of devices and classes those that the filter takes.
+    pub(super) fn messages_shown(&self) -> Vec<&MessagesRow> {
+        let mut rows: Vec<_> = match self.link() {
+            Some(link) => link.connections.iter().collect(),
+            None => {
+                let is_shown = |row: &&MessagesRow| {
+                    let pid = row.pid.to_string();
+                    let texts = [&row.of, &row.program, &pid];
+                    texts.iter().any(|text| text.contains(&self.filter))
+                };
+                self.totals.iter().filter(is_shown).collect()
+            }
+        };
+        rows.sort_by(|a, b| match self.sort {
+            Sort::Rate => b.bytes_per_second.cmp(&a.bytes_per_second),
+            Sort::Delay => b.p99_ns.cmp(&a.p99_ns),
+            Sort::Lost => b.failures.cmp(&a.failures),
+            Sort::Name => Ordering::Equal,
+        });
+        if self.is_reversed {
+            rows.reverse();
+        }
+        rows
     }
 
     /// The ports that the filter takes, sorted.
@@ -313,6 +346,7 @@ impl App {
             View::Links => self.links_shown().len(),
             View::Paths(_) => self.paths_shown().len(),
             View::Path(..) => 0,
+            View::Messages(_) => self.messages_shown().len(),
             View::Ports => self.ports_shown().len(),
             View::Port => self.port().map_or(0, |port| port.lines().len()),
         }
@@ -324,6 +358,7 @@ impl App {
             View::Paths(_) | View::Path(..) => 1,
             View::Ports => 2,
             View::Port => 3,
+            View::Messages(_) => 4,
         }
     }
 
@@ -365,7 +400,7 @@ impl App {
                     *self.selected_mut() = 0;
                 }
             }
-            View::Path(..) | View::Port => {}
+            View::Path(..) | View::Messages(_) | View::Port => {}
         }
     }
 
@@ -409,13 +444,23 @@ impl App {
                 self.has_asked_for_ports = true;
                 self.view = match self.view {
                     View::Ports | View::Port => View::Links,
-                    View::Links | View::Paths(_) | View::Path(..) => View::Ports,
+                    _ => View::Ports,
                 };
+            }
+            KeyCode::Char('m') => {
+                self.view = match self.view {
+                    View::Messages(None) => View::Links,
+                    View::Messages(Some(key)) => View::Paths(key),
+                    View::Paths(key) | View::Path(key, _) => View::Messages(Some(key)),
+                    View::Links | View::Ports | View::Port => View::Messages(None),
+                };
+                self.select(|at| at);
             }
             KeyCode::Char('/') => {
                 self.view = match self.view {
                     View::Ports | View::Port => View::Ports,
-                    View::Links | View::Paths(_) | View::Path(..) => View::Links,
+                    View::Messages(None) => View::Messages(None),
+                    _ => View::Links,
                 };
                 self.is_typing = true;
             }
@@ -428,8 +473,8 @@ impl App {
             KeyCode::Enter => self.enter(),
             KeyCode::Esc | KeyCode::Backspace => {
                 self.view = match self.view {
-                    View::Path(key, _) => View::Paths(key),
-                    View::Links | View::Paths(_) => View::Links,
+                    View::Path(key, _) | View::Messages(Some(key)) => View::Paths(key),
+                    View::Links | View::Paths(_) | View::Messages(None) => View::Links,
                     View::Ports | View::Port => View::Ports,
                 }
             }

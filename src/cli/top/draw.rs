@@ -7,7 +7,7 @@ use ratatui::text::Line;
 use ratatui::widgets::{Cell, Clear, Paragraph, Row, Sparkline, Table, TableState, Wrap};
 
 use super::app::{App, HISTORY, Sort, View};
-use super::rows::{LinkRow, PathRow, PortLine, PortRow, Traffic, age, short};
+use super::rows::{LinkRow, MessagesRow, PathRow, PortLine, PortRow, Traffic, age, short};
 use crate::cli::paths::{bytes, micros};
 use crate::cli::ports::{self, Trouble};
 use crate::cli::wall_text;
@@ -18,6 +18,7 @@ up down        choose a link, a path or a port
 enter          its paths; of a path, its history; of a port, all it tells
 esc            back
 n              the host's network ports, or links again
+m              messages: of a link by its connections, else by device and class
 s r            sort by the next column; the other way round
 /              only what contains a text: peer, program, pid, address; port
 e              events, or more rows
@@ -32,6 +33,12 @@ marked         TCP segments that a queue has marked (ECN)
 held up by     what most of the time went into: the network (window or
                paths full), the peer (no receive posted, bytes held back,
                sender late), last acks, or this host itself";
+
+const MESSAGES_HELP: &str = "
+p50 p99        what messages took, from the time that the link took up the
+               request: a receiver's wait for the sender is in it, and a
+               sender's for the receive
+failed         messages that ended with an error";
 
 /// A column: its title, its width, and how important it is; 0 is always there.
 struct Column<T> {
@@ -163,6 +170,42 @@ fn paths() -> Vec<Column<PathRow>> {
         column("marked", 6, 10, None, |p| p.traffic.marked.to_string()),
         text(column("ends", 43, 3, None, |p| p.ends.clone())),
     ]
+}
+
+/// The first column is of those of a link, or of devices and classes.
+fn messages(of_link: bool) -> Vec<Column<MessagesRow>> {
+    let mut columns: Vec<Column<MessagesRow>> = if of_link {
+        vec![column(
+            "connection",
+            10,
+            0,
+            Some(Sort::Name),
+            |m: &MessagesRow| m.of.clone(),
+        )]
+    } else {
+        vec![
+            text(column("all of", 12, 0, Some(Sort::Name), |m| {
+                let way = if m.role.way() == "to" { ">" } else { "<" };
+                format!("{way} {}", m.of)
+            })),
+            column("pid", 7, 4, None, |m| m.pid.to_string()),
+            text(column("program", 12, 6, None, |m| m.program.clone())),
+        ]
+    };
+    let figures: [Column<MessagesRow>; 6] = [
+        column("Gb/s", 7, 0, Some(Sort::Rate), |m| {
+            gigabits(m.bytes_per_second)
+        }),
+        column("msg/s", 7, 2, None, |m| m.per_second.to_string()),
+        column("size", 10, 5, None, |m| {
+            m.size.map_or_else(|| "–".into(), bytes)
+        }),
+        column("p50 us", 7, 3, None, |m| delay(m.p50_ns)),
+        column("p99 us", 7, 1, Some(Sort::Delay), |m| delay(m.p99_ns)),
+        column("failed", 6, 4, Some(Sort::Lost), |m| m.failures.to_string()),
+    ];
+    columns.extend(figures);
+    columns
 }
 
 fn ports() -> Vec<Column<PortRow>> {
@@ -302,6 +345,13 @@ pub(super) fn draw(app: &App, source: &str, frame: &mut Frame) {
         }
         View::Paths(_) => table(app, paths(), &app.paths_shown(), frame, body),
         View::Path(..) => history(app, frame, body),
+        View::Messages(link) => {
+            let rows = app.messages_shown();
+            table(app, messages(link.is_some()), &rows, frame, body);
+            if rows.is_empty() {
+                nothing(app, frame, body);
+            }
+        }
         View::Ports => {
             let rows = app.ports_shown();
             table(app, ports(), &rows, frame, body);
@@ -328,6 +378,7 @@ pub(super) fn draw(app: &App, source: &str, frame: &mut Frame) {
     if app.has_help {
         let of_columns = match app.view {
             View::Ports | View::Port => ports_help(),
+            View::Messages(_) => MESSAGES_HELP.into(),
             View::Links | View::Paths(_) | View::Path(..) => LINKS_HELP.into(),
         };
         frame.render_widget(Clear, body.union(below));
@@ -349,6 +400,8 @@ fn nothing(app: &App, frame: &mut Frame, area: Rect) {
         "nothing has been read of the host's ports yet; of a recording: it has none (record --no-host)"
     } else if is_of_ports && app.filter.is_empty() {
         "this host has no port"
+    } else if matches!(app.view, View::Messages(Some(_))) {
+        "no connection of this link is open"
     } else if app.filter.is_empty() {
         "no process has a link: is THALWEG_TELEMETRY off, or the folder another?"
     } else {
@@ -377,6 +430,9 @@ fn heading(app: &App, source: &str) -> Vec<Line<'static>> {
             let ports = app.ports_shown().len();
             format!("{ports} ports of this host{filter}, by {sort}")
         }
+        (View::Messages(None), _) => {
+            format!("messages of all devices and classes{filter}, by {sort}")
+        }
         (View::Port, _) => app.port().map_or_else(String::new, about),
         (View::Links, _) | (_, None) => {
             format!(
@@ -390,6 +446,7 @@ fn heading(app: &App, source: &str) -> Vec<Line<'static>> {
         (view, Some(link)) => {
             let path = match view {
                 View::Path(_, number) => format!(", path {number}"),
+                View::Messages(_) => format!(", {} connections", link.connections.len()),
                 _ => String::new(),
             };
             format!(

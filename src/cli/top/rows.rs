@@ -3,10 +3,10 @@
 use crate::cli::paths::bytes;
 use crate::telemetry::Role;
 use crate::telemetry::histogram::Counts;
-use crate::telemetry::reader::{Link, PathNow};
+use crate::telemetry::reader::{Connection, Link, Messages, PathNow, Process, Total};
 use crate::telemetry::schema::{
-    LINK_TIMES, LinkCounter, LinkGauge, Metric, PATH_STATES, PathCounter, PathGauge, PathHistogram,
-    PortCounter, PortGauge, Table, Unit,
+    LINK_TIMES, LinkCounter, LinkGauge, MessageCounter, MessageHistogram, Metric, PATH_STATES,
+    PathCounter, PathGauge, PathHistogram, PortCounter, PortGauge, Table, Unit,
 };
 use crate::telemetry::snapshot::{PortWindow, Watched, Window};
 use crate::telemetry::sources::Source;
@@ -32,6 +32,7 @@ pub(super) struct LinkRow {
     /// What held it up most, and for so many per cent of the time; none where nothing did.
     pub(super) held_up: Option<(&'static str, u64)>,
     pub(super) paths: Vec<PathRow>,
+    pub(super) connections: Vec<MessagesRow>,
 }
 
 /// A path in a window.
@@ -64,6 +65,63 @@ pub(super) struct PortLine {
     pub(super) is_head: bool,
 }
 
+/// The messages of a connection, a device or a class in a window.
+#[derive(Debug, Clone)]
+pub(super) struct MessagesRow {
+    /// Whose they are: a number on the link, or a name.
+    pub(super) of: String,
+    /// The device or class stands for all of this process that goes this way.
+    pub(super) role: Role,
+    pub(super) pid: u64,
+    pub(super) program: String,
+    pub(super) bytes_per_second: u64,
+    pub(super) per_second: u64,
+    /// Of a message, on average; none where none ended.
+    pub(super) size: Option<u64>,
+    /// Of what messages took.
+    pub(super) p50_ns: Option<u64>,
+    pub(super) p99_ns: Option<u64>,
+    pub(super) failures: u64,
+}
+
+impl MessagesRow {
+    /// Those of devices and classes, in the order of the snapshot.
+    pub(super) fn totals(window: &Window) -> Vec<Self> {
+        let of_process = |watched: &Watched| {
+            let process = &watched.process;
+            let named = |what, totals: &[Total]| -> Vec<_> {
+                let row = |total: &Total| {
+                    let of = format!("{what} {}", total.name);
+                    Self::new(window, process, of, total.role, &total.messages)
+                };
+                totals.iter().map(row).collect()
+            };
+            let mut rows = named("device", &process.devices);
+            rows.extend(named("class", &process.classes));
+            rows
+        };
+        window.processes.iter().flat_map(of_process).collect()
+    }
+
+    fn new(window: &Window, process: &Process, of: String, role: Role, of_it: &Messages) -> Self {
+        let counter = |counter| of_it.counters[counter];
+        let messages = counter(MessageCounter::Messages);
+        let time = &of_it.histograms[MessageHistogram::Time];
+        Self {
+            of,
+            role,
+            pid: process.pid,
+            program: process.program.clone(),
+            bytes_per_second: window.per_second(counter(MessageCounter::Bytes)),
+            per_second: window.per_second(messages),
+            size: counter(MessageCounter::Bytes).checked_div(messages),
+            p50_ns: time.quantile(500),
+            p99_ns: time.quantile(990),
+            failures: counter(MessageCounter::Failures),
+        }
+    }
+}
+
 /// What was carried in a window.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Traffic {
@@ -93,6 +151,10 @@ impl LinkRow {
 
     fn new(window: &Window, watched: &Watched, link: &Link) -> Self {
         let process = &watched.process;
+        let connection = |of: &Connection| {
+            let name = of.number.to_string();
+            MessagesRow::new(window, process, name, link.role, &of.messages)
+        };
         let paths: Vec<_> = link.paths.iter().map(|p| PathRow::new(window, p)).collect();
         let delays = Counts::sum_of(
             link.paths
@@ -135,6 +197,7 @@ impl LinkRow {
             messages: window.per_second(link.counters[LinkCounter::Messages]),
             held_up: held_up.filter(|(_, share)| *share > 0),
             paths,
+            connections: link.connections.iter().map(connection).collect(),
         }
     }
 }

@@ -151,8 +151,13 @@ fn snapshots() -> Vec<Snapshot> {
         } else {
             Vec::new()
         };
-        let trainer = link(2, "10.0.0.2:40001", Role::Sender, second, paths);
+        let mut trainer = link(2, "10.0.0.2:40001", Role::Sender, second, paths);
+        let large = || made::messages(second * 100, 4 << 20, 2_300_000);
+        let small = made::messages(second * 20, 8 << 10, 90_000);
+        trainer.connections = vec![made::connection(0, large()), made::connection(7, small)];
         let mut trainer = made::watched(4711, "trainer", BEGIN, vec![trainer, waits]);
+        trainer.process.devices = vec![made::total("mlx5_0", large())];
+        trainer.process.classes = vec![made::total("collective", large())];
         trainer.events = events;
         let ended = link(2, "10.0.0.9:40001", Role::Sender, 1, vec![]);
         let mut old = made::watched(99, "old", BEGIN, vec![ended]);
@@ -210,7 +215,17 @@ fn screens_look_as_they_did() {
     }
     press(&mut app, &[KeyCode::Char('?')]);
     add("help", &app, (80, 24));
-    press(&mut app, &[KeyCode::Char('x'), KeyCode::Char('n')]);
+    press(&mut app, &[KeyCode::Char('x'), KeyCode::Char('m')]);
+    assert!(matches!(app.view, View::Messages(Some(_))));
+    for size in [(80, 12), (40, 12)] {
+        add("connections", &app, size);
+    }
+    press(&mut app, &[KeyCode::Esc, KeyCode::Esc, KeyCode::Char('m')]);
+    assert_eq!(app.view, View::Messages(None));
+    for size in [(80, 12), (40, 12)] {
+        add("messages", &app, size);
+    }
+    press(&mut app, &[KeyCode::Char('n')]);
     assert_eq!(app.view, View::Ports);
     for size in [(80, 24), (40, 12), (160, 20)] {
         add("ports", &app, size);
@@ -245,6 +260,18 @@ fn any_size_is_drawn() {
             }
         }
         press(&mut app, &[KeyCode::Enter]);
+    }
+    press(&mut app, &[KeyCode::Esc, KeyCode::Esc, KeyCode::Char('m')]);
+    for _ in 0..2 {
+        for width in [1, 2, 7, 20, 39, 41, 300] {
+            for height in [1, 2, 3, 5, 15, 16, 17, 60] {
+                screen(&app, (width, height));
+            }
+        }
+        press(
+            &mut app,
+            &[KeyCode::Esc, KeyCode::Enter, KeyCode::Char('m')],
+        );
     }
     press(&mut app, &[KeyCode::Char('n')]);
     for _ in 0..2 {

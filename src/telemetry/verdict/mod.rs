@@ -19,8 +19,11 @@ use serde::Serialize;
 
 use super::Role;
 use super::event::Event;
+use super::histogram::Counts;
 use super::reader::{Happened, Link, PathNow};
-use super::schema::{LINK_TIMES, LinkCounter, PathCounter, PathGauge, PathHistogram};
+use super::schema::{
+    LINK_TIMES, LinkCounter, MessageHistogram, PathCounter, PathGauge, PathHistogram,
+};
 use super::snapshot::{Watched, Window};
 
 /// A link whose user wants nothing of it for so many per cent of the time is not held up.
@@ -257,6 +260,16 @@ fn of_link(window: &Window, watched: &Watched, link: &Link) -> Option<Finding> {
         1,
         format!("{rate}, {messages} messages of {size} bytes on average"),
     );
+    let connections = link.connections.iter();
+    let times = connections.map(|of| &of.messages.histograms[MessageHistogram::Time]);
+    let times = Counts::sum_of(times);
+    if let Some((half, most)) = times.quantile(500).zip(times.quantile(990)) {
+        let (half, most) = (micros(half), micros(most));
+        evidence.insert(
+            2,
+            format!("half of the messages took up to {half}, 99 % up to {most}"),
+        );
+    }
     Some(Finding {
         subject: Subject::Link {
             pid: watched.process.pid,
