@@ -14,8 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{Config, ConfigError, HcaFilter};
 use crate::telemetry::sources::dcb::{self, Dcb};
 use crate::telemetry::sources::pcie::{self, Device, Gpu};
-use crate::telemetry::sources::rtnetlink;
-use crate::telemetry::sources::{ethtool, link};
+use crate::telemetry::sources::{ethtool, link, routes};
 use crate::transport::verbs::device::{self, Choice, Found};
 
 /// No file that is read whole is larger.
@@ -43,7 +42,7 @@ impl Kernel for Running {
     }
 
     fn multipath_routes(&self) -> io::Result<usize> {
-        rtnetlink::multipath_routes()
+        routes::with_several_hops(false)
     }
 
     #[cfg(feature = "verbs")]

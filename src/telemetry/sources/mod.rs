@@ -1,9 +1,9 @@
 //! What a host and its ports say of themselves beside our own timing, each from one place of the kernel.
 //!
 //! `rdma` and `ethtool` are what adapters count, each driver in its own words, under one table of names: the
-//! transports read part of it for control, and whoever watches reads all of it. `netlink` is what drivers say
-//! in the kernel's words, `module` what transceivers do, `link` which ports there are and how they are,
-//! `pressure` and `processors` what else keeps a host busy. [`Host`] reads them all, for whoever watches: never
+//! transports read part of it for control, and whoever watches reads all of it. `ethtool_netlink` is what
+//! drivers say in the kernel's words, `module` what transceivers do, `link` which ports there are and how they
+//! are, `pressure` and `processors` what else keeps a host busy; `dcb` and `routes` are for preflights. [`Host`] reads them all, for whoever watches: never
 //! the process that is watched.
 //!
 //! What cannot be read is absent, which is not zero, and hides nothing else. Counters of one path over TCP are
@@ -11,6 +11,7 @@
 
 pub mod dcb;
 pub mod ethtool;
+pub mod ethtool_netlink;
 mod figure;
 pub(crate) mod files;
 pub mod link;
@@ -22,7 +23,7 @@ pub mod pcie;
 pub mod pressure;
 pub mod processors;
 pub mod rdma;
-pub mod rtnetlink;
+pub mod routes;
 pub mod switches;
 #[cfg(test)]
 pub(crate) mod tree;
@@ -336,7 +337,7 @@ enum Drivers {
     /// None: these may be the files of another host.
     Nobody,
     /// This host's, with a socket for questions where the kernel has that family.
-    Kernel(Option<netlink::Socket>),
+    Kernel(Option<ethtool_netlink::Socket>),
 }
 
 /// Reads a host, each source at its own pace: what is not due is told again, with its age. A reading of a
@@ -365,7 +366,7 @@ impl Host {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            drivers: Drivers::Kernel(netlink::Socket::open().ok()),
+            drivers: Drivers::Kernel(ethtool_netlink::Socket::open().ok()),
             ..Self::of_files(Path::new("/sys"), Path::new("/proc"))
         }
     }
@@ -485,7 +486,7 @@ struct PortReader {
     rdma: Option<rdma::Counters>,
     ethtool: Option<ethtool::Counters>,
     /// What the driver answers.
-    questions: Vec<netlink::Question>,
+    questions: Vec<ethtool_netlink::Question>,
     /// Why the transceiver cannot be read, where one may be there.
     line: Option<String>,
 }
@@ -499,7 +500,7 @@ impl PortReader {
             read_at: [None; Source::ALL.len()],
             rdma: None,
             ethtool: None,
-            questions: netlink::Question::ALL.to_vec(),
+            questions: ethtool_netlink::Question::ALL.to_vec(),
             line: None,
         }
     }
