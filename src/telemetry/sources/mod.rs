@@ -48,6 +48,8 @@ const PORTS_MAX: usize = 512;
 const LOOK_EVERY: Nanos = Nanos::from_secs(1);
 /// Between two readings of a source passes so many times what one takes: where they are slow, they are few.
 const IDLE_TIMES: u64 = 50;
+/// No adapter needs longer that is well: transceivers, on their slow bus, take up to a second.
+const SLOW: Nanos = Nanos::from_secs(3);
 
 /// Where the figures of a port come from: all of one source are of the same age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -415,7 +417,7 @@ impl Host {
                 port.read(source, &self.sys, &mut self.drivers, now);
             }
         }
-        lines.extend(ports.iter().filter_map(|port| port.line.clone()));
+        lines.extend(ports.iter().flat_map(PortReader::lines));
         HostNow {
             at: now,
             ports: ports.iter().map(|port| port.told(now)).collect(),
@@ -465,13 +467,14 @@ impl Pace {
         is_due
     }
 
-    /// It has been done.
-    fn ends(&mut self) {
+    /// It has been done; says how long that took.
+    fn ends(&mut self) -> Nanos {
         let took = Timestamp::now().since(self.begun);
         let idle = Nanos(took.0.saturating_mul(IDLE_TIMES));
         if idle > self.every {
             self.due += idle;
         }
+        took
     }
 }
 
@@ -487,6 +490,8 @@ struct PortReader {
     ethtool: Option<ethtool::Counters>,
     /// What the driver answers.
     questions: Vec<ethtool_netlink::Question>,
+    /// Which sources took too long the last time.
+    is_slow: [bool; Source::ALL.len()],
     /// Why the transceiver cannot be read, where one may be there.
     line: Option<String>,
 }
@@ -501,8 +506,22 @@ impl PortReader {
             rdma: None,
             ethtool: None,
             questions: ethtool_netlink::Question::ALL.to_vec(),
+            is_slow: [false; Source::ALL.len()],
             line: None,
         }
+    }
+
+    /// What keeps it from telling more. These stay the same while they hold.
+    fn lines(&self) -> impl Iterator<Item = String> {
+        let is_slow = |source: &Source| self.is_slow[*source as usize];
+        let slow = Source::ALL.into_iter().filter(is_slow).map(|source| {
+            format!(
+                "{}: its driver took more than {} s to tell of {source}, and is asked less often: see dmesg",
+                self.port.name,
+                SLOW.0 / Nanos::from_secs(1).0
+            )
+        });
+        slow.chain(self.line.clone())
     }
 
     /// What it has told, with its age.
@@ -528,7 +547,7 @@ impl PortReader {
             Source::Pcie => self.read_pcie(sys),
         };
         self.read_at[source as usize] = has_told.then_some(now);
-        self.paces[source as usize].ends();
+        self.is_slow[source as usize] = self.paces[source as usize].ends() > SLOW;
     }
 
     fn read_rdma(&mut self, sys: &Path) -> bool {
@@ -905,9 +924,22 @@ mod tests {
         assert!(!pace.begins(at(60_000)));
         let mut pace = Pace::every(Nanos::from_secs(10));
         assert!(pace.begins(at(0)));
-        pace.ends();
+        assert!(pace.ends() < SLOW);
         assert!(!pace.begins(at(9_999)));
         assert!(pace.begins(at(10_000)));
+    }
+
+    #[test]
+    fn a_driver_that_takes_long_is_named() {
+        let tree = host("sources-slow");
+        let mut reader = reader(&tree);
+        assert_eq!(reader.read(at(0)).lines, [""; 0]);
+        reader.ports[0].is_slow[Source::Rdma as usize] = true;
+        // Not due yet: what was the case still is.
+        let lines = reader.read(at(1)).lines;
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].starts_with("mlx5_0:1: its driver took more than 3 s to tell of rdma"));
+        assert_eq!(reader.read(at(60_000)).lines, [""; 0]);
     }
 
     #[test]
