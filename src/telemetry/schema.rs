@@ -353,7 +353,7 @@ table! {
         XmitWaitTicks = "xmit_wait_ticks" in Number,
         /// Packets discarded on their way out, because the port was down or congested (InfiniBand).
         XmitDiscards = "xmit_discards" in Number,
-        /// Packets that came with an error (InfiniBand).
+        /// Packets that came with an error (InfiniBand, bnxt).
         RdmaReceiveErrors = "rdma_receive_errors" in Number,
         /// Symbol errors of the link (InfiniBand).
         RdmaSymbolErrors = "rdma_symbol_errors" in Number,
