@@ -3,8 +3,8 @@
 //! `rdma` and `ethtool` are what adapters count, each driver in its own words, under one table of names: the
 //! transports read part of it for control, and whoever watches reads all of it. `ethtool_netlink` is what
 //! drivers say in the kernel's words, `module` what transceivers do, `link` which ports there are and how they
-//! are, `pressure` and `processors` what else keeps a host busy; `dcb` and `routes` are for preflights. [`Host`] reads them all, for whoever watches: never
-//! the process that is watched.
+//! are, `pressure` and `processors` what else keeps a host busy. [`Host`] reads them all, port by port, for
+//! whoever watches: never the process that is watched. `dcb` and `routes` are asked before a job.
 //!
 //! What cannot be read is absent, which is not zero, and hides nothing else. Counters of one path over TCP are
 //! in its process's own records, since only the owner of a socket may ask for them.
@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::figure::increase;
 use self::link::Port;
-use self::port::{Pace, Seat};
+use self::port::{Pace, PortReader};
 use super::schema::{HostCounter, HostGauge, LaneGauge, PortCounter, PortGauge, PriorityCounter};
 use super::values::Values;
 use crate::clock::Timestamp;
@@ -339,7 +339,7 @@ fn between(before_ns: Option<u64>, now_ns: Option<u64>, apart: Nanos) -> Option<
 
 /// Reads a host, each source at its own pace: what is not due is told again, with its age. A reading of a
 /// slow adapter or transceiver takes as long as it takes, up to a second for the latter: a program with a
-/// screen has a thread for it. One that does not answer holds nobody up for longer than [`PATIENCE`], and
+/// screen has a thread for it. One that does not answer holds nobody up for longer than three seconds, and
 /// that once: the rest goes on, and a line says so.
 #[derive(Debug)]
 pub struct Host {
@@ -349,7 +349,7 @@ pub struct Host {
     asks_drivers: bool,
     patience: Duration,
     looked: Pace,
-    ports: Vec<Seat>,
+    ports: Vec<PortReader>,
     itself: HostReading,
     read_at: Timestamp,
     pace: Pace,
@@ -403,9 +403,9 @@ impl Host {
             ));
         }
         let last = self.ports.len().min(PORTS_MAX);
-        let seats = &mut self.ports[..last];
-        for seat in &mut *seats {
-            seat.begin(now);
+        let ports = &mut self.ports[..last];
+        for port in &mut *ports {
+            port.begin(now);
         }
         if self.pace.begins(now) {
             self.read_at = now;
@@ -414,13 +414,13 @@ impl Host {
             self.pace.ends();
         }
         let until = Instant::now() + self.patience;
-        for seat in &mut *seats {
-            seat.end(until);
+        for port in &mut *ports {
+            port.end(until);
         }
-        lines.extend(seats.iter().flat_map(Seat::lines));
+        lines.extend(ports.iter().flat_map(PortReader::lines));
         HostNow {
             at: now,
-            ports: seats.iter().map(|seat| seat.told(now)).collect(),
+            ports: ports.iter().map(|port| port.told(now)).collect(),
             host: HostReading {
                 age_ns: Some(now.since(self.read_at).0),
                 ..self.itself.clone()
@@ -432,10 +432,10 @@ impl Host {
     fn look(&mut self) {
         let mut before = std::mem::take(&mut self.ports);
         for port in link::find(&self.sys) {
-            let known = before.iter().position(|seat| *seat.port() == port);
-            let seat = known.map(|at| before.swap_remove(at));
-            let new = || Seat::new(port, &self.sys, self.asks_drivers);
-            self.ports.push(seat.unwrap_or_else(new));
+            let known = before.iter().position(|reader| *reader.port() == port);
+            let reader = known.map(|at| before.swap_remove(at));
+            let new = || PortReader::new(port, &self.sys, self.asks_drivers);
+            self.ports.push(reader.unwrap_or_else(new));
         }
     }
 }

@@ -276,8 +276,8 @@ impl Received {
         }
         if self.unread > 0 {
             lines.push(format!(
-                "switches: some messages could not be read: they are no metrics of OTLP, or longer than \
-                 {MESSAGE_BYTES_MAX} bytes; their sender's log says which"
+                "switches: some messages could not be read: they are longer than {MESSAGE_BYTES_MAX} bytes, broken \
+                 off, or no metrics of OTLP; their sender's log says which"
             ));
         }
         (values, lines)

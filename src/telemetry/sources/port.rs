@@ -20,7 +20,7 @@ const IDLE_TIMES: u64 = 50;
 
 /// A port, who reads it, and what was told last.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct PortReader {
     port: Port,
     last: Answer,
     reader: Reader,
@@ -39,7 +39,7 @@ struct Answer {
 #[derive(Debug)]
 enum Reader {
     /// We do: no driver of an adapter is behind it, as in the many interfaces of containers.
-    Here(Box<PortReader>),
+    Here(Box<Sources>),
     /// A thread does.
     Apart(Worker),
 }
@@ -63,13 +63,13 @@ enum State {
     Late,
 }
 
-impl Seat {
+impl PortReader {
     /// `asks_drivers`: through the kernel too, beside reading files.
     pub(super) fn new(port: Port, sys: &Path, asks_drivers: bool) -> Self {
         let device = |interface: &String| sys.join("class/net").join(interface).join("device");
         let is_adapter =
             port.device.is_some() || port.interface.iter().any(|name| device(name).exists());
-        let reader = PortReader::new(port.clone(), sys);
+        let sources = Sources::new(port.clone(), sys);
         Self {
             last: Answer {
                 at: Timestamp::ZERO,
@@ -77,9 +77,9 @@ impl Seat {
                 line: None,
             },
             reader: if is_adapter {
-                Reader::Apart(Worker::new(reader, asks_drivers))
+                Reader::Apart(Worker::new(sources, asks_drivers))
             } else {
-                Reader::Here(Box::new(reader))
+                Reader::Here(Box::new(sources))
             },
             port,
         }
@@ -92,7 +92,7 @@ impl Seat {
     /// Begins to read what is due.
     pub(super) fn begin(&mut self, now: Timestamp) {
         match &mut self.reader {
-            Reader::Here(reader) => self.last = reader.read(&mut Drivers::Nobody, now),
+            Reader::Here(sources) => self.last = sources.read(&mut Drivers::Nobody, now),
             Reader::Apart(worker) if worker.state == State::Idle => {
                 // A thread that has ended is one that does not answer.
                 let _ = worker.questions.send(now);
@@ -144,7 +144,7 @@ impl Seat {
 }
 
 impl Worker {
-    fn new(mut reader: PortReader, asks_drivers: bool) -> Self {
+    fn new(mut sources: Sources, asks_drivers: bool) -> Self {
         let (questions, asked) = channel();
         let (answer, answers) = channel();
         let read = move || {
@@ -154,7 +154,7 @@ impl Worker {
                 Drivers::Nobody
             };
             for now in asked {
-                if answer.send(reader.read(&mut drivers, now)).is_err() {
+                if answer.send(sources.read(&mut drivers, now)).is_err() {
                     break;
                 }
             }
@@ -217,9 +217,9 @@ impl Pace {
     }
 }
 
-/// Reads one port.
+/// The sources of one port.
 #[derive(Debug)]
-struct PortReader {
+struct Sources {
     port: Port,
     sys: PathBuf,
     now: PortNow,
@@ -234,7 +234,7 @@ struct PortReader {
     line: Option<String>,
 }
 
-impl PortReader {
+impl Sources {
     fn new(port: Port, sys: &Path) -> Self {
         Self {
             now: PortNow::of(&port),
