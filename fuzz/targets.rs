@@ -26,7 +26,8 @@ use thalweg::session::fuzzing::{
 };
 use thalweg::telemetry::schema::PortGauge;
 use thalweg::telemetry::sources::{
-    dcb, link, module, netlink as ethtool, otlp as switches, pcie, pressure, processors, rtnetlink,
+    dcb, ethtool_netlink, link, module, netlink as sockets, otlp as switches, pcie, pressure,
+    processors, routes,
 };
 use thalweg::transport::{ChannelError, Receiver, framing};
 use thalweg::units::{Bytes, Nanos};
@@ -636,17 +637,14 @@ pub fn request(data: &[u8]) {
 /// An answer of the kernel about an interface: what it is about, then a datagram.
 pub fn netlink(data: &[u8]) {
     let mut input = Input(data);
-    let question = ethtool::Question::ALL[usize::from(input.byte()) % ethtool::Question::ALL.len()];
-    let (family, sequence) = (30, u32::from(input.byte()));
-    let told = match ethtool::answer(input.0, family, sequence) {
-        Some(Ok(attributes)) => ethtool::parse(question, attributes),
-        Some(Err(error)) => {
-            assert!(error.raw_os_error().is_some_and(|errno| errno > 0));
-            return;
-        }
-        // Attributes alone: what is in a datagram is seldom come by.
-        None => ethtool::parse(question, input.0),
-    };
+    let questions = ethtool_netlink::Question::ALL;
+    let question = questions[usize::from(input.byte()) % questions.len()];
+    let sequence = u32::from(input.byte());
+    let mut messages = sockets::messages(input.0);
+    let ours = messages.find(|message| message.sequence == sequence);
+    // Attributes alone: what is in a datagram is seldom come by.
+    let attributes = ours.map_or(input.0, |message| message.body.get(4..).unwrap_or_default());
+    let told = ethtool_netlink::parse(question, attributes);
     for (at, (counter, value)) in told.counters.iter().enumerate() {
         assert!(*value != u64::MAX, "{counter:?} has not been set");
         let again = told.counters[..at].iter().any(|(is, _)| is == counter);
@@ -654,7 +652,8 @@ pub fn netlink(data: &[u8]) {
     }
 }
 
-/// The memory of a transceiver: its lower half, then the halves of pages 01h and 11h.
+/// The memory of a transceiver: its lower half, then the halves of pages 01h and 11h; of an SFP the lower half at
+/// its second address.
 pub fn transceiver(data: &[u8]) {
     let mut input = Input(data);
     let lower = input.take(module::HALF_PAGE_BYTES);
@@ -664,6 +663,9 @@ pub fn transceiver(data: &[u8]) {
     };
     let layout = lower.first().and_then(|&first| module::Layout::of(first));
     let told = match layout {
+        Some(module::Layout::Sff8472) if module::measures(lower) => {
+            module::sff8472(pages.advertising)
+        }
         Some(module::Layout::Sff8636) => module::sff8636(lower),
         _ if module::is_flat(lower) => module::cmis(lower, None),
         _ => module::cmis(lower, Some(pages)),
@@ -713,7 +715,7 @@ pub fn otlp(data: &[u8]) {
     assert!(received.series.len() <= data.len());
 }
 
-/// What the kernel says of a host: an answer of rtnetlink, a device's configuration on PCI Express.
+/// What the kernel says of a host: priorities, routes, messages of netlink, a device's configuration on PCI Express.
 pub fn host(data: &[u8]) {
     let Some((&kind, data)) = data.split_first() else {
         return;
@@ -728,10 +730,10 @@ pub fn host(data: &[u8]) {
                 }
             }
         }
-        1 => assert!(rtnetlink::next_hops(data) <= data.len() / 8),
+        1 => assert!(routes::next_hops(data) <= data.len() / 8),
         2 => {
-            for message in rtnetlink::messages(data) {
-                let bytes: usize = rtnetlink::attributes(message.body)
+            for message in sockets::messages(data) {
+                let bytes: usize = sockets::attributes(message.body)
                     .map(|(_, a)| a.len())
                     .sum();
                 assert!(bytes <= data.len());

@@ -52,7 +52,7 @@ pub enum Unit {
     Number,
     /// Millionths; Prometheus is told a ratio.
     PartsPerMillion,
-    /// Thousandths of a degree. What is below zero is told as zero.
+    /// Thousandths of a degree. What is below zero is not told.
     Millicelsius,
     /// Millionths of a volt.
     Microvolts,
@@ -395,7 +395,7 @@ table! {
         XmitWaitTicks = "xmit_wait_ticks" in Number,
         /// Packets discarded on their way out, because the port was down or congested (InfiniBand).
         XmitDiscards = "xmit_discards" in Number,
-        /// Packets that came with an error (InfiniBand).
+        /// Packets that came with an error (InfiniBand, bnxt).
         RdmaReceiveErrors = "rdma_receive_errors" in Number,
         /// Symbol errors of the link (InfiniBand).
         RdmaSymbolErrors = "rdma_symbol_errors" in Number,
@@ -441,6 +441,14 @@ table! {
         EcnMarkedFrames = "ecn_marked_frames" in Number,
         /// Frames whose checksum was wrong.
         CrcErrors = "crc_errors" in Number,
+        /// Frames shorter than any may be, with a right checksum.
+        UndersizeFrames = "undersize_frames" in Number,
+        /// Frames longer than the port takes, with a right checksum: the other end has a larger MTU.
+        OversizeFrames = "oversize_frames" in Number,
+        /// Frames shorter than any may be, with a wrong checksum: what is left of a collision or of a bad signal.
+        Fragments = "fragments" in Number,
+        /// Frames longer than the port takes, with a wrong checksum.
+        Jabbers = "jabbers" in Number,
         /// Frames dropped for a symbol error.
         SymbolErrors = "symbol_errors" in Number,
         /// Symbol errors that error correction did not mend.
@@ -501,7 +509,7 @@ table! {
         Speed = "speed" in BytesPerSecond,
         /// The largest packet of the network interface.
         Mtu = "mtu" in Bytes,
-        /// Temperature of the adapter, the hottest place that it tells.
+        /// Temperature of the adapter, the hottest place that it tells; absent below zero.
         Temperature = "temperature" in Millicelsius,
         /// State of the RDMA port: 1 down, 2 initializing, 3 armed, 4 active, 5 active and deferred.
         RdmaState = "rdma_state" in Number,
@@ -523,7 +531,7 @@ table! {
         PauseReceiveEnabled = "pause_receive_enabled" in Number,
         /// 1 where the port may pause the whole link, 0 where not.
         PauseSendEnabled = "pause_send_enabled" in Number,
-        /// Temperature of the transceiver.
+        /// Temperature of the transceiver; absent below zero.
         ModuleTemperature = "module_temperature" in Millicelsius,
         /// Voltage of the transceiver.
         ModuleVoltage = "module_voltage" in Microvolts,

@@ -7,30 +7,36 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use crate::config::{Config, ConfigError, HcaFilter};
 use crate::telemetry::sources::dcb::{self, Dcb};
 use crate::telemetry::sources::pcie::{self, Device, Gpu};
-use crate::telemetry::sources::rtnetlink;
-use crate::telemetry::sources::{ethtool, link};
+use crate::telemetry::sources::{ethtool, link, routes};
 use crate::transport::verbs::device::{self, Choice, Found};
 
 /// No file that is read whole is larger.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// What the kernel is asked rather than read from.
+/// A driver that takes longer does not answer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the kernel is asked rather than read from. It asks drivers, and those their firmware: one that hangs
+/// is an error (`ErrorKind::TimedOut`).
 pub(super) trait Kernel {
     /// How an interface treats priorities.
     fn dcb(&self, interface: &str) -> io::Result<Dcb>;
     /// How many IPv4 routes have several next hops.
     fn multipath_routes(&self) -> io::Result<usize>;
     /// The bytes of payload in a packet of an RDMA port; none where it cannot be asked.
-    fn rdma_mtu(&self, device: &str, port: u8) -> Option<u32>;
+    fn rdma_mtu(&self, device: &str, port: u8) -> io::Result<Option<u32>>;
     /// The speed that an interface can have at most; none where it does not say.
-    fn speed_max_mbps(&self, interface: &str) -> Option<u64>;
+    fn speed_max_mbps(&self, interface: &str) -> io::Result<Option<u64>>;
 }
 
 /// The kernel that runs.
@@ -39,27 +45,50 @@ pub(super) struct Running;
 
 impl Kernel for Running {
     fn dcb(&self, interface: &str) -> io::Result<Dcb> {
-        dcb::read(interface)
+        let interface = interface.to_owned();
+        within(PATIENCE, move || dcb::read(&interface))
     }
 
     fn multipath_routes(&self) -> io::Result<usize> {
-        rtnetlink::multipath_routes()
+        routes::multipath_routes()
     }
 
     #[cfg(feature = "verbs")]
-    fn rdma_mtu(&self, device: &str, port: u8) -> Option<u32> {
-        let device = crate::transport::verbs::sys::Device::open(device).ok()?;
-        device.port(port).ok().map(|state| state.mtu.into())
+    fn rdma_mtu(&self, device: &str, port: u8) -> io::Result<Option<u32>> {
+        let device = device.to_owned();
+        within(PATIENCE, move || {
+            let device = crate::transport::verbs::sys::Device::open(&device).ok();
+            let state = device.and_then(|device| device.port(port).ok());
+            Ok(state.map(|state| state.mtu.into()))
+        })
     }
 
     #[cfg(not(feature = "verbs"))]
-    fn rdma_mtu(&self, _device: &str, _port: u8) -> Option<u32> {
-        None
+    fn rdma_mtu(&self, _device: &str, _port: u8) -> io::Result<Option<u32>> {
+        Ok(None)
     }
 
-    fn speed_max_mbps(&self, interface: &str) -> Option<u64> {
-        ethtool::speed_max_mbps(interface).ok().flatten()
+    fn speed_max_mbps(&self, interface: &str) -> io::Result<Option<u64>> {
+        let interface = interface.to_owned();
+        within(PATIENCE, move || ethtool::speed_max_mbps(&interface))
     }
+}
+
+/// The answer, unless it takes too long. Whoever waits for it is left behind then: nobody can end a call that
+/// hangs in a driver.
+fn within<T: Send + 'static>(
+    patience: Duration,
+    ask: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (answer, asked) = mpsc::channel();
+    let name = "thalweg-doctor".to_owned();
+    thread::Builder::new().name(name).spawn(move || {
+        // Nobody hears what comes too late.
+        let _ = answer.send(ask());
+    })?;
+    asked
+        .recv_timeout(patience)
+        .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }
 
 /// A port of an RDMA device.
@@ -122,6 +151,8 @@ pub(super) struct Host {
     pub(super) pci: Vec<Device>,
     /// Each interface is asked once.
     dcb: RefCell<BTreeMap<String, Option<Dcb>>>,
+    /// What no driver has answered, a line each.
+    unanswered: RefCell<BTreeSet<String>>,
 }
 
 impl Host {
@@ -159,6 +190,7 @@ impl Host {
             ports: Vec::new(),
             pci: pcie::devices(&root.join("sys")),
             dcb: RefCell::default(),
+            unanswered: RefCell::default(),
         };
         host.ports = ports(&host, host.config.hca.as_ref());
         host
@@ -246,7 +278,10 @@ impl Host {
     /// How an interface treats priorities; none if that is not known.
     pub(super) fn dcb(&self, interface: &str) -> Option<Dcb> {
         let mut known = self.dcb.borrow_mut();
-        let ask = || self.kernel.dcb(interface).ok();
+        let ask = || {
+            let dcb = self.kernel.dcb(interface);
+            self.heard(interface, "how it treats priorities (DCB)", dcb)
+        };
         known
             .entry(interface.to_owned())
             .or_insert_with(ask)
@@ -258,11 +293,29 @@ impl Host {
     }
 
     pub(super) fn rdma_mtu(&self, port: &Port) -> Option<u32> {
-        self.kernel.rdma_mtu(&port.device, port.number)
+        let mtu = self.kernel.rdma_mtu(&port.device, port.number);
+        self.heard(&port.name(), "the size of its packets", mtu)?
     }
 
     pub(super) fn speed_max_mbps(&self, interface: &str) -> Option<u64> {
-        self.kernel.speed_max_mbps(interface)
+        let speed = self.kernel.speed_max_mbps(interface);
+        self.heard(interface, "how fast it can be", speed)?
+    }
+
+    /// An answer; remembers that none came.
+    fn heard<T>(&self, of: &str, what: &str, answer: io::Result<T>) -> Option<T> {
+        // Of netlink, which has a limit of its own, "would block".
+        let is_late =
+            |error: &io::Error| matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock);
+        if answer.as_ref().is_err_and(is_late) {
+            self.unanswered.borrow_mut().insert(format!("{of}: {what}"));
+        }
+        answer.ok()
+    }
+
+    /// What no driver has answered so far.
+    pub(super) fn unanswered(&self) -> Vec<String> {
+        self.unanswered.borrow().iter().cloned().collect()
     }
 
     /// Ports that carry a job's traffic over Ethernet.
@@ -308,7 +361,11 @@ impl Host {
         let filter = self.config.ifname.as_ref();
         let admitted = |name: &String| filter.is_none_or(|filter| filter.admits(name));
         let names = self.interfaces().into_iter().filter(admitted);
-        let speed = |name: &str| self.number::<u64>(format!("sys/class/net/{name}/speed"));
+        // Old kernels tell an unknown speed as all ones, newer ones as -1.
+        let speed = |name: &str| {
+            let mbps = self.number::<u64>(format!("sys/class/net/{name}/speed"));
+            mbps.filter(|mbps| (1..u64::from(u32::MAX)).contains(mbps))
+        };
         names
             .filter_map(|name| Some((name.clone(), speed(&name)?)))
             .collect()
@@ -435,4 +492,23 @@ fn word(file: &Path) -> Option<String> {
     let text = text(file)?;
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_hangs_holds_nobody_up() {
+        let (end, ended) = mpsc::channel::<()>();
+        let hung = within(Duration::from_millis(10), move || {
+            let _ = ended.recv();
+            Ok(1)
+        });
+        assert_eq!(hung.unwrap_err().kind(), ErrorKind::TimedOut);
+        drop(end);
+        assert_eq!(within(PATIENCE, || Ok(2)).unwrap(), 2);
+        let refused = within::<u8>(PATIENCE, || Err(ErrorKind::Unsupported.into()));
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unsupported);
+    }
 }

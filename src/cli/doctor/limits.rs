@@ -24,7 +24,9 @@ pub(super) fn locked_memory(host: &Host) -> Outcome {
     let Some((soft, hard)) = limit(host, "Max locked memory") else {
         return Outcome::not_checked("/proc/self/limits does not say");
     };
-    if is_capable(host, CAP_IPC_LOCK) {
+    let is_apart = is_user_namespace(host);
+    let is_capable = is_capable(host, CAP_IPC_LOCK);
+    if is_capable && !is_apart {
         return Outcome::Well("any amount: this user has CAP_IPC_LOCK".into());
     }
     let Some(soft) = soft else {
@@ -52,6 +54,9 @@ pub(super) fn locked_memory(host: &Host) -> Outcome {
                 format!("soft limit {}, hard limit {hard}", size(soft)),
                 OF_SHELL.into(),
             ])
+            .evidence((is_capable && is_apart).then_some(
+                "CAP_IPC_LOCK is there, but of a user namespace: adapters do not heed that",
+            ))
             .why(
                 "Memory is locked when it is registered with an adapter: beyond the limit that \
                  fails, and the job ends.",
@@ -142,6 +147,14 @@ fn is_capable(host: &Host, capability: u32) -> bool {
     let set = text.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
     set.is_some_and(|set| set >> capability & 1 == 1)
+}
+
+/// Whether this is a user namespace other than the host's, in whose right alone the kernel lets adapters pass the
+/// limit (`ib_umem_get`).
+fn is_user_namespace(host: &Host) -> bool {
+    let map = host.text("proc/self/uid_map").unwrap_or_default();
+    let mut words = map.split_whitespace().peekable();
+    words.peek().is_some() && !words.eq(["0", "0", "4294967295"])
 }
 
 /// `65536k`, as a mount's options have it.

@@ -109,8 +109,11 @@ const CHECKS: &[Check] = &[
     check("nccl-gpu-direct", nccl::gpu_direct),
     check("nccl-leftovers", nccl::leftovers),
     check("nccl-traffic-class", nccl::traffic_classes),
+    check("nccl-channels", nccl::channels),
     check("nccl-library", library::nccl),
     check("plugin-library", library::plugin),
+    // The last: it tells what the others could not learn.
+    check("driver-answers", rdma::driver_answers),
 ];
 
 const fn check(name: &'static str, run: fn(&Host) -> Outcome) -> Check {

@@ -209,9 +209,17 @@ pub(super) fn net(host: &Host) -> Outcome {
 
 /// RDMA is not both switched off and set up.
 pub(super) fn ib(host: &Host) -> Outcome {
-    if host.var("NCCL_IB_DISABLE").is_none_or(|value| value == "0") {
-        return Outcome::Well("RDMA is not switched off".into());
-    }
+    let is_disabled = host
+        .var("NCCL_IB_DISABLE")
+        .is_some_and(|value| value != "0");
+    let is_socket = host
+        .var("NCCL_NET")
+        .is_some_and(|net| net.eq_ignore_ascii_case("socket"));
+    let off = match (is_disabled, is_socket) {
+        (true, _) => "NCCL_IB_DISABLE",
+        (false, true) => "NCCL_NET",
+        (false, false) => return Outcome::Well("RDMA is not switched off".into()),
+    };
     let others = [
         "NCCL_IB_HCA",
         "NCCL_IB_GID_INDEX",
@@ -223,41 +231,40 @@ pub(super) fn ib(host: &Host) -> Outcome {
         .into_iter()
         .filter(|name| host.var(name).is_some())
         .collect();
-    let disable = host.shown("NCCL_IB_DISABLE");
-    if host.config.transport == TransportKind::Verbs {
+    let shown = host.shown(off);
+    if host.config.transport == TransportKind::Verbs && is_disabled {
         return Outcome::Found(vec![
             Finding::note("NCCL_IB_DISABLE does not keep thalweg from RDMA.")
-                .evidence([disable, host.shown("THALWEG_TRANSPORT")])
+                .evidence([shown, host.shown("THALWEG_TRANSPORT")])
                 .why("THALWEG_TRANSPORT prevails; only NCCL's own transport is switched off.")
-                .fix(host.unset(&["NCCL_IB_DISABLE"])),
+                .fix(host.unset(&[off])),
         ]);
     }
-    let active = host.ports.iter().filter(|port| port.is_active()).count();
     if !others.is_empty() {
         return Outcome::Found(vec![
             Finding::problem("RDMA is switched off, and set up all the same.")
-                .evidence([disable])
+                .evidence([shown])
                 .evidence(others.iter().map(|name| host.shown(name)))
-                .why(
-                    "With NCCL_IB_DISABLE everything goes over TCP, and the other variables have \
-                     no effect.",
-                )
-                .fix(host.unset(&["NCCL_IB_DISABLE"]))
+                .why(format!(
+                    "With {off} everything goes over TCP, and the other variables have no effect."
+                ))
+                .fix(host.unset(&[off]))
                 .fix(["or, if TCP is meant, the others"]),
         ]);
     }
+    let active = host.ports.iter().filter(|port| port.is_active()).count();
     if active > 0 {
         return Outcome::Found(vec![
             Finding::warning("RDMA is switched off on a host that has it.")
-                .evidence([disable, format!("{} up", count(active, "RDMA port"))])
+                .evidence([shown, format!("{} up", count(active, "RDMA port"))])
                 .why(
                     "Everything goes over TCP, which costs processor time and reaches a fraction \
                      of the rate.",
                 )
-                .fix(host.unset(&["NCCL_IB_DISABLE"])),
+                .fix(host.unset(&[off])),
         ]);
     }
-    Outcome::Well(format!("{disable}, and there is no RDMA port that is up"))
+    Outcome::Well(format!("{shown}, and there is no RDMA port that is up"))
 }
 
 /// Variables about the memory of GPUs agree.
@@ -315,6 +322,51 @@ pub(super) fn gpu_direct(host: &Host) -> Outcome {
             None => "no variable speaks against it".into(),
         },
     )
+}
+
+/// NCCL's sockets to each peer, of all its threads together, are this many at most (documentation of
+/// `NCCL_SOCKET_NTHREADS`).
+const SOCKETS_MAX: u64 = 64;
+
+/// Numbers in variables do not contradict each other.
+pub(super) fn channels(host: &Host) -> Outcome {
+    let number = |name: &str| host.var(name)?.parse::<u64>().ok();
+    let mut findings = Vec::new();
+    for (least, most) in [
+        ("NCCL_MIN_NCHANNELS", "NCCL_MAX_NCHANNELS"),
+        ("NCCL_MIN_CTAS", "NCCL_MAX_CTAS"),
+        ("NCCL_MIN_P2P_NCHANNELS", "NCCL_MAX_P2P_NCHANNELS"),
+    ] {
+        if number(least)
+            .zip(number(most))
+            .is_some_and(|(least, most)| least > most)
+        {
+            findings.push(
+                Finding::problem(format!("{least} is more than {most}."))
+                    .evidence([least, most].map(|name| host.shown(name)))
+                    .why("Both cannot hold: one of them has no effect.")
+                    .fix(host.unset(&[least, most])),
+            );
+        }
+    }
+    let sockets = ["NCCL_SOCKET_NTHREADS", "NCCL_NSOCKS_PERTHREAD"];
+    let [threads, each] = sockets.map(|name| number(name).unwrap_or(1));
+    if threads.saturating_mul(each) > SOCKETS_MAX {
+        findings.push(
+            Finding::warning(format!(
+                "NCCL is asked for more than {SOCKETS_MAX} sockets to each peer."
+            ))
+            .evidence(
+                sockets
+                    .iter()
+                    .filter(|name| host.var(name).is_some())
+                    .map(|name| host.shown(name)),
+            )
+            .why("It takes fewer than either variable says; links of thalweg heed neither.")
+            .fix(host.unset(&sockets)),
+        );
+    }
+    Outcome::of(findings, "no number contradicts another")
 }
 
 /// No variable is left over that switches off what a job needs.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::host::{Host, Port};
+use super::host::{Host, PATIENCE, Port};
 use super::{Finding, Outcome, count, gbps};
 use crate::config::{HcaFilter, TransportKind};
 use crate::telemetry::sources::pcie::Gpu;
@@ -501,6 +501,28 @@ pub(super) fn gpu_memory(host: &Host) -> Outcome {
                  bandwidth.",
             )
             .fix(fix),
+    ])
+}
+
+/// Drivers have answered whatever the checks asked them.
+pub(super) fn driver_answers(host: &Host) -> Outcome {
+    let unanswered = host.unanswered();
+    if unanswered.is_empty() {
+        return Outcome::Well("whatever was asked".into());
+    }
+    Outcome::Found(vec![
+        Finding::problem("A driver does not answer.")
+            .evidence(unanswered)
+            .evidence([format!("asked for {} s", PATIENCE.as_secs())])
+            .why(
+                "Its firmware hangs, or its adapter is being reset: a job would hang with it, and what the \
+                 checks did not hear they could not judge.",
+            )
+            .fix([
+                "dmesg | tail -n 50",
+                "devlink health show",
+                "if it goes on: load the driver anew, or restart the host",
+            ]),
     ])
 }
 

@@ -23,24 +23,36 @@ struct Answers {
     multipath_routes: usize,
     rdma_mtu: BTreeMap<String, u32>,
     speed_max: BTreeMap<String, u64>,
+    /// Its driver does not answer.
+    hung: Option<&'static str>,
+}
+
+impl Answers {
+    fn answer<T>(&self, of: &str, answer: T) -> io::Result<T> {
+        match self.hung {
+            Some(hung) if hung == of => Err(io::ErrorKind::TimedOut.into()),
+            _ => Ok(answer),
+        }
+    }
 }
 
 impl Kernel for Answers {
     fn dcb(&self, interface: &str) -> io::Result<Dcb> {
         let unsupported = || io::ErrorKind::Unsupported.into();
-        self.dcb.get(interface).cloned().ok_or_else(unsupported)
+        let dcb = self.answer(interface, self.dcb.get(interface).cloned())?;
+        dcb.ok_or_else(unsupported)
     }
 
     fn multipath_routes(&self) -> io::Result<usize> {
         Ok(self.multipath_routes)
     }
 
-    fn rdma_mtu(&self, device: &str, _port: u8) -> Option<u32> {
-        self.rdma_mtu.get(device).copied()
+    fn rdma_mtu(&self, device: &str, _port: u8) -> io::Result<Option<u32>> {
+        self.answer(device, self.rdma_mtu.get(device).copied())
     }
 
-    fn speed_max_mbps(&self, interface: &str) -> Option<u64> {
-        self.speed_max.get(interface).copied()
+    fn speed_max_mbps(&self, interface: &str) -> io::Result<Option<u64>> {
+        self.answer(interface, self.speed_max.get(interface).copied())
     }
 }
 
@@ -382,6 +394,9 @@ fn ill() -> Patient {
     patient.set("NCCL_NET_GDR_LEVEL", "LOC");
     patient.set("NCCL_DMABUF_ENABLE", "1");
     patient.set("NCCL_P2P_DISABLE", "1");
+    patient.set("NCCL_MIN_CTAS", "32");
+    patient.set("NCCL_MAX_CTAS", "8");
+    patient.kernel.hung = Some("mlx5_1");
     patient
         .tree
         .file("etc/nccl.conf", "# ours\nNCCL_ALGO=Ring\nNCCL_NET=Socket\n");
@@ -892,6 +907,13 @@ fn limits_are_large_enough() {
         .tree
         .file("proc/self/status", "CapEff:\t000001ffffffffff\n");
     patient.is_well("locked-memory");
+    let map = |text: &str| patient.tree.file("proc/self/uid_map", text);
+    map("         0          0 4294967295\n");
+    patient.is_well("locked-memory");
+    map("         0       1000          1\n");
+    patient.found("locked-memory", WARNING, &["of a user namespace"]);
+    map("");
+    patient.is_well("locked-memory");
     patient
         .tree
         .file("proc/self/limits", "Max locked memory  a lot  of it\n");
@@ -1103,8 +1125,10 @@ fn tcp_has_ports_and_buffers() {
     patient.not_checked("port-range", "cannot be read");
     patient.not_checked("tcp-buffers", "how fast");
     patient.tree.file("sys/class/net/eth0/mtu", "9000\n");
-    patient.tree.file("sys/class/net/eth0/speed", "-1\n");
-    patient.not_checked("tcp-buffers", "how fast");
+    for unknown in ["-1\n", "4294967295\n", "0\n"] {
+        patient.tree.file("sys/class/net/eth0/speed", unknown);
+        patient.not_checked("tcp-buffers", "how fast");
+    }
     patient.tree.file("sys/class/net/eth0/speed", "25000\n");
     patient.is_well("tcp-buffers");
     patient.tree.file("sys/class/net/eth0/speed", "100000\n");
@@ -1210,6 +1234,11 @@ fn variables_do_not_contradict_each_other() {
     patient.env.remove("NCCL_IB_HCA");
     patient.env.remove("NCCL_IB_TC");
     patient.found("nccl-ib", WARNING, &["2 RDMA ports up"]);
+    patient.env.remove("NCCL_IB_DISABLE");
+    patient.set("NCCL_NET", "socket");
+    patient.found("nccl-ib", WARNING, &["NCCL_NET=socket", "unset NCCL_NET"]);
+    patient.set("NCCL_IB_GID_INDEX", "3");
+    patient.found("nccl-ib", PROBLEM, &["With NCCL_NET everything"]);
     patient.set("NCCL_NET_GDR_LEVEL", "loc");
     patient.found("nccl-gpu-direct", NOTE, &["NCCL_NET_GDR_LEVEL=loc"]);
     patient.set("NCCL_DMABUF_ENABLE", "1");
@@ -1218,6 +1247,46 @@ fn variables_do_not_contradict_each_other() {
     patient.found("nccl-gpu-direct", WARNING, &["PIX"]);
     patient.set("NCCL_NET_GDR_LEVEL", "PHB");
     patient.is_well("nccl-gpu-direct");
+}
+
+#[test]
+fn numbers_in_variables_do_not_contradict_each_other() {
+    let mut patient = Patient::well("numbers");
+    patient.set("NCCL_MIN_NCHANNELS", "8");
+    patient.set("NCCL_MAX_NCHANNELS", "8");
+    patient.set("NCCL_SOCKET_NTHREADS", "8");
+    patient.set("NCCL_NSOCKS_PERTHREAD", "8");
+    patient.is_well("nccl-channels");
+    patient.set("NCCL_MIN_NCHANNELS", "16");
+    patient.found(
+        "nccl-channels",
+        PROBLEM,
+        &[
+            "NCCL_MIN_NCHANNELS=16",
+            "unset NCCL_MIN_NCHANNELS NCCL_MAX_NCHANNELS",
+        ],
+    );
+    patient.set("NCCL_MAX_NCHANNELS", "many");
+    patient.is_well("nccl-channels");
+    patient.set("NCCL_NSOCKS_PERTHREAD", "18446744073709551615");
+    patient.found("nccl-channels", WARNING, &["more than 64 sockets"]);
+}
+
+#[test]
+fn drivers_that_do_not_answer_are_named_and_hide_no_others() {
+    let mut patient = Patient::well("hung");
+    patient.is_well("driver-answers");
+    patient.kernel.hung = Some("eth1");
+    let report = patient.report();
+    let found: Vec<_> = report.findings.iter().map(|found| found.check).collect();
+    assert_eq!(found, ["driver-answers"], "{:?}", report.findings);
+    let evidence = report.findings[0].finding.evidence.join("\n");
+    for line in ["eth1: how it treats priorities", "eth1: how fast it can be"] {
+        assert!(evidence.contains(line), "{evidence}");
+    }
+    patient.kernel.hung = Some("mlx5_0");
+    let report = patient.report();
+    assert!(report.findings[0].finding.evidence[0].starts_with("mlx5_0:1: the size"));
 }
 
 #[test]

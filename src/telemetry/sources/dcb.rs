@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 
-use super::rtnetlink::{self, attribute, attributes};
+use super::netlink::{Socket, attribute, attributes, find};
 
 // linux/rtnetlink.h
 const GET_DCB: u16 = 78; // RTM_GETDCB
@@ -64,22 +64,16 @@ pub fn read(interface: &str) -> io::Result<Dcb> {
     if interface.len() >= libc::IFNAMSIZ {
         return Err(ErrorKind::InvalidInput.into());
     }
-    let mut body = vec![0, IEEE_GET, 0, 0];
-    let name: Vec<u8> = interface.bytes().chain([0]).collect();
-    body.extend(attribute(INTERFACE, &name));
-    let mut dcb = None;
-    rtnetlink::ask(GET_DCB, false, &body, |message| {
-        if message.kind == GET_DCB {
-            dcb = parse(message.body);
-        }
-    })?;
-    dcb.ok_or_else(|| ErrorKind::Unsupported.into())
+    let name = [interface.as_bytes(), b"\0"].concat();
+    let body = [vec![0, IEEE_GET, 0, 0], attribute(INTERFACE, &name)].concat();
+    let answer = Socket::open(libc::NETLINK_ROUTE)?.ask(GET_DCB, &body)?;
+    parse(&answer).ok_or_else(|| ErrorKind::Unsupported.into())
 }
 
 /// What the body of an answer says; none if there is nothing of IEEE 802.1Qaz in it.
 #[must_use]
 pub fn parse(body: &[u8]) -> Option<Dcb> {
-    let (_, ieee) = attributes(body.get(HEADER_BYTES..)?).find(|(kind, _)| *kind == IEEE)?;
+    let ieee = find(body.get(HEADER_BYTES..)?, IEEE)?;
     let mut dcb = Dcb::default();
     for (kind, value) in attributes(ieee) {
         match kind {
@@ -107,6 +101,7 @@ fn by_dscp((kind, app): (u16, &[u8])) -> Option<(u8, u8)> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::netlink::NESTED;
     use super::*;
 
     /// An answer as a driver gives it.
@@ -127,7 +122,7 @@ mod tests {
         let mut body = vec![0, IEEE_GET, 0, 0];
         body.extend(attribute(INTERFACE, b"eth2\0"));
         // The kernel marks what has attributes inside.
-        body.extend(attribute(IEEE | 0x8000, &ieee.concat()));
+        body.extend(attribute(IEEE | NESTED, &ieee.concat()));
         body
     }
 

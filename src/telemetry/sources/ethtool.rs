@@ -137,6 +137,41 @@ const FIGURES: &[Figure<PortCounter>] = &[
         ],
     },
     Figure {
+        is: PortCounter::UndersizeFrames,
+        names: &[
+            &["rx_undersize_pkts_phy"],
+            &["rx_undrsz_frames"],     // bnxt
+            &["rx_undersize.nic"],     // ice
+            &["frames_rx_undersized"], // ionic
+        ],
+    },
+    Figure {
+        is: PortCounter::OversizeFrames,
+        names: &[
+            &["rx_oversize_pkts_phy"],
+            &["rx_ovrsz_frames"],
+            &["rx_oversize.nic"],
+            &["frames_rx_oversized"],
+        ],
+    },
+    Figure {
+        is: PortCounter::Fragments,
+        names: &[
+            &["rx_fragments_phy"],
+            &["rx_fragments.nic"],
+            &["frames_rx_fragments"],
+        ],
+    },
+    Figure {
+        is: PortCounter::Jabbers,
+        names: &[
+            &["rx_jabbers_phy"],
+            &["rx_jbr_frames"],
+            &["rx_jabber.nic"],
+            &["frames_rx_jabber"],
+        ],
+    },
+    Figure {
         is: PortCounter::SymbolErrors,
         names: &[&["rx_symbol_err_phy"]],
     },
@@ -873,6 +908,10 @@ mod tests {
             "tx_pci_signal_integrity",
             "rx_prio3_marked",
             "rx_prio4_marked",
+            "rx_undersize_pkts_phy",
+            "rx_oversize_pkts_phy",
+            "rx_fragments_phy",
+            "rx_jabbers_phy",
         ];
         let counters = [
             PortCounter::ReceiveDiscards,
@@ -888,6 +927,10 @@ mod tests {
             PortCounter::PcieReadStalls,
             PortCounter::PcieSignalErrors,
             PortCounter::HostCongestionMarks,
+            PortCounter::UndersizeFrames,
+            PortCounter::OversizeFrames,
+            PortCounter::Fragments,
+            PortCounter::Jabbers,
         ];
         let told: Vec<_> = [
             1,
@@ -903,6 +946,10 @@ mod tests {
             13,
             14 + 15,
             16 + 17,
+            18,
+            19,
+            20,
+            21,
         ]
         .into_iter()
         .map(Some)

@@ -134,7 +134,7 @@ pub(super) fn read_interface(sys: &Path, interface: &str, port: &mut PortNow) ->
     folder.is_dir()
 }
 
-/// The hottest of a device's own sensors, in thousandths of a degree.
+/// The hottest of a device's own sensors, in thousandths of a degree; none if all are below zero.
 fn temperature(hwmon: &Path) -> Option<u64> {
     let mut hottest = None;
     for sensors in names(hwmon) {
@@ -142,10 +142,7 @@ fn temperature(hwmon: &Path) -> Option<u64> {
         for name in names(&folder) {
             // temp1_input (Linux, Documentation/hwmon/sysfs-interface.rst)
             if name.starts_with("temp") && name.ends_with("_input") {
-                let millicelsius: Option<i64> =
-                    word(&folder.join(name)).and_then(|text| text.parse().ok());
-                let millicelsius = millicelsius.map(|now| u64::try_from(now).unwrap_or(0));
-                hottest = hottest.max(millicelsius);
+                hottest = hottest.max(number(&folder.join(name)));
             }
         }
     }
@@ -253,6 +250,9 @@ mod tests {
         assert_eq!(gauge(PortGauge::LinkUp), Some(1));
         assert_eq!(gauge(PortGauge::Mtu), Some(9000));
         assert_eq!(gauge(PortGauge::Temperature), Some(61_000));
+        file("device/hwmon/hwmon3/temp1_input", "-40000\n");
+        let hwmon = tree.path().join("class/net/eth0/device/hwmon");
+        assert_eq!(temperature(&hwmon), None);
         let counter = |counter: PortCounter| port.counters[counter];
         assert_eq!(counter(PortCounter::SentBytes), Some(77));
         assert_eq!(counter(PortCounter::CarrierDowns), Some(3));

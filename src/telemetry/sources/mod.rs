@@ -1,16 +1,17 @@
 //! What a host and its ports say of themselves beside our own timing, each from one place of the kernel.
 //!
 //! `rdma` and `ethtool` are what adapters count, each driver in its own words, under one table of names: the
-//! transports read part of it for control, and whoever watches reads all of it. `netlink` is what drivers say
-//! in the kernel's words, `module` what transceivers do, `link` which ports there are and how they are,
-//! `pressure` and `processors` what else keeps a host busy. [`Host`] reads them all, for whoever watches: never
-//! the process that is watched.
+//! transports read part of it for control, and whoever watches reads all of it. `ethtool_netlink` is what
+//! drivers say in the kernel's words, `module` what transceivers do, `link` which ports there are and how they
+//! are, `pressure` and `processors` what else keeps a host busy. [`Host`] reads them all, port by port, for
+//! whoever watches: never the process that is watched. `dcb` and `routes` are asked before a job.
 //!
 //! What cannot be read is absent, which is not zero, and hides nothing else. Counters of one path over TCP are
 //! in its process's own records, since only the owner of a socket may ask for them.
 
 pub mod dcb;
 pub mod ethtool;
+pub mod ethtool_netlink;
 mod figure;
 pub(crate) mod files;
 pub mod link;
@@ -19,23 +20,25 @@ pub mod netlink;
 #[cfg(feature = "cli")]
 pub mod otlp;
 pub mod pcie;
+mod port;
 pub mod pressure;
 pub mod processors;
 pub mod rdma;
-pub mod rtnetlink;
+pub mod routes;
 pub mod switches;
 #[cfg(test)]
 pub(crate) mod tree;
 
 use std::fmt;
-use std::io::ErrorKind;
 use std::ops::{Index, IndexMut};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::figure::increase;
 use self::link::Port;
+use self::port::{Pace, PortReader};
 use super::schema::{HostCounter, HostGauge, LaneGauge, PortCounter, PortGauge, PriorityCounter};
 use super::values::Values;
 use crate::clock::Timestamp;
@@ -45,8 +48,8 @@ use crate::units::Nanos;
 const PORTS_MAX: usize = 512;
 /// How often it is looked which ports there are.
 const LOOK_EVERY: Nanos = Nanos::from_secs(1);
-/// Between two readings of a source passes so many times what one takes: where they are slow, they are few.
-const IDLE_TIMES: u64 = 50;
+/// No adapter needs longer that is well: transceivers, on their slow bus, take up to a second.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Where the figures of a port come from: all of one source are of the same age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,14 +243,12 @@ impl HostNow {
     /// The same, told again later.
     #[must_use]
     pub fn aged(&self, now: Timestamp) -> Self {
-        let by = now.since(self.at).0;
-        let older = |age: Option<u64>| age.map(|age| age.saturating_add(by));
+        let by = now.since(self.at);
         let mut this = self.clone();
         this.at = now.max(self.at);
-        this.host.age_ns = older(this.host.age_ns);
+        this.host.age_ns = this.host.age_ns.map(|age| age.saturating_add(by.0));
         for port in &mut this.ports {
-            let ages = port.ages_ns;
-            port.ages_ns = SourceTimes::new(|source| older(ages[source]));
+            port.age_by(by);
         }
         this
     }
@@ -293,6 +294,12 @@ impl PortNow {
         between(before.ages_ns[source], self.ages_ns[source], apart)
     }
 
+    fn age_by(&mut self, by: Nanos) {
+        let ages = self.ages_ns;
+        let older = |age: u64| age.saturating_add(by.0);
+        self.ages_ns = SourceTimes::new(|source| ages[source].map(older));
+    }
+
     fn of(port: &Port) -> Self {
         let port = port.clone();
         Self {
@@ -330,23 +337,17 @@ fn between(before_ns: Option<u64>, now_ns: Option<u64>, apart: Nanos) -> Option<
     Some(Nanos(begin.saturating_sub(now_ns?)))
 }
 
-/// Asks drivers, through the kernel.
-#[derive(Debug)]
-enum Drivers {
-    /// None: these may be the files of another host.
-    Nobody,
-    /// This host's, with a socket for questions where the kernel has that family.
-    Kernel(Option<netlink::Socket>),
-}
-
 /// Reads a host, each source at its own pace: what is not due is told again, with its age. A reading of a
 /// slow adapter or transceiver takes as long as it takes, up to a second for the latter: a program with a
-/// screen has a thread for it.
+/// screen has a thread for it. One that does not answer holds nobody up for longer than three seconds, and
+/// that once: the rest goes on, and a line says so.
 #[derive(Debug)]
 pub struct Host {
     sys: PathBuf,
     proc: PathBuf,
-    drivers: Drivers,
+    /// Whether drivers are asked through the kernel too: not where these may be the files of another host.
+    asks_drivers: bool,
+    patience: Duration,
     looked: Pace,
     ports: Vec<PortReader>,
     itself: HostReading,
@@ -365,7 +366,7 @@ impl Host {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            drivers: Drivers::Kernel(netlink::Socket::open().ok()),
+            asks_drivers: true,
             ..Self::of_files(Path::new("/sys"), Path::new("/proc"))
         }
     }
@@ -377,7 +378,8 @@ impl Host {
         Self {
             sys: sys.to_owned(),
             proc: proc.to_owned(),
-            drivers: Drivers::Nobody,
+            asks_drivers: false,
+            patience: PATIENCE,
             looked: Pace::every(LOOK_EVERY),
             ports: Vec::new(),
             itself: HostReading::default(),
@@ -397,8 +399,13 @@ impl Host {
             lines.push(format!(
                 "{} ports: those after {} are not read",
                 self.ports.len(),
-                self.ports[PORTS_MAX - 1].now.name
+                self.ports[PORTS_MAX - 1].port().name
             ));
+        }
+        let last = self.ports.len().min(PORTS_MAX);
+        let ports = &mut self.ports[..last];
+        for port in &mut *ports {
+            port.begin(now);
         }
         if self.pace.begins(now) {
             self.read_at = now;
@@ -406,15 +413,11 @@ impl Host {
             processors::read(&self.proc, &mut self.itself);
             self.pace.ends();
         }
-        let last = self.ports.len().min(PORTS_MAX);
-        let ports = &mut self.ports[..last];
-        // What takes long comes last: what is counted fast is read at the time that is told.
-        for source in Source::ALL {
-            for port in &mut *ports {
-                port.read(source, &self.sys, &mut self.drivers, now);
-            }
+        let until = Instant::now() + self.patience;
+        for port in &mut *ports {
+            port.end(until);
         }
-        lines.extend(ports.iter().filter_map(|port| port.line.clone()));
+        lines.extend(ports.iter().flat_map(PortReader::lines));
         HostNow {
             at: now,
             ports: ports.iter().map(|port| port.told(now)).collect(),
@@ -429,239 +432,10 @@ impl Host {
     fn look(&mut self) {
         let mut before = std::mem::take(&mut self.ports);
         for port in link::find(&self.sys) {
-            let known = before.iter().position(|reader| reader.port == port);
+            let known = before.iter().position(|reader| *reader.port() == port);
             let reader = known.map(|at| before.swap_remove(at));
-            self.ports
-                .push(reader.unwrap_or_else(|| PortReader::new(port)));
-        }
-    }
-}
-
-/// When something is due.
-#[derive(Debug)]
-struct Pace {
-    every: Nanos,
-    due: Timestamp,
-    begun: Timestamp,
-}
-
-impl Pace {
-    fn every(every: Nanos) -> Self {
-        Self {
-            every,
-            due: Timestamp::ZERO,
-            begun: Timestamp::ZERO,
-        }
-    }
-
-    /// Whether it is due now; then it begins.
-    fn begins(&mut self, now: Timestamp) -> bool {
-        let is_due = now >= self.due;
-        if is_due {
-            self.due = now + self.every;
-            self.begun = Timestamp::now();
-        }
-        is_due
-    }
-
-    /// It has been done.
-    fn ends(&mut self) {
-        let took = Timestamp::now().since(self.begun);
-        let idle = Nanos(took.0.saturating_mul(IDLE_TIMES));
-        if idle > self.every {
-            self.due += idle;
-        }
-    }
-}
-
-/// Reads one port.
-#[derive(Debug)]
-struct PortReader {
-    port: Port,
-    now: PortNow,
-    paces: [Pace; Source::ALL.len()],
-    /// When each source has told something.
-    read_at: [Option<Timestamp>; Source::ALL.len()],
-    rdma: Option<rdma::Counters>,
-    ethtool: Option<ethtool::Counters>,
-    /// What the driver answers.
-    questions: Vec<netlink::Question>,
-    /// Why the transceiver cannot be read, where one may be there.
-    line: Option<String>,
-}
-
-impl PortReader {
-    fn new(port: Port) -> Self {
-        Self {
-            now: PortNow::of(&port),
-            port,
-            paces: Source::ALL.map(|source| Pace::every(source.every())),
-            read_at: [None; Source::ALL.len()],
-            rdma: None,
-            ethtool: None,
-            questions: netlink::Question::ALL.to_vec(),
-            line: None,
-        }
-    }
-
-    /// What it has told, with its age.
-    fn told(&self, at: Timestamp) -> PortNow {
-        let age = |source: Source| Some(at.since(self.read_at[source as usize]?).0);
-        PortNow {
-            ages_ns: SourceTimes::new(age),
-            ..self.now.clone()
-        }
-    }
-
-    /// Reads a source, if that is due.
-    fn read(&mut self, source: Source, sys: &Path, drivers: &mut Drivers, now: Timestamp) {
-        if !self.paces[source as usize].begins(now) {
-            return;
-        }
-        self.now.forget(source);
-        let has_told = match source {
-            Source::Rdma => self.read_rdma(sys),
-            Source::Interface => self.read_interface(sys),
-            Source::Ethernet => self.read_ethernet(sys, drivers),
-            Source::Module => self.read_module(sys, drivers),
-            Source::Pcie => self.read_pcie(sys),
-        };
-        self.read_at[source as usize] = has_told.then_some(now);
-        self.paces[source as usize].ends();
-    }
-
-    fn read_rdma(&mut self, sys: &Path) -> bool {
-        let Some((device, number)) = &self.port.device else {
-            return false;
-        };
-        link::read_rdma_state(sys, device, *number, &mut self.now);
-        let open = || {
-            let folder = sys.join("class/infiniband");
-            rdma::Counters::open(&folder, device, *number, PortCounter::ALL)
-        };
-        let counters = self.rdma.get_or_insert_with(open);
-        let mut is_any = false;
-        for (counter, value) in counters.read() {
-            self.now.counters[counter] = value;
-            is_any |= value.is_some();
-        }
-        if !is_any {
-            // A device that vanishes takes its files with it.
-            self.rdma = None;
-        }
-        is_any || self.now.gauges[PortGauge::RdmaState].is_some()
-    }
-
-    fn read_interface(&mut self, sys: &Path) -> bool {
-        let interface = self.port.interface.as_ref();
-        interface.is_some_and(|name| link::read_interface(sys, name, &mut self.now))
-    }
-
-    /// The interface, if it is an adapter's: what a virtual one counts is its queues.
-    fn adapter(&self, sys: &Path) -> Option<String> {
-        let interface = self.port.interface.as_ref()?;
-        let device = sys.join("class/net").join(interface).join("device");
-        device.exists().then(|| interface.clone())
-    }
-
-    fn read_ethernet(&mut self, sys: &Path, drivers: &mut Drivers) -> bool {
-        let (Drivers::Kernel(socket), Some(interface)) = (drivers, self.adapter(sys)) else {
-            return false;
-        };
-        let mut has_told = self.read_statistics(&interface);
-        // What the driver's own statistics leave open; they know pauses of priorities apart.
-        if let Some(socket) = socket {
-            let now = &mut self.now;
-            self.questions.retain(|&question| {
-                let told = match socket.about(&interface, question) {
-                    Ok(told) => told,
-                    Err(error) => {
-                        let errno = error.raw_os_error();
-                        return !matches!(errno, Some(libc::EOPNOTSUPP | libc::EINVAL));
-                    }
-                };
-                has_told |= !told.counters.is_empty() || !told.gauges.is_empty();
-                for (counter, value) in told.counters {
-                    now.counters[counter].get_or_insert(value);
-                }
-                for (gauge, value) in told.gauges {
-                    now.gauges[gauge].get_or_insert(value);
-                }
-                true
-            });
-        }
-        has_told
-    }
-
-    fn read_statistics(&mut self, interface: &str) -> bool {
-        let open = || ethtool::Counters::open(interface).ok().flatten();
-        let Some(mut counters) = self.ethtool.take().or_else(open) else {
-            return false;
-        };
-        // Where that fails it is opened again next time: settings change what there is.
-        let Ok(reading) = counters.read() else {
-            return false;
-        };
-        for (counter, value) in reading.counters() {
-            self.now.counters[counter] = value;
-        }
-        for (gauge, value) in reading.gauges() {
-            self.now.gauges[gauge] = value;
-        }
-        let priorities = &mut self.now.priorities;
-        for (priority, counter, value) in reading.priorities() {
-            priorities.resize_with(ethtool::PRIORITIES, Values::default);
-            priorities[priority][counter] = value;
-        }
-        self.ethtool = Some(counters);
-        true
-    }
-
-    fn read_pcie(&mut self, sys: &Path) -> bool {
-        let folder = match (&self.port.device, &self.port.interface) {
-            (Some((device, _)), _) => sys.join("class/infiniband").join(device),
-            (None, Some(interface)) => sys.join("class/net").join(interface),
-            (None, None) => return false,
-        };
-        let device = pcie::Device::read(&folder.join("device"));
-        for (link, speed, width) in [
-            (device.link, PortGauge::PcieSpeed, PortGauge::PcieWidth),
-            (
-                device.link_max,
-                PortGauge::PcieSpeedMax,
-                PortGauge::PcieWidthMax,
-            ),
-        ] {
-            self.now.gauges[speed] = link.map(|link| u64::from(link.speed_mts) * 1_000_000);
-            self.now.gauges[width] = link.map(|link| u64::from(link.width));
-        }
-        device.link.is_some() || device.link_max.is_some()
-    }
-
-    fn read_module(&mut self, sys: &Path, drivers: &mut Drivers) -> bool {
-        self.line = None;
-        let (Drivers::Kernel(Some(socket)), Some(interface)) = (drivers, self.adapter(sys)) else {
-            return false;
-        };
-        match module::read(socket, &interface) {
-            Ok(module) => {
-                for &(gauge, value) in &module.gauges {
-                    self.now.gauges[gauge] = Some(value);
-                }
-                let lanes = module.lanes.iter();
-                let by_gauge = |lane: &[_; LaneGauge::COUNT]| Values::new(|g| lane[g as usize]);
-                self.now.lanes = lanes.map(by_gauge).collect();
-                !module.gauges.is_empty()
-            }
-            Err(error) => {
-                if error.kind() == ErrorKind::PermissionDenied {
-                    self.line = Some(format!(
-                        "{interface}: its transceiver cannot be read without CAP_NET_ADMIN: run as root to \
-                         see its temperature and light"
-                    ));
-                }
-                false
-            }
+            let new = || PortReader::new(port, &self.sys, self.asks_drivers);
+            self.ports.push(reader.unwrap_or_else(new));
         }
     }
 }
@@ -895,18 +669,40 @@ mod tests {
         );
     }
 
+    /// A pipe that nobody writes to keeps whoever opens it, as a driver does that hangs.
     #[test]
-    fn one_that_takes_long_is_asked_less_often() {
-        let mut pace = Pace::every(Nanos::from_millis(10));
-        assert!(pace.begins(at(0)));
-        pace.begun = Timestamp::ZERO; // as if it had begun when the clock did
-        pace.ends();
-        assert!(!pace.begins(at(60_000)));
-        let mut pace = Pace::every(Nanos::from_secs(10));
-        assert!(pace.begins(at(0)));
-        pace.ends();
-        assert!(!pace.begins(at(9_999)));
-        assert!(pace.begins(at(10_000)));
+    fn a_driver_that_hangs_hides_no_other_port() {
+        let tree = host("sources-hung");
+        let file = "sys/class/infiniband/mlx5_0/ports/1/hw_counters/np_cnp_sent";
+        let pipe = tree.path().join(file);
+        std::fs::remove_file(&pipe).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let mut reader = reader(&tree);
+        reader.patience = Duration::from_millis(100);
+        let now = reader.read(at(0));
+        assert_eq!(now.lines.len(), 1, "{:?}", now.lines);
+        assert!(now.lines[0].starts_with("mlx5_0:1: its driver does not answer"));
+        assert_eq!(now.ports[0].age(Source::Interface), None);
+        assert_eq!(now.port("lo").unwrap().gauges[PortGauge::LinkUp], Some(1));
+        // It is not waited for again, and the line stays the same.
+        let begun = Instant::now();
+        reader.patience = PATIENCE;
+        let later = reader.read(at(1000));
+        assert!(begun.elapsed() < PATIENCE);
+        assert_eq!(later.lines, now.lines);
+        let age = later.port("lo").unwrap().age(Source::Interface);
+        assert_eq!(age, Some(Nanos::ZERO));
+        // It answers after all.
+        drop(std::fs::File::options().write(true).open(&pipe).unwrap());
+        std::fs::remove_file(&pipe).unwrap();
+        let answered = (2..100).map(|s| reader.read(at(s * 1000)));
+        let answered = answered
+            .inspect(|_| std::thread::sleep(Duration::from_millis(20)))
+            .find(|now| now.lines.is_empty())
+            .unwrap();
+        let naks = counter(&answered, "mlx5_0:1", PortCounter::SequenceNaks);
+        assert_eq!(naks, Some(4_294_967_290));
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! What a transceiver says of itself in its memory: temperature, voltage, light and current of each lane, and
-//! the alarms that it has raised. Those of QSFP and QSFP28 speak SFF-8636, those of QSFP-DD, OSFP and newer ones
-//! CMIS. Copper says nothing of the kind.
+//! the alarms that it has raised. Those of SFP, SFP+ and SFP28 speak SFF-8472, those of QSFP and QSFP28 SFF-8636,
+//! those of QSFP-DD, OSFP and newer ones CMIS. Copper says nothing of the kind.
 //!
-//! Alarms are kept by the module until they are read: whoever else reads them, as `ethtool -m` does, takes
+//! Alarms are kept by most modules until they are read: whoever else reads them, as `ethtool -m` does, takes
 //! them away from the next one, and so does this.
 
 use std::io;
 
-pub use super::netlink::HALF_PAGE_BYTES;
-use super::netlink::Socket;
+pub use super::ethtool_netlink::HALF_PAGE_BYTES;
+use super::ethtool_netlink::{HalfPage, Socket};
 use crate::telemetry::schema::{LaneGauge, PortGauge};
 
 /// What a transceiver says.
@@ -23,6 +23,8 @@ pub struct Module {
 /// How a module's memory is laid out, by the identifier in its first byte (SFF-8024, table 4-1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
+    /// SFP, SFP+, SFP28.
+    Sff8472,
     /// QSFP, QSFP+, QSFP28.
     Sff8636,
     /// QSFP-DD, OSFP, DSFP; QSFP, SFP-DD and SFP with CMIS.
@@ -34,6 +36,7 @@ impl Layout {
     #[must_use]
     pub fn of(identifier: u8) -> Option<Self> {
         match identifier {
+            0x03 => Some(Self::Sff8472),
             0x0c | 0x0d | 0x11 => Some(Self::Sff8636),
             0x18 | 0x19 | 0x1b | 0x1e..=0x20 => Some(Self::Cmis),
             _ => None,
@@ -55,27 +58,71 @@ pub struct CmisPages<'a> {
 /// # Errors
 /// As [`Socket::module`].
 pub(super) fn read(socket: &mut Socket, interface: &str) -> io::Result<Module> {
-    let lower = socket.module(interface, 0, false)?;
+    let mut half = |address, page, is_upper| {
+        let half = HalfPage {
+            address,
+            page,
+            is_upper,
+        };
+        socket.module(interface, half)
+    };
+    // Where all have their first page; SFP has what it measures at an address of its own.
+    let lower = half(0x50, 0, false)?;
     match lower.first().and_then(|&identifier| Layout::of(identifier)) {
+        Some(Layout::Sff8472) if measures(&lower) => Ok(sff8472(&half(0x51, 0, false)?)),
+        Some(Layout::Sff8472) | None => Ok(Module::default()),
         Some(Layout::Sff8636) => Ok(sff8636(&lower)),
         Some(Layout::Cmis) if is_flat(&lower) => Ok(cmis(&lower, None)),
         Some(Layout::Cmis) => {
-            let advertising = socket.module(interface, 1, true)?;
-            let lanes = socket.module(interface, 0x11, true)?;
+            let advertising = half(0x50, 1, true)?;
+            let lanes = half(0x50, 0x11, true)?;
             let pages = CmisPages {
                 advertising: &advertising,
                 lanes: &lanes,
             };
             Ok(cmis(&lower, Some(pages)))
         }
-        None => Ok(Module::default()),
     }
 }
 
-// Units of both: 1/256 of a degree, 100 uV, 0.1 uW, and 2 uA.
+// Units of all: 1/256 of a degree, 100 uV, 0.1 uW, and 2 uA.
 const MICROVOLTS: u64 = 100;
 const NANOWATTS: u64 = 100;
 const MICROAMPERES: u64 = 2;
+
+/// Whether a module with SFF-8472 measures anything, and tells it as it stands: byte 92 of its first address says so.
+/// Some old ones want to be written to first, or leave it to the host to make something of their numbers.
+#[must_use]
+pub fn measures(identity: &[u8]) -> bool {
+    const THERE: u8 = 1 << 6;
+    const CALIBRATED_OUTSIDE: u8 = 1 << 4;
+    const CHANGE_ADDRESS: u8 = 1 << 2;
+    let kind = identity.get(92).copied().unwrap_or(0);
+    kind & (THERE | CALIBRATED_OUTSIDE | CHANGE_ADDRESS) == THERE
+}
+
+/// SFF-8472, the lower half at the second address: monitors are bytes 96 to 105, alarms 112 and 113, warnings 116
+/// and 117. There is one lane.
+#[must_use]
+pub fn sff8472(lower: &[u8]) -> Module {
+    let Some(voltage) = word(lower, 98).filter(|&voltage| voltage > 0) else {
+        return Module::default();
+    };
+    // Temperature, voltage, current, light out, a bit for high and one for low each; then light in.
+    let flags = |at: usize| {
+        let byte = |at: usize| lower.get(at).copied().unwrap_or(0);
+        ones(byte(at)) + ones(byte(at + 1) & 0xc0)
+    };
+    let lane = lane_gauges(
+        word(lower, 104),
+        word(lower, 102),
+        word(lower, 100).map(|bias| bias * MICROAMPERES),
+    );
+    Module {
+        gauges: gauges(signed(lower, 96), voltage, flags(112), flags(116)),
+        lanes: measured(vec![lane]),
+    }
+}
 
 /// SFF-8636, the lower half of page 00h: flags are bytes 3 to 21, the module's monitors 22 to 33, those of its
 /// four lanes 34 to 81.
@@ -175,8 +222,7 @@ fn gauges(
     alarms: u64,
     warnings: u64,
 ) -> Vec<(PortGauge, u64)> {
-    // Below zero passes for zero.
-    let temperature = temperature.map(|t| u64::try_from(t).unwrap_or(0) * 1000 / 256);
+    let temperature = temperature.and_then(|t| Some(u64::try_from(t).ok()? * 1000 / 256));
     let mut gauges = vec![
         (PortGauge::ModuleVoltage, voltage * MICROVOLTS),
         (PortGauge::ModuleAlarms, alarms),
@@ -347,17 +393,55 @@ mod tests {
     }
 
     #[test]
-    fn frost_passes_for_zero() {
+    fn frost_is_not_told() {
         let mut lower = qsfp28();
-        put(&mut lower, 22, (-5i16 * 256).cast_unsigned());
+        put(&mut lower, 22, 0);
         let module = sff8636(&lower);
         assert_eq!(gauge(&module, PortGauge::ModuleTemperature), Some(0));
+        put(&mut lower, 22, (-5i16 * 256).cast_unsigned());
+        let module = sff8636(&lower);
+        assert_eq!(gauge(&module, PortGauge::ModuleTemperature), None);
+        assert_eq!(gauge(&module, PortGauge::ModuleVoltage), Some(3_300_000));
+    }
+
+    /// 35 degrees, 3.31 V, half a milliwatt out and none in: both alarm and warning.
+    fn sfp28() -> Vec<u8> {
+        let mut lower = vec![0; HALF_PAGE_BYTES];
+        put(&mut lower, 96, 35 * 256);
+        put(&mut lower, 98, 33_100);
+        put(&mut lower, 100, 3500);
+        put(&mut lower, 102, 5000);
+        (lower[113], lower[117]) = (0x40, 0x40);
+        lower
+    }
+
+    #[test]
+    fn sfp28_tells_light_and_alarms() {
+        let mut identity = vec![0; HALF_PAGE_BYTES];
+        assert!(!measures(&identity) && !measures(&[]));
+        for (kind, is_told) in [(0x68, true), (0x58, false), (0x6c, false), (0x20, false)] {
+            identity[92] = kind;
+            assert_eq!(measures(&identity), is_told, "{kind:#x}");
+        }
+        let mut lower = sfp28();
+        let module = sff8472(&lower);
+        assert_eq!(gauge(&module, PortGauge::ModuleTemperature), Some(35_000));
+        assert_eq!(gauge(&module, PortGauge::ModuleVoltage), Some(3_310_000));
+        assert_eq!(gauge(&module, PortGauge::ModuleAlarms), Some(1));
+        assert_eq!(gauge(&module, PortGauge::ModuleWarnings), Some(1));
+        assert_eq!(module.lanes, [lane(0, 500_000, 7000)]);
+        // High temperature, low light out; what is of no lane and no monitor does not count.
+        (lower[112], lower[113]) = (0x81, 0x3f);
+        assert_eq!(gauge(&sff8472(&lower), PortGauge::ModuleAlarms), Some(2));
+        lower[98..100].fill(0);
+        assert_eq!(sff8472(&lower), Module::default());
     }
 
     #[test]
     fn layouts_are_told_by_the_first_byte() {
         for (identifier, layout) in [
-            (0x03, None),
+            (0x00, None),
+            (0x03, Some(Layout::Sff8472)),
             (0x0d, Some(Layout::Sff8636)),
             (0x11, Some(Layout::Sff8636)),
             (0x18, Some(Layout::Cmis)),
@@ -373,7 +457,7 @@ mod tests {
         #[test]
         fn any_memory_will_do(lower: Vec<u8>, advertising: Vec<u8>, lanes: Vec<u8>) {
             let pages = CmisPages { advertising: &advertising, lanes: &lanes };
-            for module in [sff8636(&lower), cmis(&lower, Some(pages)), cmis(&lower, None)] {
+            for module in [sff8472(&lower), sff8636(&lower), cmis(&lower, Some(pages)), cmis(&lower, None)] {
                 prop_assert!(module.lanes.len() <= 8);
             }
         }
@@ -386,6 +470,7 @@ mod tests {
             let alarms = gauge(&module, PortGauge::ModuleAlarms).unwrap_or(0);
             prop_assert!(alarms <= 4 + 6 * 8, "{}", alarms);
             prop_assert!(gauge(&sff8636(lower), PortGauge::ModuleAlarms).unwrap_or(0) <= 32);
+            prop_assert!(gauge(&sff8472(lower), PortGauge::ModuleAlarms).unwrap_or(0) <= 10);
         }
     }
 }

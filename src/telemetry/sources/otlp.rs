@@ -1,13 +1,15 @@
 //! What switches say of themselves: metrics that are sent here by OTLP over gRPC, as by SONiC's high-frequency
 //! telemetry, Cumulus Linux, gnmic, or an OpenTelemetry collector in between. The latest value of each
-//! series is kept, with its age.
+//! series is kept, with its age; of a distribution how many values it had, their sum, and the largest.
 //!
-//! Anybody who reaches the port may send. So it is on loopback unless told otherwise, how much is kept is
-//! bounded, and what comes beyond that is refused and counted, never kept in place of what is there.
+//! Anybody who reaches the port may send. So it is on loopback unless told otherwise, how much is taken in at a
+//! time and how much is kept is bounded, and what comes beyond that is refused and counted, never kept in
+//! place of what is there.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -18,12 +20,14 @@ use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
-use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::{
-    DataPointFlags, NumberDataPoint, metric, number_data_point,
+    AggregationTemporality, DataPointFlags, NumberDataPoint, metric, number_data_point,
 };
 use prost::Message as _;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tonic::codec::CompressionEncoding;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
@@ -41,10 +45,10 @@ const SERIES_MAX: usize = 1 << 16;
 /// Names, units and attributes of all series together.
 const TEXT_BYTES_MAX: usize = 32 << 20;
 const ATTRIBUTES_MAX: usize = 64;
-/// Taken apart, a message may take many times as much.
-const MESSAGE_BYTES_MAX: usize = 1 << 20;
-/// Requests of one connection that are served at once.
-const REQUESTS_MAX: u32 = 4;
+/// What senders of gRPC may count on: SONiC sends 10 000 values at once, a collector 8192, which is 2 MiB or so.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Messages of all senders that are taken in at once. Taken apart, one may have many times its bytes.
+const MESSAGES_MAX: usize = 4;
 /// More is not told at once: a scrape or a snapshot with so many series has some megabytes.
 const TOLD_MAX: usize = 10_000;
 /// What has not been renewed for so long is not told, and makes room where there is none.
@@ -53,6 +57,9 @@ const FORGOTTEN_AFTER: Nanos = Nanos::from_secs(300);
 const SWEEP_EVERY: Nanos = Nanos::from_secs(1);
 /// A request that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What the sender's address is called where it does not say who it is, as SONiC: its switches would be taken
+/// for each other (OpenTelemetry semantic conventions, `client.address`).
+const SENDER: &str = "client.address";
 
 /// Which series: its metric and its attributes, those of the sender included.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,8 +90,10 @@ pub struct Latest {
 pub struct Received {
     /// The latest of each series.
     pub series: BTreeMap<Name, Latest>,
-    /// Values that were refused: there was no room, or they are histograms or of an odd kind.
+    /// Values that were refused: there was no room, or their attributes are of an odd kind.
     pub refused: u64,
+    /// Messages that could not be read: too long, not whole in time, or none of OTLP.
+    pub unread: u64,
     text_bytes: usize,
     swept: Timestamp,
 }
@@ -113,13 +122,15 @@ impl Receiver {
             .build()?;
         let received = Arc::<Mutex<Received>>::default();
         let service = MetricsServiceServer::new(Service(Arc::clone(&received)))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .accept_compressed(CompressionEncoding::Gzip);
+        let service = InterceptedService::new(service, admission(Arc::clone(&received)));
         let (stop, stopped) = oneshot::channel::<()>();
         let serve = async move {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             Server::builder()
                 .timeout(PATIENCE)
-                .max_concurrent_streams(REQUESTS_MAX)
+                .max_concurrent_streams(u32::try_from(MESSAGES_MAX).ok())
                 .http2_keepalive_interval(Some(PATIENCE))
                 .add_service(service)
                 .serve_with_incoming(TcpIncoming::from(listener))
@@ -166,6 +177,42 @@ fn lock(received: &Mutex<Received>) -> MutexGuard<'_, Received> {
     received.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A message that is being taken in.
+#[derive(Debug)]
+struct Admitted {
+    received: Arc<Mutex<Received>>,
+    is_read: AtomicBool,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if !self.is_read.load(Ordering::Relaxed) {
+            lock(&self.received).unread += 1;
+        }
+    }
+}
+
+/// Lets messages in before their bytes are, while there is room for them.
+fn admission(
+    received: Arc<Mutex<Received>>,
+) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+    let room = Arc::new(Semaphore::new(MESSAGES_MAX));
+    move |mut request| {
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            let line = format!("{MESSAGES_MAX} messages are taken in already: send it again later");
+            return Err(Status::unavailable(line));
+        };
+        // It goes with the request, whatever becomes of that.
+        request.extensions_mut().insert(Arc::new(Admitted {
+            received: Arc::clone(&received),
+            is_read: AtomicBool::new(false),
+            _room: permit,
+        }));
+        Ok(request)
+    }
+}
+
 #[derive(Debug)]
 struct Service(Arc<Mutex<Received>>);
 
@@ -175,10 +222,15 @@ impl MetricsService for Service {
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
-        let refused = lock(&self.0).take(request.into_inner(), Timestamp::now());
+        let sender = request.remote_addr().map(|address| address.ip());
+        let admitted = request.extensions().get::<Arc<Admitted>>().cloned();
+        let refused = lock(&self.0).take(request.into_inner(), sender, Timestamp::now());
+        if let Some(admitted) = admitted {
+            admitted.is_read.store(true, Ordering::Relaxed);
+        }
         let partial_success = (refused > 0).then(|| ExportMetricsPartialSuccess {
             rejected_data_points: i64::try_from(refused).unwrap_or(i64::MAX),
-            error_message: "no room, or neither gauges nor sums with plain attributes".into(),
+            error_message: "no room, or attributes other than text and numbers".into(),
         });
         Ok(Response::new(ExportMetricsServiceResponse {
             partial_success,
@@ -218,8 +270,14 @@ impl Received {
         }
         if self.refused > 0 {
             lines.push(format!(
-                "switches: some values were refused: there are {SERIES_MAX} series already, or these are neither \
-                 gauges nor sums with plain attributes"
+                "switches: some values were refused: there are {SERIES_MAX} series already, or these have \
+                 attributes other than text and numbers"
+            ));
+        }
+        if self.unread > 0 {
+            lines.push(format!(
+                "switches: some messages could not be read: they are longer than {MESSAGE_BYTES_MAX} bytes, broken \
+                 off, or no metrics of OTLP; their sender's log says which"
             ));
         }
         (values, lines)
@@ -234,42 +292,45 @@ impl Received {
         message: &[u8],
         now: Timestamp,
     ) -> Result<u64, prost::DecodeError> {
-        ExportMetricsServiceRequest::decode(message).map(|request| self.take(request, now))
+        ExportMetricsServiceRequest::decode(message).map(|request| self.take(request, None, now))
     }
 
-    fn take(&mut self, request: ExportMetricsServiceRequest, now: Timestamp) -> u64 {
+    fn take(
+        &mut self,
+        request: ExportMetricsServiceRequest,
+        sender: Option<IpAddr>,
+        now: Timestamp,
+    ) -> u64 {
         let before = self.refused;
         for resource in request.resource_metrics {
-            let sender = resource.resource.map_or_else(Vec::new, |r| r.attributes);
+            let mut of_sender = resource.resource.map_or_else(Vec::new, |r| r.attributes);
+            of_sender.extend(sender.filter(|_| is_anonymous(&of_sender)).map(address));
             for metric in resource.scope_metrics.into_iter().flat_map(|s| s.metrics) {
-                let (points, is_counter) = match metric.data {
-                    Some(metric::Data::Gauge(gauge)) => (gauge.data_points, false),
-                    Some(metric::Data::Sum(sum)) => (sum.data_points, sum.is_monotonic),
-                    Some(metric::Data::Histogram(other)) => {
-                        self.refuse(other.data_points.len());
-                        continue;
-                    }
-                    Some(metric::Data::ExponentialHistogram(other)) => {
-                        self.refuse(other.data_points.len());
-                        continue;
-                    }
-                    Some(metric::Data::Summary(other)) => {
-                        self.refuse(other.data_points.len());
-                        continue;
-                    }
-                    None => continue,
+                let Some(data) = &metric.data else {
+                    continue;
                 };
-                for point in points {
-                    if !has_value(&point) {
-                        continue;
-                    }
-                    let latest = latest(&point, &metric.unit, is_counter, now);
-                    let attributes = attributes(&sender, &point.attributes);
-                    let is_kept = latest.zip(attributes).is_some_and(|(latest, attributes)| {
-                        let metric = metric.name.clone();
-                        self.keep(Name { metric, attributes }, latest, now)
+                let (points, is_counter) = points(data);
+                for point in points.filter(Point::has_values) {
+                    let attributes = attributes(&of_sender, point.attributes);
+                    let is_kept = attributes.is_some_and(|attributes| {
+                        let parts = point.parts.iter();
+                        let mut parts = parts.filter_map(|(part, value)| Some((*part, (*value)?)));
+                        parts.all(|(part, value)| {
+                            let name = Name {
+                                metric: format!("{}{}", metric.name, part.suffix()),
+                                attributes: attributes.clone(),
+                            };
+                            let latest = Latest {
+                                value,
+                                unit: part.unit(&metric.unit).to_owned(),
+                                is_counter: is_counter && part != Part::Max,
+                                received_at: now,
+                                observed_wall_ns: point.observed_wall_ns,
+                            };
+                            self.keep(name, latest, now)
+                        })
                     });
-                    self.refuse(usize::from(!is_kept));
+                    self.refuse(usize::from(!is_kept || point.is_empty()));
                 }
             }
         }
@@ -320,23 +381,140 @@ fn text_bytes(name: &Name, latest: &Latest) -> usize {
     name.metric.len() + latest.unit.len() + 2 * EACH + attributes.sum::<usize>()
 }
 
-/// Senders say so where there is none.
-fn has_value(point: &NumberDataPoint) -> bool {
-    point.flags & DataPointFlags::NoRecordedValueMask as u32 == 0
+/// What is kept of a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// All there is.
+    Value,
+    /// How many values a distribution has.
+    Count,
+    /// All of them together.
+    Sum,
+    /// The largest.
+    Max,
 }
 
-fn latest(point: &NumberDataPoint, unit: &str, is_counter: bool, now: Timestamp) -> Option<Latest> {
-    let value = match point.value? {
-        number_data_point::Value::AsInt(value) => Value::Integer(value),
-        number_data_point::Value::AsDouble(value) => Value::Float(value),
-    };
-    Some(Latest {
-        value,
-        unit: unit.to_owned(),
-        is_counter,
-        received_at: now,
-        observed_wall_ns: point.time_unix_nano,
-    })
+impl Part {
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Value => "",
+            Self::Count => "_count",
+            Self::Sum => "_sum",
+            Self::Max => "_max",
+        }
+    }
+
+    const fn unit(self, of_metric: &str) -> &str {
+        match self {
+            Self::Count => "1",
+            _ => of_metric,
+        }
+    }
+}
+
+/// A point of any kind of metric.
+struct Point<'a> {
+    attributes: &'a [KeyValue],
+    flags: u32,
+    observed_wall_ns: u64,
+    parts: [(Part, Option<Value>); 3],
+}
+
+impl<'a> Point<'a> {
+    fn number(point: &'a NumberDataPoint) -> Self {
+        let value = point.value.map(|value| match value {
+            number_data_point::Value::AsInt(value) => Value::Integer(value),
+            number_data_point::Value::AsDouble(value) => Value::Float(value),
+        });
+        Self {
+            attributes: &point.attributes,
+            flags: point.flags,
+            observed_wall_ns: point.time_unix_nano,
+            parts: [(Part::Value, value), (Part::Sum, None), (Part::Max, None)],
+        }
+    }
+
+    fn distribution(
+        (attributes, flags, observed_wall_ns): (&'a [KeyValue], u32, u64),
+        count: u64,
+        sum: Option<f64>,
+        max: Option<f64>,
+    ) -> Self {
+        let count = Value::Integer(i64::try_from(count).unwrap_or(i64::MAX));
+        Self {
+            attributes,
+            flags,
+            observed_wall_ns,
+            parts: [
+                (Part::Count, Some(count)),
+                (Part::Sum, sum.map(Value::Float)),
+                (Part::Max, max.map(Value::Float)),
+            ],
+        }
+    }
+
+    /// Senders say so where there are none.
+    fn has_values(&self) -> bool {
+        self.flags & DataPointFlags::NoRecordedValueMask as u32 == 0
+    }
+
+    /// It says that it has a value, and has none.
+    fn is_empty(&self) -> bool {
+        self.parts.iter().all(|(_, value)| value.is_none())
+    }
+}
+
+/// The points of a metric, and whether they are sums since some beginning, which only grow.
+fn points(data: &metric::Data) -> (Box<dyn Iterator<Item = Point<'_>> + '_>, bool) {
+    // What is told since the last message is of that time alone.
+    let is_cumulative = |kind: i32| kind != AggregationTemporality::Delta as i32;
+    match data {
+        metric::Data::Gauge(gauge) => {
+            (Box::new(gauge.data_points.iter().map(Point::number)), false)
+        }
+        metric::Data::Sum(sum) => (
+            Box::new(sum.data_points.iter().map(Point::number)),
+            sum.is_monotonic && is_cumulative(sum.aggregation_temporality),
+        ),
+        metric::Data::Histogram(histogram) => (
+            Box::new(histogram.data_points.iter().map(|p| {
+                let about = (&*p.attributes, p.flags, p.time_unix_nano);
+                Point::distribution(about, p.count, p.sum, p.max)
+            })),
+            is_cumulative(histogram.aggregation_temporality),
+        ),
+        metric::Data::ExponentialHistogram(histogram) => (
+            Box::new(histogram.data_points.iter().map(|p| {
+                let about = (&*p.attributes, p.flags, p.time_unix_nano);
+                Point::distribution(about, p.count, p.sum, p.max)
+            })),
+            is_cumulative(histogram.aggregation_temporality),
+        ),
+        metric::Data::Summary(summary) => (
+            Box::new(summary.data_points.iter().map(|p| {
+                let about = (&*p.attributes, p.flags, p.time_unix_nano);
+                Point::distribution(about, p.count, Some(p.sum), None)
+            })),
+            true,
+        ),
+    }
+}
+
+/// Whether a sender says at most which program it is.
+fn is_anonymous(of_sender: &[KeyValue]) -> bool {
+    let is_of_program = |key: &str| key.starts_with("service.") || key.starts_with("telemetry.");
+    of_sender
+        .iter()
+        .all(|attribute| is_of_program(&attribute.key))
+}
+
+fn address(sender: IpAddr) -> KeyValue {
+    let value = any_value::Value::StringValue(sender.to_canonical().to_string());
+    KeyValue {
+        key: SENDER.to_owned(),
+        value: Some(AnyValue { value: Some(value) }),
+        ..KeyValue::default()
+    }
 }
 
 /// Those of a value take the place of its sender's. None if there are too many, or some are no text or number:
@@ -365,9 +543,10 @@ mod tests {
     use std::net::TcpStream;
 
     use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
-    use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue};
+    use opentelemetry_proto::tonic::common::v1::ArrayValue;
     use opentelemetry_proto::tonic::metrics::v1::{
-        Gauge, Histogram, HistogramDataPoint, Metric, ResourceMetrics, ScopeMetrics, Sum,
+        Gauge, Histogram, HistogramDataPoint, Metric, ResourceMetrics, ScopeMetrics, Sum, Summary,
+        SummaryDataPoint,
     };
     use opentelemetry_proto::tonic::resource::v1::Resource;
     use proptest::prelude::*;
@@ -446,7 +625,7 @@ mod tests {
             "octets",
             sum(vec![point("1", 10), point("2", 20)]),
         )]);
-        assert_eq!(received.take(first, at(1)), 0);
+        assert_eq!(received.take(first, None, at(1)), 0);
         let depth = metric::Data::Gauge(Gauge {
             data_points: vec![NumberDataPoint {
                 value: Some(number_data_point::Value::AsDouble(0.5)),
@@ -488,17 +667,87 @@ mod tests {
             flags: 1,
             ..point("1", 1)
         };
-        let histogram = metric::Data::Histogram(Histogram {
-            data_points: vec![HistogramDataPoint::default(); 2],
-            ..Histogram::default()
-        });
-        let metrics = vec![
-            metric("times", histogram),
-            metric("octets", sum(vec![odd, many, empty, absent, point("2", 7)])),
-        ];
-        assert_eq!(received.take(request(metrics), at(1)), 2 + 3);
+        let metrics = vec![metric(
+            "octets",
+            sum(vec![odd, many, empty, absent, point("2", 7)]),
+        )];
+        assert_eq!(received.take(request(metrics), None, at(1)), 3);
         let names: Vec<_> = received.series.keys().collect();
         assert_eq!(names, [&name("octets", "2")]);
+    }
+
+    /// As SONiC sends how full its queues were since the last message.
+    #[test]
+    fn of_distributions_count_sum_and_largest_are_kept() {
+        let mut received = Received::default();
+        let of_queue = HistogramDataPoint {
+            attributes: vec![text("port", "1")],
+            count: 100,
+            sum: Some(250.5),
+            max: Some(9.0),
+            bucket_counts: vec![60, 40],
+            explicit_bounds: vec![2.0],
+            ..HistogramDataPoint::default()
+        };
+        let histogram = |kind: AggregationTemporality| {
+            metric::Data::Histogram(Histogram {
+                data_points: vec![of_queue.clone()],
+                aggregation_temporality: kind as i32,
+            })
+        };
+        let summary = metric::Data::Summary(Summary {
+            data_points: vec![SummaryDataPoint {
+                attributes: vec![text("port", "1")],
+                count: 3,
+                sum: 6.0,
+                ..SummaryDataPoint::default()
+            }],
+        });
+        let metrics = vec![
+            metric("depth", histogram(AggregationTemporality::Delta)),
+            metric("time", histogram(AggregationTemporality::Cumulative)),
+            metric("old", summary),
+        ];
+        assert_eq!(received.take(request(metrics), None, at(1)), 0);
+        let told = |metric: &str| {
+            let latest = &received.series[&name(metric, "1")];
+            (latest.value, latest.unit.as_str(), latest.is_counter)
+        };
+        assert_eq!(told("depth_count"), (Value::Integer(100), "1", false));
+        assert_eq!(told("depth_sum"), (Value::Float(250.5), "By", false));
+        assert_eq!(told("depth_max"), (Value::Float(9.0), "By", false));
+        assert_eq!(told("time_count"), (Value::Integer(100), "1", true));
+        assert_eq!(told("time_max"), (Value::Float(9.0), "By", false));
+        assert_eq!(told("old_sum"), (Value::Float(6.0), "By", true));
+        assert_eq!(received.series.len(), 3 + 3 + 2);
+        // What is counted since the last message does not grow.
+        let sum = metric::Data::Sum(Sum {
+            data_points: vec![point("1", 5)],
+            aggregation_temporality: AggregationTemporality::Delta as i32,
+            is_monotonic: true,
+        });
+        received.take(request(vec![metric("drops", sum)]), None, at(1));
+        assert!(!received.series[&name("drops", "1")].is_counter);
+    }
+
+    #[test]
+    fn senders_that_do_not_say_who_they_are_are_told_apart() {
+        let mut received = Received::default();
+        let mut anonymous = request(vec![metric("octets", sum(vec![point("1", 1)]))]);
+        let of_sender = &mut anonymous.resource_metrics[0].resource;
+        of_sender.as_mut().unwrap().attributes = vec![text("service.name", "countersyncd")];
+        for sender in ["10.0.0.1", "::ffff:10.0.0.2"] {
+            let sender = sender.parse().ok();
+            assert_eq!(received.take(anonymous.clone(), sender, at(1)), 0);
+        }
+        let known = request(vec![metric("octets", sum(vec![point("1", 1)]))]);
+        received.take(known, "10.0.0.3".parse().ok(), at(1));
+        let senders: Vec<_> = received
+            .series
+            .keys()
+            .map(|name| name.attributes.get(SENDER).map(String::as_str))
+            .collect();
+        assert_eq!(senders, [Some("10.0.0.1"), Some("10.0.0.2"), None]);
     }
 
     #[test]
@@ -509,15 +758,15 @@ mod tests {
             let points = (from..from + count).map(|n| point(&format!("{n}{pad}"), 1));
             request(vec![metric("m", sum(points.collect()))])
         };
-        assert_eq!(received.take(fill(0, SERIES_MAX, 0), at(1)), 0);
+        assert_eq!(received.take(fill(0, SERIES_MAX, 0), None, at(1)), 0);
         // Known series go on, and new ones have no room until old ones are forgotten.
-        assert_eq!(received.take(fill(0, 10, 0), at(2)), 0);
-        assert_eq!(received.take(fill(SERIES_MAX, 7, 0), at(2)), 7);
+        assert_eq!(received.take(fill(0, 10, 0), None, at(2)), 0);
+        assert_eq!(received.take(fill(SERIES_MAX, 7, 0), None, at(2)), 7);
         assert_eq!(received.series.len(), SERIES_MAX);
-        assert_eq!(received.take(fill(SERIES_MAX, 7, 0), at(301)), 0);
+        assert_eq!(received.take(fill(SERIES_MAX, 7, 0), None, at(301)), 0);
         assert_eq!(received.series.len(), 10 + 7);
         // Few, but long.
-        let refused = received.take(fill(0, 40, 1 << 20), at(302));
+        let refused = received.take(fill(0, 40, 1 << 20), None, at(302));
         assert!(refused >= 8, "{refused}");
         assert!(received.text_bytes <= TEXT_BYTES_MAX);
         assert_eq!(received.refused, 7 + refused);
@@ -527,7 +776,7 @@ mod tests {
     fn what_is_told_is_fresh_and_bounded() {
         let mut received = Received::default();
         let old = request(vec![metric("octets", sum(vec![point("1", 10)]))]);
-        assert_eq!(received.take(old, at(1)), 0);
+        assert_eq!(received.take(old, None, at(1)), 0);
         let not_a_number = metric::Data::Gauge(Gauge {
             data_points: vec![NumberDataPoint {
                 value: Some(number_data_point::Value::AsDouble(f64::NAN)),
@@ -538,7 +787,7 @@ mod tests {
             metric("depth", not_a_number),
             metric("octets", sum(vec![point("2", 20)])),
         ]);
-        assert_eq!(received.take(later, at(2)), 0);
+        assert_eq!(received.take(later, None, at(2)), 0);
         let (values, lines) = received.told(at(301));
         let [octets] = &values[..] else {
             panic!("{values:?}")
@@ -558,10 +807,10 @@ mod tests {
             Value::Float(2.0)
         );
         let many = (0..=TOLD_MAX).map(|n| point(&n.to_string(), 1)).collect();
-        received.take(request(vec![metric("m", sum(many))]), at(3));
-        received.refused = 1;
+        received.take(request(vec![metric("m", sum(many))]), None, at(3));
+        (received.refused, received.unread) = (1, 1);
         let (values, lines) = received.told(at(3));
-        assert_eq!((values.len(), lines.len()), (TOLD_MAX, 2));
+        assert_eq!((values.len(), lines.len()), (TOLD_MAX, 3));
     }
 
     #[test]
@@ -582,17 +831,53 @@ mod tests {
             let metrics = vec![metric("octets", sum(vec![point("1", 10)]))];
             let answer = client.export(request(metrics)).await.unwrap();
             assert_eq!(answer.into_inner().partial_success, None);
-            // More than a message may have.
+            // As a collector sends, and as many values as SONiC sends at once.
+            let mut client = client.send_compressed(CompressionEncoding::Gzip);
+            let many = (0..10_000).map(|n| {
+                let points = sum(vec![point(&format!("Ethernet{n}"), n)]);
+                metric(
+                    &format!("sai_counter_type_{n}_stat_{n}_{}", "x".repeat(99)),
+                    points,
+                )
+            });
+            let answer = client.export(request(many.collect())).await.unwrap();
+            assert_eq!(answer.into_inner().partial_success, None);
+            // More than a message may have, however small it was made.
             let large = metric(&"x".repeat(MESSAGE_BYTES_MAX), sum(vec![point("1", 1)]));
+            let bomb = client
+                .export(request(vec![large.clone()]))
+                .await
+                .unwrap_err();
+            assert_eq!(bomb.code(), tonic::Code::ResourceExhausted, "{bomb}");
+            let mut client = MetricsServiceClient::connect(format!("http://{address}"))
+                .await
+                .unwrap();
             client.export(request(vec![large])).await.unwrap_err()
         });
         assert_eq!(refused.code(), tonic::Code::OutOfRange, "{refused}");
+        assert_eq!(refused.message().lines().count(), 1, "{refused}");
         let now = receiver.read();
         assert_eq!(now.series[&name("octets", "1")].value, Value::Integer(10));
-        assert_eq!(now.series.len(), 1);
+        assert_eq!((now.series.len(), now.unread), (1 + 10_000, 2));
         // With it ends the port, whoever is still connected.
         drop(receiver);
         assert!(TcpStream::connect(address).is_err());
+    }
+
+    /// Those who send slowly, or nothing, hold no more than so many places, and each for so long.
+    #[test]
+    fn few_messages_are_taken_in_at_once() {
+        let received = Arc::<Mutex<Received>>::default();
+        let mut admit = admission(Arc::clone(&received));
+        let admitted: Vec<_> = (0..MESSAGES_MAX)
+            .map(|_| admit(Request::new(())).unwrap())
+            .collect();
+        let refused = admit(Request::new(())).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+        assert_eq!(lock(&received).unread, 0);
+        drop(admitted);
+        assert_eq!(lock(&received).unread, MESSAGES_MAX as u64);
+        assert!(admit(Request::new(())).is_ok());
     }
 
     #[test]

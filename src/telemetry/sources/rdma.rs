@@ -226,7 +226,38 @@ const FIGURES: &[Figure<PortCounter>] = &[
     },
     Figure {
         is: PortCounter::ResponderErrors,
-        names: &[&["resp_cqe_error"], &["resp_rx_cqe_err"]],
+        names: &[
+            &["resp_cqe_error"],
+            // bnxt: each of them ends a receive or an answer.
+            &[
+                "res_exceed_max",
+                "res_length_mismatch",
+                "res_exceeds_wqe",
+                "res_opcode_err",
+                "res_rx_invalid_rkey",
+                "res_rx_domain_err",
+                "res_rx_no_perm",
+                "res_rx_range_err",
+                "res_tx_invalid_rkey",
+                "res_tx_domain_err",
+                "res_tx_no_perm",
+                "res_tx_range_err",
+                "res_irrq_oflow",
+                "res_unsup_opcode",
+                "res_unaligned_atomic",
+                "res_rem_inv_err",
+                "res_mem_err",
+                "res_srq_err",
+                "res_cmp_err",
+                "res_invalid_dup_rkey",
+                "res_wqe_format_err",
+                "res_cq_load_err",
+                "res_srq_load_err",
+                "res_tx_pci_err",
+                "res_rx_pci_err",
+            ],
+            &["resp_rx_cqe_err"], // ionic
+        ],
     },
     Figure {
         is: PortCounter::Flushed,
@@ -241,7 +272,11 @@ const FIGURES: &[Figure<PortCounter>] = &[
     },
     Figure {
         is: PortCounter::RdmaDiscards,
-        names: &[&["rx_roce_discards"], &["rx_rdma_mtu_discard_pkts"]], // bnxt, ionic
+        names: &[
+            &["rx_roce_discards"],               // bnxt
+            &["ip4InDiscards", "ip6InDiscards"], // irdma
+            &["rx_rdma_mtu_discard_pkts"],       // ionic
+        ],
     },
     Figure {
         is: PortCounter::XmitWaitTicks,
@@ -253,7 +288,7 @@ const FIGURES: &[Figure<PortCounter>] = &[
     },
     Figure {
         is: PortCounter::RdmaReceiveErrors,
-        names: &[&["port_rcv_errors"]],
+        names: &[&["rx_roce_errors"], &["port_rcv_errors"]], // bnxt, the standard
     },
     Figure {
         is: PortCounter::RdmaSymbolErrors,
@@ -607,6 +642,9 @@ mod tests {
                 "remote_access_err",
                 "rx_roce_discards",
                 "active_qps",
+                "rx_roce_errors",
+                "res_rx_invalid_rkey",
+                "res_cmp_err",
             ],
             &[
                 ("rdma_sent_packets", 1),
@@ -618,6 +656,8 @@ mod tests {
                 ("duplicate_requests", 7),
                 ("requester_errors", 8 + 9 + 10),
                 ("rdma_discards", 11),
+                ("rdma_receive_errors", 13),
+                ("responder_errors", 14 + 15),
             ],
         );
     }
@@ -640,6 +680,8 @@ mod tests {
                 "ip6OutPkts",
                 "ip4InOctets",
                 "CRC errors",
+                "ip4InDiscards",
+                "ip6InDiscards",
             ],
             &[
                 ("cnps_handled", 1),
@@ -654,6 +696,7 @@ mod tests {
                 ("rdma_sent_packets", 11 + 12),
                 ("rdma_received_bytes", 13),
                 ("icrc_errors", 14),
+                ("rdma_discards", 15 + 16),
             ],
         );
     }
