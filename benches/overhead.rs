@@ -1,0 +1,680 @@
+//! What telemetry costs messages over loopback TCP with everything on, told apart from the machine's noise:
+//! the recorder on at both ends, and a reader that looks at each of them.
+//!
+//! Three pairs of sessions live in one process: without telemetry, without it once more, and with it. They take
+//! turns of a tenth of a second in random order and then in the reverse order, so that whatever drifts meets all
+//! three alike; threads are pinned, memory is shared. Each such round gives the ratio of two pairs' times. The
+//! figure is the trimmed mean of all ratios. Its interval comes from drawing whole sittings, each with sessions of
+//! its own, since a session may be fast or slow for as long as it lives. The second pair without telemetry says
+//! what can be told at all: its figure should be 0 within its interval.
+//!
+//! "One thread" drives both ends: nothing waits, so its CPU time is all the work that both ends and their kernel
+//! do. "Two threads" is what applications do: one for each end, which spin.
+
+#![allow(
+    unsafe_code,
+    reason = "requests name memory by address; pinning and CPU clocks are calls into libc"
+)]
+#![allow(
+    clippy::cast_precision_loss,
+    reason = "counts of messages, and ns of a tenth of a second"
+)]
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use thalweg::clock::Timestamp;
+use thalweg::config::Config;
+use thalweg::session::{MemoryKeys, RecvBuffer, RecvConnection, Request, SendConnection, Session};
+use thalweg::sim::random::{Purpose, Stream};
+use thalweg::telemetry::reader::Watcher;
+use thalweg::telemetry::sources::Host;
+
+/// How long a pair of sessions has its turn: several times the 10 ms after which links publish.
+const TURN: Duration = Duration::from_millis(100);
+/// What may be lost with everything on.
+const BUDGET_PERCENT: f64 = 2.0;
+/// Of the ratios, this share of the least and of the greatest does not count.
+const TRIMMED: f64 = 0.2;
+/// How often sittings are drawn for an interval.
+const DRAWS: usize = 2000;
+
+const USAGE: &str = "cargo bench --bench overhead -- [--sittings N] [--rounds N] [WORD...]
+N sittings (20) with new sessions of N rounds (5) each; only what has one of the words in its name";
+
+/// Which pair of sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arm {
+    Off,
+    OffAgain,
+    On,
+}
+
+impl Arm {
+    const ALL: [Self; 3] = [Self::Off, Self::OffAgain, Self::On];
+}
+
+/// What is sent.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    name: &'static str,
+    bytes: usize,
+    in_flight: usize,
+    /// Each message is answered by one, and only then comes the next.
+    is_answered: bool,
+}
+
+const SHAPES: [Shape; 4] = [
+    Shape {
+        name: "8 B, there and back",
+        bytes: 8,
+        in_flight: 8,
+        is_answered: true,
+    },
+    Shape {
+        name: "4 KiB",
+        bytes: 4 << 10,
+        in_flight: 8,
+        is_answered: false,
+    },
+    Shape {
+        name: "64 KiB",
+        bytes: 64 << 10,
+        in_flight: 8,
+        is_answered: false,
+    },
+    Shape {
+        name: "4 MiB",
+        bytes: 4 << 20,
+        in_flight: 8,
+        is_answered: false,
+    },
+];
+
+fn main() {
+    let Some(options) = Options::of(std::env::args().skip(1)) else {
+        eprintln!("{USAGE}");
+        std::process::exit(2);
+    };
+    let folder = Folder::new();
+    let (look, looks) = channel();
+    let reader = {
+        let folder = folder.0.clone();
+        thread::spawn(move || read(&folder, &looks))
+    };
+    println!(
+        "Growth of time (and CPU time, all threads) per message in %, with 95 % intervals.\n{:<36}{:>13}  {:<22}{:<22}  {:<22}{:<22}",
+        "", "off", "off again: time", "CPU", "on: time", "CPU"
+    );
+    for shape in SHAPES {
+        for threads in [1, 2] {
+            let name = format!(
+                "{}, {}",
+                shape.name,
+                ["one thread", "two threads"][threads - 1]
+            );
+            if options.wants(&name) {
+                let sittings: Vec<_> = (0..options.sittings)
+                    .map(|number| sitting(shape, threads, number, &options, &folder.0, &look))
+                    .collect();
+                println!("{name:<36}{}", Row::of(&sittings));
+            }
+        }
+    }
+    drop(look);
+    let (looks, cpu) = reader.join().expect("the reader does not panic");
+    let each = cpu.as_secs_f64() / f64::from(looks.max(1));
+    println!(
+        "{looks} looks at these sessions and this host, {:.0} us of CPU each: {:.3} % of a core at one in a second",
+        each * 1e6,
+        each * 100.0
+    );
+}
+
+struct Options {
+    sittings: usize,
+    rounds: usize,
+    words: Vec<String>,
+}
+
+impl Options {
+    fn of(mut args: impl Iterator<Item = String>) -> Option<Self> {
+        let mut options = Self {
+            sittings: 20,
+            rounds: 5,
+            words: Vec::new(),
+        };
+        while let Some(arg) = args.next() {
+            let mut number = || args.next()?.parse().ok().filter(|&n| n > 0);
+            match arg.as_str() {
+                "--bench" => {} // from cargo
+                "--sittings" => options.sittings = number()?,
+                "--rounds" => options.rounds = number()?,
+                word if word.starts_with('-') => return None,
+                _ => options.words.push(arg),
+            }
+        }
+        Some(options)
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.words.is_empty() || self.words.iter().any(|word| name.contains(word))
+    }
+}
+
+// ---- what is measured ----
+
+/// Of one turn, for each message, in ns.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cost {
+    time: f64,
+    cpu: f64,
+}
+
+/// By [`Arm`].
+type Round = [Cost; 3];
+
+/// New sessions, and as many rounds with them.
+fn sitting(
+    shape: Shape,
+    threads: usize,
+    number: usize,
+    options: &Options,
+    folder: &Path,
+    look: &Sender<()>,
+) -> Vec<Round> {
+    let mut random = Stream::new(number as u64, Purpose::Workload, shape.bytes as u64);
+    let mut order = Arm::ALL;
+    random.shuffle(&mut order);
+    let mut ends = order.map(|arm| (arm, connected(arm, folder)));
+    ends.sort_by_key(|&(arm, _)| arm as usize);
+    let (first, second): (Vec<_>, Vec<_>) = ends.into_iter().map(|(_, pair)| pair).unzip();
+    let first = Side::new(first, shape, true);
+    let second = Side::new(second, shape, false);
+    let cpus = allowed_cpus();
+    let cpu = |number: usize| cpus[(cpus.len() - 1).min(number)];
+    thread::scope(|scope| {
+        let (sides, peer) = if threads == 1 {
+            (vec![first, second], None)
+        } else {
+            let (ask, asked) = channel();
+            let (answer, answers) = channel();
+            let cpu = cpu(0);
+            scope.spawn(move || {
+                pin(cpu);
+                let mut sides = [second];
+                for (arm, messages) in asked {
+                    exchange(&mut sides, arm, messages);
+                    if answer.send(()).is_err() {
+                        break;
+                    }
+                }
+            });
+            (vec![first], Some(Peer { ask, answers }))
+        };
+        let cpu = cpu(1);
+        let work = scope.spawn(move || {
+            pin(cpu);
+            Table { sides, peer }.rounds(options.rounds, &mut random, look)
+        });
+        work.join().expect("the sessions work")
+    })
+}
+
+/// The ends that this thread drives, and who drives the others, if there are others.
+struct Table {
+    sides: Vec<Side>,
+    peer: Option<Peer>,
+}
+
+/// The thread that drives the other ends: how it is asked to, and says that it is done.
+struct Peer {
+    ask: Sender<(Arm, u64)>,
+    answers: Receiver<()>,
+}
+
+impl Table {
+    fn rounds(mut self, rounds: usize, random: &mut Stream, look: &Sender<()>) -> Vec<Round> {
+        let messages = Arm::ALL.map(|arm| self.messages_of_a_turn(arm))[0];
+        let round = |_| {
+            let mut order = Arm::ALL;
+            random.shuffle(&mut order);
+            let mut round = Round::default();
+            for &arm in order.iter().chain(order.iter().rev()) {
+                // After its idle time a connection is slow at first.
+                self.exchange(arm, messages / 10);
+                let (begin, cpu_begin) = (Instant::now(), cpu_time(libc::CLOCK_PROCESS_CPUTIME_ID));
+                if arm == Arm::On {
+                    look.send(()).expect("the reader looks to the end");
+                }
+                self.exchange(arm, messages);
+                let cpu = cpu_time(libc::CLOCK_PROCESS_CPUTIME_ID).saturating_sub(cpu_begin);
+                let cost = &mut round[arm as usize];
+                // Two turns make a round.
+                let each = |time: Duration| time.as_nanos() as f64 / messages as f64 / 2.0;
+                cost.time += each(begin.elapsed());
+                cost.cpu += each(cpu);
+            }
+            round
+        };
+        (0..rounds).map(round).collect()
+    }
+
+    fn messages_of_a_turn(&mut self, arm: Arm) -> u64 {
+        let mut messages = 8;
+        loop {
+            let begin = Instant::now();
+            self.exchange(arm, messages);
+            let share = TURN.as_secs_f64() / begin.elapsed().as_secs_f64();
+            if share < 4.0 {
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a positive number of messages, below 2^53"
+                )]
+                return (messages as f64 * share).ceil() as u64;
+            }
+            messages *= 2;
+        }
+    }
+
+    fn exchange(&mut self, arm: Arm, messages: u64) {
+        const GONE: &str = "the other end's thread works as long as this one";
+        if let Some(peer) = &self.peer {
+            peer.ask.send((arm, messages)).expect(GONE);
+        }
+        exchange(&mut self.sides, arm, messages);
+        if let Some(peer) = &self.peer {
+            peer.answers.recv().expect(GONE);
+        }
+    }
+}
+
+/// Exchanges so many messages, as far as these ends have a part in it.
+fn exchange(sides: &mut [Side], arm: Arm, messages: u64) {
+    let mut turns: Vec<_> = sides
+        .iter_mut()
+        .map(|side| Turn::new(side, arm, messages))
+        .collect();
+    loop {
+        let mut is_over = true;
+        for turn in &mut turns {
+            is_over &= turn.step();
+        }
+        if is_over {
+            break;
+        }
+    }
+}
+
+// ---- sessions ----
+
+/// One end of a pair of sessions.
+struct End {
+    send: SendConnection,
+    recv: RecvConnection,
+    _session: Session,
+}
+
+/// A pair of sessions, with a connection each way.
+fn connected(arm: Arm, folder: &Path) -> (End, End) {
+    let open = || {
+        let telemetry = if arm == Arm::On { "on" } else { "off" };
+        let settings = [
+            ("THALWEG_IFNAME", "=lo"),
+            ("THALWEG_FAMILY", "ipv4"),
+            ("THALWEG_TRANSPORT", "tcp"),
+            ("THALWEG_TELEMETRY", telemetry),
+            ("THALWEG_SHM_DIR", folder.to_str().expect("we named it")),
+        ];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = Config::from_sources(settings.to_vec(), None).expect("valid settings");
+        Session::open_with(config, Arc::new(|_, _| ())).expect("loopback is there")
+    };
+    let (one, other) = (open(), open());
+    let (to_other, from_one) = connect(&one, &other);
+    let (to_one, from_other) = connect(&other, &one);
+    let one = End {
+        send: to_other,
+        recv: from_other,
+        _session: one,
+    };
+    let other = End {
+        send: to_one,
+        recv: from_one,
+        _session: other,
+    };
+    (one, other)
+}
+
+fn connect(from: &Session, to: &Session) -> (SendConnection, RecvConnection) {
+    let (listener, mut handle) = to.listen(0).expect("loopback is there");
+    let (mut send, mut recv) = (None, None);
+    loop {
+        if send.is_none() {
+            send = from.connect(0, &mut handle).expect("the peer is there");
+        }
+        if recv.is_none() {
+            recv = listener.accept().expect("the session is open");
+        }
+        match (send, recv) {
+            (Some(send), Some(recv)) => return (send, recv),
+            not_yet => (send, recv) = not_yet,
+        }
+        thread::yield_now();
+    }
+}
+
+/// The same ends of all pairs of sessions. They share memory: how fast a copy is depends on where it is.
+struct Side {
+    /// By [`Arm`].
+    ends: Vec<End>,
+    shape: Shape,
+    is_first: bool,
+    sent: Vec<u8>,
+    received: Vec<u8>,
+}
+
+impl Side {
+    fn new(ends: Vec<End>, shape: Shape, is_first: bool) -> Self {
+        Self {
+            ends,
+            shape,
+            is_first,
+            sent: vec![1; shape.bytes * shape.in_flight],
+            received: vec![2; shape.bytes * shape.in_flight],
+        }
+    }
+}
+
+/// One end's part in an exchange.
+struct Turn<'a> {
+    side: &'a mut Side,
+    arm: Arm,
+    sends: Lane,
+    recvs: Lane,
+}
+
+/// Requests in the order in which they were posted.
+struct Lane {
+    messages: u64,
+    posted: u64,
+    pending: VecDeque<Request>,
+}
+
+impl Lane {
+    fn new(messages: u64) -> Self {
+        Self {
+            messages,
+            posted: 0,
+            pending: VecDeque::new(),
+        }
+    }
+
+    fn done(&self) -> u64 {
+        self.posted - self.pending.len() as u64
+    }
+
+    /// Where the next message is in its memory, if it may be posted.
+    fn next(&self, shape: Shape) -> Option<usize> {
+        let place = usize::try_from(self.posted).unwrap_or(0) % shape.in_flight;
+        let may = self.posted < self.messages && self.pending.len() < shape.in_flight;
+        may.then_some(place * shape.bytes)
+    }
+
+    fn posted(&mut self, request: Request) {
+        self.pending.push_back(request);
+        self.posted += 1;
+    }
+
+    /// Looks after the oldest request.
+    fn test(&mut self, shape: Shape) {
+        if let Some(oldest) = self.pending.front() {
+            // SAFETY: it has not ended, for then it is taken away; its connection lives in the side.
+            let ended = unsafe { oldest.test() }.expect("the peer is well");
+            if let Some(completion) = ended {
+                assert_eq!(completion.sizes[0], shape.bytes);
+                self.pending.pop_front();
+            }
+        }
+    }
+}
+
+impl<'a> Turn<'a> {
+    fn new(side: &'a mut Side, arm: Arm, messages: u64) -> Self {
+        let sends = side.is_first || side.shape.is_answered;
+        let receives = !side.is_first || side.shape.is_answered;
+        Self {
+            side,
+            arm,
+            sends: Lane::new(if sends { messages } else { 0 }),
+            recvs: Lane::new(if receives { messages } else { 0 }),
+        }
+    }
+
+    /// Whether all is done.
+    fn step(&mut self) -> bool {
+        let shape = self.side.shape;
+        let end = &self.side.ends[self.arm as usize];
+        while let Some(offset) = self.recvs.next(shape) {
+            let buffer = RecvBuffer {
+                data: self.side.received[offset..].as_mut_ptr(),
+                len: shape.bytes,
+                tag: 0,
+                keys: MemoryKeys::default(),
+            };
+            // SAFETY: nobody else touches this memory, which lives in the side, until the exchange is over; no
+            // more are pending than there are places, and they end in order.
+            let posted = unsafe { end.recv.irecv(&[buffer]) };
+            let Some(request) = posted.expect("a valid receive") else {
+                break;
+            };
+            self.recvs.posted(request);
+        }
+        self.recvs.test(shape);
+        while let Some(offset) = self.sends.next(shape) {
+            let answered = self.recvs.done() + u64::from(self.side.is_first);
+            if shape.is_answered && self.sends.posted == answered {
+                break;
+            }
+            let data = self.side.sent[offset..].as_ptr();
+            // SAFETY: as above.
+            let posted = unsafe { end.send.isend(data, shape.bytes, 0, MemoryKeys::default()) };
+            let Some(request) = posted.expect("a valid send") else {
+                break;
+            };
+            self.sends.posted(request);
+        }
+        self.sends.test(shape);
+        self.sends.done() == self.sends.messages && self.recvs.done() == self.recvs.messages
+    }
+}
+
+// ---- the reader ----
+
+/// Does what `thalweg record` does, whenever it is asked to; returns how often that was, and its CPU time.
+fn read(folder: &Path, looks: &Receiver<()>) -> (u32, Duration) {
+    let mut watcher = Watcher::new(folder);
+    let mut host = Host::new();
+    let mut count = 0;
+    for () in looks {
+        let (mut snapshot, lines) = watcher.snapshot().expect("the sessions made the folder");
+        assert_eq!(lines, [""; 0]);
+        let ends = snapshot
+            .processes
+            .iter()
+            .filter(|end| !end.process.links.is_empty());
+        assert_eq!(ends.count(), 2, "both ends record");
+        snapshot.host = Some(host.read(Timestamp::now()));
+        serde_json::to_writer(std::io::sink(), &snapshot).expect("a sink takes everything");
+        count += 1;
+    }
+    (count, cpu_time(libc::CLOCK_THREAD_CPUTIME_ID))
+}
+
+/// A folder in memory that is removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = PathBuf::from(format!("/dev/shm/thalweg-bench-{}", std::process::id()));
+        std::fs::create_dir(&folder).expect("there is /dev/shm, and nothing of this name in it");
+        Self(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+// ---- statistics ----
+
+/// Growth in %, and between which limits it is in 95 of 100 cases.
+#[derive(Debug, Clone, Copy)]
+struct Growth {
+    percent: f64,
+    least: f64,
+    most: f64,
+}
+
+impl Growth {
+    /// Of one arm against [`Arm::Off`].
+    fn of(sittings: &[Vec<Round>], arm: Arm, cost: fn(&Cost) -> f64) -> Self {
+        let growth = |round: &Round| {
+            let ratio = cost(&round[arm as usize]) / cost(&round[Arm::Off as usize]);
+            (ratio - 1.0) * 100.0
+        };
+        let sittings: Vec<Vec<f64>> = sittings
+            .iter()
+            .map(|rounds| rounds.iter().map(growth).collect())
+            .collect();
+        let mut random = Stream::new(0, Purpose::Workload, 0);
+        let bound = u32::try_from(sittings.len()).unwrap_or(u32::MAX);
+        let mut draw = || {
+            let drawn = (0..bound).flat_map(|_| &sittings[random.below(bound) as usize]);
+            trimmed_mean(drawn.copied().collect())
+        };
+        let mut draws: Vec<f64> = (0..DRAWS).map(|_| draw()).collect();
+        draws.sort_by(f64::total_cmp);
+        Self {
+            percent: trimmed_mean(sittings.concat()),
+            least: draws[DRAWS / 40],
+            most: draws[DRAWS - 1 - DRAWS / 40],
+        }
+    }
+}
+
+impl fmt::Display for Growth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            percent,
+            least,
+            most,
+        } = self;
+        f.pad(&format!("{percent:+.2} [{least:+.2}, {most:+.2}]"))
+    }
+}
+
+fn trimmed_mean(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a length"
+    )]
+    let trimmed = (values.len() as f64 * TRIMMED) as usize;
+    let rest = &values[trimmed..values.len() - trimmed];
+    rest.iter().sum::<f64>() / rest.len() as f64
+}
+
+/// What is said of all sittings.
+struct Row {
+    /// Of a message without telemetry.
+    time_ns: f64,
+    off_again: [Growth; 2],
+    on: [Growth; 2],
+}
+
+impl Row {
+    fn of(sittings: &[Vec<Round>]) -> Self {
+        let growths = |arm| {
+            let costs: [fn(&Cost) -> f64; 2] = [|cost| cost.time, |cost| cost.cpu];
+            costs.map(|cost| Growth::of(sittings, arm, cost))
+        };
+        let times = sittings.concat();
+        let times = times.iter().map(|round| round[Arm::Off as usize].time);
+        Self {
+            time_ns: trimmed_mean(times.collect()),
+            off_again: growths(Arm::OffAgain),
+            on: growths(Arm::On),
+        }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [again_time, again_cpu] = self.off_again;
+        let [time, cpu] = self.on;
+        // Time grows by a little more than throughput shrinks.
+        let verdict = if time.most <= BUDGET_PERCENT {
+            "at most 2 %"
+        } else if time.least > BUDGET_PERCENT {
+            "MORE than 2 %"
+        } else {
+            "cannot be told: take more sittings"
+        };
+        write!(
+            f,
+            "{:>10.2} us  {again_time:<22}{again_cpu:<22}  {time:<22}{cpu:<22}  {verdict}",
+            self.time_ns / 1000.0
+        )
+    }
+}
+
+// ---- the system ----
+
+fn cpu_time(clock: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: one valid out pointer.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    let number = |part: i64| u64::try_from(part).unwrap_or(0);
+    Duration::from_secs(number(time.tv_sec)) + Duration::from_nanos(number(time.tv_nsec))
+}
+
+/// The CPUs that this thread may run on, at least one.
+fn allowed_cpus() -> Vec<usize> {
+    // SAFETY: a set is plain bits, and the kernel writes no more of them than there are.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set);
+        set
+    };
+    let all = 0..libc::CPU_SETSIZE.unsigned_abs() as usize;
+    // SAFETY: below the size of a set.
+    let allowed: Vec<_> = all
+        .filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) })
+        .collect();
+    assert!(!allowed.is_empty(), "this thread runs");
+    allowed
+}
+
+/// Keeps this thread on a CPU.
+fn pin(cpu: usize) {
+    // SAFETY: a set is plain bits, and the CPU one that `allowed_cpus` has found in one.
+    let rc = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
+    };
+    assert_eq!(rc, 0, "{}", std::io::Error::last_os_error());
+}
