@@ -24,8 +24,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use thalweg::clock::Timestamp;
@@ -101,36 +102,36 @@ fn main() {
         eprintln!("{USAGE}");
         std::process::exit(2);
     };
-    let folder = Folder::new();
-    let (look, looks) = channel();
-    let reader = {
-        let folder = folder.0.clone();
-        thread::spawn(move || read(&folder, &looks))
-    };
     println!(
-        "Growth of time (and CPU time, all threads) per message in %, with 95 % intervals.\n{:<36}{:>13}  {:<22}{:<22}  {:<22}{:<22}",
-        "", "off", "off again: time", "CPU", "on: time", "CPU"
+        "Growth of time, and of the sessions' CPU time, per message in %, with 95 % intervals.\n{:<36}{:>13}  {:<22}{:<22}  {:<22}{:<22}",
+        "", "off: time", "off again: time", "CPU", "on: time", "CPU"
     );
+    let folder = Folder::new();
+    let cpus = allowed_cpus();
+    let (mut looks, mut looks_cpu) = (0, Duration::ZERO);
     for shape in SHAPES {
         for threads in [1, 2] {
-            let name = format!(
-                "{}, {}",
-                shape.name,
-                ["one thread", "two threads"][threads - 1]
-            );
-            if options.wants(&name) {
-                let sittings: Vec<_> = (0..options.sittings)
-                    .map(|number| sitting(shape, threads, number, &options, &folder.0, &look))
-                    .collect();
-                println!("{name:<36}{}", Row::of(&sittings));
+            let way = ["one thread", "two threads"][threads - 1];
+            let name = format!("{}, {way}", shape.name);
+            if !options.wants(&name) {
+                continue;
             }
+            // What this thread starts stays there: beside what is measured, where there is room.
+            let (others, own) = cpus.split_at(cpus.len().saturating_sub(threads));
+            pin(if others.is_empty() { own } else { others });
+            let reader = Reader::start(&folder.0);
+            let sittings: Vec<_> = (0..options.sittings)
+                .map(|number| sitting(shape, own, threads, number, options.rounds, &reader))
+                .collect();
+            println!("{name:<36}{}", Row::of(&sittings));
+            let (count, cpu) = reader.end();
+            looks += count;
+            looks_cpu += cpu;
         }
     }
-    drop(look);
-    let (looks, cpu) = reader.join().expect("the reader does not panic");
-    let each = cpu.as_secs_f64() / f64::from(looks.max(1));
+    let each = looks_cpu.as_secs_f64() / f64::from(looks.max(1));
     println!(
-        "{looks} looks at these sessions and this host, {:.0} us of CPU each: {:.3} % of a core at one in a second",
+        "A look at both ends and at this host: {:.0} us of CPU, so {:.3} % of a core at one in a second.",
         each * 1e6,
         each * 100.0
     );
@@ -179,34 +180,31 @@ struct Cost {
 /// By [`Arm`].
 type Round = [Cost; 3];
 
-/// New sessions, and as many rounds with them.
+/// New sessions, and as many rounds with them, on these CPUs.
 fn sitting(
     shape: Shape,
+    cpus: &[usize],
     threads: usize,
     number: usize,
-    options: &Options,
-    folder: &Path,
-    look: &Sender<()>,
+    rounds: usize,
+    reader: &Reader,
 ) -> Vec<Round> {
     let mut random = Stream::new(number as u64, Purpose::Workload, shape.bytes as u64);
     let mut order = Arm::ALL;
     random.shuffle(&mut order);
-    let mut ends = order.map(|arm| (arm, connected(arm, folder)));
+    let mut ends = order.map(|arm| (arm, connected(arm, &reader.folder)));
     ends.sort_by_key(|&(arm, _)| arm as usize);
     let (first, second): (Vec<_>, Vec<_>) = ends.into_iter().map(|(_, pair)| pair).unzip();
     let first = Side::new(first, shape, true);
     let second = Side::new(second, shape, false);
-    let cpus = allowed_cpus();
-    let cpu = |number: usize| cpus[(cpus.len() - 1).min(number)];
     thread::scope(|scope| {
         let (sides, peer) = if threads == 1 {
             (vec![first, second], None)
         } else {
             let (ask, asked) = channel();
             let (answer, answers) = channel();
-            let cpu = cpu(0);
             scope.spawn(move || {
-                pin(cpu);
+                pin(&cpus[..1]);
                 let mut sides = [second];
                 for (arm, messages) in asked {
                     exchange(&mut sides, arm, messages);
@@ -217,17 +215,16 @@ fn sitting(
             });
             (vec![first], Some(Peer { ask, answers }))
         };
-        let cpu = cpu(1);
         let work = scope.spawn(move || {
-            pin(cpu);
-            Table { sides, peer }.rounds(options.rounds, &mut random, look)
+            pin(&cpus[cpus.len() - 1..]);
+            Worker { sides, peer }.rounds(rounds, &mut random, reader)
         });
         work.join().expect("the sessions work")
     })
 }
 
 /// The ends that this thread drives, and who drives the others, if there are others.
-struct Table {
+struct Worker {
     sides: Vec<Side>,
     peer: Option<Peer>,
 }
@@ -238,9 +235,10 @@ struct Peer {
     answers: Receiver<()>,
 }
 
-impl Table {
-    fn rounds(mut self, rounds: usize, random: &mut Stream, look: &Sender<()>) -> Vec<Round> {
+impl Worker {
+    fn rounds(mut self, rounds: usize, random: &mut Stream, reader: &Reader) -> Vec<Round> {
         let messages = Arm::ALL.map(|arm| self.messages_of_a_turn(arm))[0];
+        let cpu = || cpu_time(libc::CLOCK_PROCESS_CPUTIME_ID).saturating_sub(reader.cpu());
         let round = |_| {
             let mut order = Arm::ALL;
             random.shuffle(&mut order);
@@ -248,12 +246,12 @@ impl Table {
             for &arm in order.iter().chain(order.iter().rev()) {
                 // After its idle time a connection is slow at first.
                 self.exchange(arm, messages / 10);
-                let (begin, cpu_begin) = (Instant::now(), cpu_time(libc::CLOCK_PROCESS_CPUTIME_ID));
+                let (begin, cpu_begin) = (Instant::now(), cpu());
                 if arm == Arm::On {
-                    look.send(()).expect("the reader looks to the end");
+                    reader.look();
                 }
                 self.exchange(arm, messages);
-                let cpu = cpu_time(libc::CLOCK_PROCESS_CPUTIME_ID).saturating_sub(cpu_begin);
+                let cpu = cpu().saturating_sub(cpu_begin);
                 let cost = &mut round[arm as usize];
                 // Two turns make a round.
                 let each = |time: Duration| time.as_nanos() as f64 / messages as f64 / 2.0;
@@ -497,24 +495,65 @@ impl<'a> Turn<'a> {
 
 // ---- the reader ----
 
-/// Does what `thalweg record` does, whenever it is asked to; returns how often that was, and its CPU time.
-fn read(folder: &Path, looks: &Receiver<()>) -> (u32, Duration) {
-    let mut watcher = Watcher::new(folder);
-    let mut host = Host::new();
-    let mut count = 0;
-    for () in looks {
-        let (mut snapshot, lines) = watcher.snapshot().expect("the sessions made the folder");
-        assert_eq!(lines, [""; 0]);
-        let ends = snapshot
-            .processes
-            .iter()
-            .filter(|end| !end.process.links.is_empty());
-        assert_eq!(ends.count(), 2, "both ends record");
-        snapshot.host = Some(host.read(Timestamp::now()));
-        serde_json::to_writer(std::io::sink(), &snapshot).expect("a sink takes everything");
-        count += 1;
+/// A thread that does what `thalweg record` does, whenever it is asked to: once in each turn with telemetry, so
+/// ten times as often as `thalweg record` would by itself. Its CPU time is told apart.
+struct Reader {
+    folder: PathBuf,
+    ask: Sender<()>,
+    cpu_ns: Arc<AtomicU64>,
+    thread: JoinHandle<u32>,
+}
+
+impl Reader {
+    fn start(folder: &Path) -> Self {
+        let (ask, asked) = channel();
+        let cpu_ns = Arc::new(AtomicU64::new(0));
+        let (mut watcher, mut host) = (Watcher::new(folder), Host::new());
+        let used = Arc::clone(&cpu_ns);
+        let thread = thread::spawn(move || {
+            let mut looks = 0;
+            for () in asked {
+                let (mut snapshot, lines) = watcher.snapshot().expect("the folder is there");
+                assert_eq!(lines, [""; 0]);
+                let mut ends = snapshot.processes.iter();
+                let recorded = ends.all(|end| !end.process.links.is_empty());
+                assert!(recorded && snapshot.processes.len() == 2, "{snapshot:?}");
+                snapshot.host = Some(host.read(Timestamp::now()));
+                serde_json::to_writer(std::io::sink(), &snapshot).expect("a sink takes all");
+                looks += 1;
+                let cpu = cpu_time(libc::CLOCK_THREAD_CPUTIME_ID).as_nanos();
+                used.store(u64::try_from(cpu).unwrap_or(0), Ordering::Relaxed);
+            }
+            looks
+        });
+        Self {
+            folder: folder.to_owned(),
+            ask,
+            cpu_ns,
+            thread,
+        }
     }
-    (count, cpu_time(libc::CLOCK_THREAD_CPUTIME_ID))
+
+    fn look(&self) {
+        self.ask
+            .send(())
+            .expect("the reader looks until it is ended");
+    }
+
+    /// Up to its last look.
+    fn cpu(&self) -> Duration {
+        Duration::from_nanos(self.cpu_ns.load(Ordering::Relaxed))
+    }
+
+    /// How often it looked, and its CPU time.
+    fn end(self) -> (u32, Duration) {
+        drop(self.ask);
+        let looks = self.thread.join().expect("it found what it looked for");
+        (
+            looks,
+            Duration::from_nanos(self.cpu_ns.load(Ordering::Relaxed)),
+        )
+    }
 }
 
 /// A folder in memory that is removed at the end.
@@ -622,8 +661,11 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [again_time, again_cpu] = self.off_again;
         let [time, cpu] = self.on;
+        let noise = again_time.most.max(-again_time.least);
         // Time grows by a little more than throughput shrinks.
-        let verdict = if time.most <= BUDGET_PERCENT {
+        let verdict = if noise > BUDGET_PERCENT {
+            "cannot be told: too noisy"
+        } else if time.most <= BUDGET_PERCENT {
             "at most 2 %"
         } else if time.least > BUDGET_PERCENT {
             "MORE than 2 %"
@@ -668,12 +710,14 @@ fn allowed_cpus() -> Vec<usize> {
     allowed
 }
 
-/// Keeps this thread on a CPU.
-fn pin(cpu: usize) {
-    // SAFETY: a set is plain bits, and the CPU one that `allowed_cpus` has found in one.
+/// Keeps this thread, and those that it starts from now on, on these CPUs.
+fn pin(cpus: &[usize]) {
+    // SAFETY: a set is plain bits, and the CPUs are ones that `allowed_cpus` has found in one.
     let rc = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
+        for &cpu in cpus {
+            libc::CPU_SET(cpu, &mut set);
+        }
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
     };
     assert_eq!(rc, 0, "{}", std::io::Error::last_os_error());
