@@ -22,6 +22,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -206,8 +207,9 @@ fn sitting(
             scope.spawn(move || {
                 pin(&cpus[..1]);
                 let mut sides = [second];
-                for (arm, messages) in asked {
-                    exchange(&mut sides, arm, messages);
+                for exchange in asked {
+                    let exchange: Exchange = exchange;
+                    exchange.run(&mut sides);
                     if answer.send(()).is_err() {
                         break;
                     }
@@ -231,7 +233,7 @@ struct Worker {
 
 /// The thread that drives the other ends: how it is asked to, and says that it is done.
 struct Peer {
-    ask: Sender<(Arm, u64)>,
+    ask: Sender<Exchange>,
     answers: Receiver<()>,
 }
 
@@ -244,13 +246,12 @@ impl Worker {
             random.shuffle(&mut order);
             let mut round = Round::default();
             for &arm in order.iter().chain(order.iter().rev()) {
-                // After its idle time a connection is slow at first.
-                self.exchange(arm, messages / 10);
+                self.warm_up(arm, messages);
                 let (begin, cpu_begin) = (Instant::now(), cpu());
                 if arm == Arm::On {
                     reader.look();
                 }
-                self.exchange(arm, messages);
+                self.exchange(arm, self.bytes(), messages);
                 let cpu = cpu().saturating_sub(cpu_begin);
                 let cost = &mut round[arm as usize];
                 // Two turns make a round.
@@ -267,7 +268,7 @@ impl Worker {
         let mut messages = 8;
         loop {
             let begin = Instant::now();
-            self.exchange(arm, messages);
+            self.exchange(arm, self.bytes(), messages);
             let share = TURN.as_secs_f64() / begin.elapsed().as_secs_f64();
             if share < 4.0 {
                 #[allow(
@@ -281,31 +282,54 @@ impl Worker {
         }
     }
 
-    fn exchange(&mut self, arm: Arm, messages: u64) {
+    fn bytes(&self) -> usize {
+        self.sides[0].shape.bytes
+    }
+
+    /// After idle time a connection is slow at first, and a control thread still looks after its links: that
+    /// leaves them to whoever drives them often, so to short messages.
+    fn warm_up(&mut self, arm: Arm, messages: u64) {
+        self.exchange(arm, self.bytes().min(4 << 10), 1000);
+        self.exchange(arm, self.bytes(), messages / 10);
+    }
+
+    fn exchange(&mut self, arm: Arm, bytes: usize, messages: u64) {
         const GONE: &str = "the other end's thread works as long as this one";
+        let exchange = Exchange {
+            arm,
+            bytes,
+            messages,
+        };
         if let Some(peer) = &self.peer {
-            peer.ask.send((arm, messages)).expect(GONE);
+            peer.ask.send(exchange).expect(GONE);
         }
-        exchange(&mut self.sides, arm, messages);
+        exchange.run(&mut self.sides);
         if let Some(peer) = &self.peer {
             peer.answers.recv().expect(GONE);
         }
     }
 }
 
-/// Exchanges so many messages, as far as these ends have a part in it.
-fn exchange(sides: &mut [Side], arm: Arm, messages: u64) {
-    let mut turns: Vec<_> = sides
-        .iter_mut()
-        .map(|side| Turn::new(side, arm, messages))
-        .collect();
-    loop {
-        let mut is_over = true;
-        for turn in &mut turns {
-            is_over &= turn.step();
-        }
-        if is_over {
-            break;
+/// So many messages of so many bytes.
+#[derive(Debug, Clone, Copy)]
+struct Exchange {
+    arm: Arm,
+    bytes: usize,
+    messages: u64,
+}
+
+impl Exchange {
+    /// As far as these ends have a part in it.
+    fn run(self, sides: &mut [Side]) {
+        let mut turns: Vec<_> = sides.iter_mut().map(|side| Turn::new(side, self)).collect();
+        loop {
+            let mut is_over = true;
+            for turn in &mut turns {
+                is_over &= turn.step();
+            }
+            if is_over {
+                break;
+            }
         }
     }
 }
@@ -393,103 +417,107 @@ impl Side {
 /// One end's part in an exchange.
 struct Turn<'a> {
     side: &'a mut Side,
-    arm: Arm,
+    exchange: Exchange,
     sends: Lane,
     recvs: Lane,
 }
 
-/// Requests in the order in which they were posted.
-struct Lane {
-    messages: u64,
-    posted: u64,
-    pending: VecDeque<Request>,
-}
-
-impl Lane {
-    fn new(messages: u64) -> Self {
-        Self {
-            messages,
+impl<'a> Turn<'a> {
+    fn new(side: &'a mut Side, exchange: Exchange) -> Self {
+        let lane = |has_part| Lane {
+            messages: if has_part { exchange.messages } else { 0 },
+            bytes: exchange.bytes,
+            in_flight: side.shape.in_flight,
             posted: 0,
             pending: VecDeque::new(),
-        }
-    }
-
-    fn done(&self) -> u64 {
-        self.posted - self.pending.len() as u64
-    }
-
-    /// Where the next message is in its memory, if it may be posted.
-    fn next(&self, shape: Shape) -> Option<usize> {
-        let place = usize::try_from(self.posted).unwrap_or(0) % shape.in_flight;
-        let may = self.posted < self.messages && self.pending.len() < shape.in_flight;
-        may.then_some(place * shape.bytes)
-    }
-
-    fn posted(&mut self, request: Request) {
-        self.pending.push_back(request);
-        self.posted += 1;
-    }
-
-    /// Looks after the oldest request.
-    fn test(&mut self, shape: Shape) {
-        if let Some(oldest) = self.pending.front() {
-            // SAFETY: it has not ended, for then it is taken away; its connection lives in the side.
-            let ended = unsafe { oldest.test() }.expect("the peer is well");
-            if let Some(completion) = ended {
-                assert_eq!(completion.sizes[0], shape.bytes);
-                self.pending.pop_front();
-            }
-        }
-    }
-}
-
-impl<'a> Turn<'a> {
-    fn new(side: &'a mut Side, arm: Arm, messages: u64) -> Self {
-        let sends = side.is_first || side.shape.is_answered;
-        let receives = !side.is_first || side.shape.is_answered;
+        };
+        let is_answered = side.shape.is_answered;
         Self {
+            sends: lane(side.is_first || is_answered),
+            recvs: lane(!side.is_first || is_answered),
             side,
-            arm,
-            sends: Lane::new(if sends { messages } else { 0 }),
-            recvs: Lane::new(if receives { messages } else { 0 }),
+            exchange,
         }
     }
 
-    /// Whether all is done.
+    /// Posts what may be posted and looks after the oldest requests. The answer is whether all is done.
     fn step(&mut self) -> bool {
-        let shape = self.side.shape;
-        let end = &self.side.ends[self.arm as usize];
-        while let Some(offset) = self.recvs.next(shape) {
+        let Self {
+            side, sends, recvs, ..
+        } = self;
+        let end = &side.ends[self.exchange.arm as usize];
+        while let Some(range) = recvs.next() {
+            let data = &mut side.received[range];
             let buffer = RecvBuffer {
-                data: self.side.received[offset..].as_mut_ptr(),
-                len: shape.bytes,
+                data: data.as_mut_ptr(),
+                len: data.len(),
                 tag: 0,
                 keys: MemoryKeys::default(),
             };
             // SAFETY: nobody else touches this memory, which lives in the side, until the exchange is over; no
             // more are pending than there are places, and they end in order.
             let posted = unsafe { end.recv.irecv(&[buffer]) };
-            let Some(request) = posted.expect("a valid receive") else {
-                break;
-            };
-            self.recvs.posted(request);
+            recvs.post(posted.expect("a valid receive"));
         }
-        self.recvs.test(shape);
-        while let Some(offset) = self.sends.next(shape) {
-            let answered = self.recvs.done() + u64::from(self.side.is_first);
-            if shape.is_answered && self.sends.posted == answered {
+        recvs.test();
+        while let Some(range) = sends.next() {
+            let answered = recvs.done() + u64::from(side.is_first);
+            if side.shape.is_answered && sends.posted == answered {
                 break;
             }
-            let data = self.side.sent[offset..].as_ptr();
+            let data = &side.sent[range];
             // SAFETY: as above.
-            let posted = unsafe { end.send.isend(data, shape.bytes, 0, MemoryKeys::default()) };
-            let Some(request) = posted.expect("a valid send") else {
-                break;
+            let posted = unsafe {
+                end.send
+                    .isend(data.as_ptr(), data.len(), 0, MemoryKeys::default())
             };
-            self.sends.posted(request);
+            sends.post(posted.expect("a valid send"));
         }
-        self.sends.test(shape);
-        self.sends.done() == self.sends.messages && self.recvs.done() == self.recvs.messages
+        sends.test();
+        sends.is_over() && recvs.is_over()
+    }
+}
+
+/// Requests in the order in which they were posted.
+struct Lane {
+    messages: u64,
+    bytes: usize,
+    in_flight: usize,
+    posted: u64,
+    pending: VecDeque<Request>,
+}
+
+impl Lane {
+    fn done(&self) -> u64 {
+        self.posted - self.pending.len() as u64
+    }
+
+    fn is_over(&self) -> bool {
+        self.done() == self.messages
+    }
+
+    /// The memory of the next message, if one may be posted.
+    fn next(&self) -> Option<Range<usize>> {
+        let place = usize::try_from(self.posted % self.in_flight as u64).unwrap_or(0);
+        let may = self.posted < self.messages && self.pending.len() < self.in_flight;
+        may.then_some(place * self.bytes..(place + 1) * self.bytes)
+    }
+
+    fn post(&mut self, request: Option<Request>) {
+        let request = request.expect("fewer are pending than a connection may have");
+        self.pending.push_back(request);
+        self.posted += 1;
+    }
+
+    fn test(&mut self) {
+        if let Some(oldest) = self.pending.front() {
+            // SAFETY: it has not ended, for then it is taken away; its connection lives in the side.
+            let ended = unsafe { oldest.test() }.expect("the peer is well");
+            if let Some(completion) = ended {
+                assert_eq!(completion.sizes[0], self.bytes);
+                self.pending.pop_front();
+            }
+        }
     }
 }
 
