@@ -7,7 +7,7 @@ use serde_json::Value;
 use thalweg::export;
 use thalweg::telemetry::Recorder;
 
-use super::{Folder, recorded};
+use super::{Folder, host, recorded};
 
 pub fn load() -> Value {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/lab/grafana/thalweg.json");
@@ -54,7 +54,9 @@ fn it_asks_for_what_is_told() {
     let folder = Folder::new();
     let (recorder, _) = Recorder::open(&folder.0).unwrap();
     let _kept = recorded(&recorder, "10.86.0.2:7000");
-    let text = export::prometheus::text(&folder.scrape(), true);
+    let mut scrape = folder.scrape();
+    scrape.host = Some(host());
+    let text = export::prometheus::text(&scrape, true);
     let told: BTreeSet<_> = text
         .lines()
         .filter_map(|line| line.split(['{', ' ']).next())
@@ -96,7 +98,7 @@ fn it_is_whole() {
         .iter()
         .map(|row| row["title"].as_str().unwrap())
         .collect();
-    assert_eq!(titles, ["Overview", "Paths", "Trouble"]);
+    assert_eq!(titles, ["Overview", "Paths", "Trouble", "Ports"]);
     let variables = variables(&dashboard);
     let mut known: BTreeSet<_> = variables
         .iter()

@@ -409,7 +409,7 @@ fn what_switches_send_is_told_where_that_is_asked_for() {
         client.unwrap().export(request).await.unwrap();
     });
     let (_, _, text) = exporter.get("/metrics");
-    let labels = r#"{metric="depth",attributes="port=Ethernet0"}"#;
+    let labels = r#"{metric="depth",attributes="client.address=127.0.0.1,port=Ethernet0"}"#;
     assert!(
         text.contains(&format!("\nthalweg_switch_value{labels} 11\n")),
         "{text}"
