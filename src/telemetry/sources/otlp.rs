@@ -47,7 +47,8 @@ const TEXT_BYTES_MAX: usize = 32 << 20;
 const ATTRIBUTES_MAX: usize = 64;
 /// What senders of gRPC may count on: SONiC sends 10 000 values at once, a collector 8192, which is 2 MiB or so.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
-/// Messages of all senders that are taken in at once. Taken apart, one may have many times its bytes.
+/// Messages of all senders that are taken in at once. Taken apart, one that is made for it has some hundred times
+/// its bytes: of empty parts, which are of two bytes on the wire.
 const MESSAGES_MAX: usize = 4;
 /// More is not told at once: a scrape or a snapshot with so many series has some megabytes.
 const TOLD_MAX: usize = 10_000;
