@@ -137,7 +137,7 @@ fn it_stores_what_was_recorded() {
     let (segments, own) = (folder.0.join("segments"), folder.0.join("prometheus"));
     fs::create_dir(&own).unwrap();
     let (recorder, _) = Recorder::open(&segments).unwrap();
-    let (link, paths, _connection) = recorded(&recorder, "a \"peer\\");
+    let (link, paths, connection) = recorded(&recorder, "a \"peer\\");
     recorder.beat(Timestamp::now());
     let exporter = Exporter::start(&segments);
     let prometheus = Prometheus::start(&program, &own, exporter.address);
@@ -209,7 +209,7 @@ fn it_stores_what_was_recorded() {
     }
 
     // A link that is gone is gone at once.
-    drop((link, paths));
+    drop((link, paths, connection));
     prometheus.until("absent(thalweg_link_messages_total) and on() thalweg_process_up == 1");
 }
 
