@@ -228,6 +228,31 @@ mod tests {
     }
 
     #[test]
+    fn more_ports_than_lines_are_a_map() {
+        let mut snapshots = seconds(3);
+        for (second, snapshot) in (0..).zip(&mut snapshots) {
+            let mut now = host((second + 9) * SECOND, 0, second * 4000, true);
+            let port = now.ports.remove(0);
+            now.ports.extend((0..6).map(|number| {
+                let mut port = port.clone();
+                port.name = format!("eth{number}");
+                if number == 5 {
+                    port.counters[PortCounter::SentBytes] = Some(second);
+                }
+                port
+            }));
+            snapshot.host = Some(now);
+        }
+        let recording = recording(snapshots);
+        let page = page::page(&Report::new(&recording, 16));
+        assert!(
+            page.contains("Ports: sent and received</h3>") && !page.contains("Ports: sent</h3>")
+        );
+        assert!(page.contains(">eth4 sent</text>"));
+        assert!(!page.contains(">eth5 sent</text>"), "next to nothing");
+    }
+
+    #[test]
     fn windows_of_ports_are_merged_too() {
         let mut snapshots = seconds(1301);
         for (second, snapshot) in (0..).zip(&mut snapshots) {
@@ -332,7 +357,10 @@ mod tests {
                 0..6,
             ),
         ) {
-            let snapshots = numbers.into_iter().map(|(wall, paths, bytes)| snapshot(wall, paths, bytes));
+            let snapshots = numbers.into_iter().map(|(wall, paths, bytes)| Snapshot {
+                host: Some(host(wall, u64::from(paths), bytes, paths > 0)),
+                ..snapshot(wall, paths, bytes)
+            });
             let mut snapshots: Vec<_> = snapshots.collect();
             snapshots.sort_by_key(|snapshot| snapshot.wall_ns);
             let recording = recording(snapshots);

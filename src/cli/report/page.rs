@@ -21,6 +21,8 @@ use crate::telemetry::verdict::Finding;
 const LINKS_MAX: usize = 256;
 const PORTS_MAX: usize = 64;
 const TROUBLES_MAX: usize = 40;
+/// More ports than this are drawn as a map instead of lines.
+const PORT_LINES_MAX: usize = 4;
 const PEERS_MAX: usize = 64;
 const EVENTS_MAX: usize = 500;
 const FINDINGS_MAX: usize = 32;
@@ -480,20 +482,16 @@ fn ports(page: &mut String, report: &Report) {
     page.push_str("</p>\n");
     port_table(page, report, &told);
     more(page, report.ports.len(), PORTS_MAX, "ports");
-    let mut drawn: Vec<_> = report
-        .ports
-        .iter()
-        .filter(|port| port.carried_bytes() > 0)
-        .collect();
-    drawn.truncate(COLOURS);
-    for (title, of) in [
-        (
-            "sent",
-            (|port| &port.sent) as fn(&PortRun) -> &[Option<u64>],
-        ),
-        ("received", |port| &port.received),
-    ] {
-        port_chart(page, report, title, &drawn, of);
+    // Beside a port of 400 Gb/s, a loopback device is no more than a line at zero.
+    let busiest = report.ports.first().map_or(0, PortRun::carried_bytes);
+    let carried = |port: &&PortRun| port.carried_bytes() > busiest / 1000;
+    let drawn: Vec<_> = report.ports.iter().filter(carried).collect();
+    if drawn.len() > PORT_LINES_MAX {
+        port_map(page, report, &drawn);
+    } else {
+        for (title, of) in PORT_WAYS {
+            port_chart(page, report, title, &drawn, of);
+        }
     }
     port_troubles(page, report);
 }
@@ -525,7 +523,20 @@ fn port_table(page: &mut String, report: &Report, told: &[&Trouble]) {
     table.end();
 }
 
-/// What these ports carried one way.
+/// Bytes a second of a port in each window, one way.
+type Way = (&'static str, fn(&PortRun) -> &[Option<u64>]);
+const PORT_WAYS: [Way; 2] = [
+    ("sent", |port| &port.sent),
+    ("received", |port| &port.received),
+];
+
+/// Gb/s.
+fn port_rate(port: &PortRun, of: fn(&PortRun) -> &[Option<u64>], window: usize) -> Option<f64> {
+    let rate = of(port).get(window).copied().flatten()?;
+    Some(float(rate) * 8.0 / 1e9)
+}
+
+/// What these few ports carried one way, as lines.
 fn port_chart(
     page: &mut String,
     report: &Report,
@@ -534,13 +545,9 @@ fn port_chart(
     of: fn(&PortRun) -> &[Option<u64>],
 ) {
     let (axis, windows) = (Axis::of(report), &report.windows);
-    let rate = |port: &PortRun, window: usize| {
-        let rate = of(port).get(window).copied().flatten();
-        rate.map(|rate| float(rate) * 8.0 / 1e9)
-    };
     let lines = drawn.iter().enumerate().map(|(colour, port)| {
         curve(&axis, windows, &port.port, colour, |window| {
-            rate(port, window)
+            port_rate(port, of, window)
         })
     });
     let mut lines: Vec<_> = lines.collect();
@@ -556,7 +563,9 @@ fn port_chart(
         across_range: (0.0, axis.end),
         hints: hints(&axis, report, |group| {
             let of_port = |port: &&PortRun| {
-                let rates = group.clone().filter_map(|window| rate(port, window));
+                let rates = group
+                    .clone()
+                    .filter_map(|window| port_rate(port, of, window));
                 let most = rates.reduce(f64::max);
                 let most = most.map_or_else(unknown, |most| format!("{most:.3} Gb/s"));
                 format!("{}: {most}", port.port)
@@ -565,12 +574,50 @@ fn port_chart(
         }),
         ..Chart::default()
     };
-    let names: Vec<_> = drawn.iter().map(|port| escaped(&port.port)).collect();
+    // One line alone has no legend.
+    let says = match &chart.lines[..] {
+        [one] => format!("<p>{}</p>", escaped(&one.name)),
+        _ => String::new(),
+    };
     let _ = writeln!(
         page,
-        "<h3>Ports: {title}</h3><p>{}</p><div class=\"wide\">{}</div>",
-        names.join(", "),
+        "<h3>Ports: {title}</h3>{says}<div class=\"wide\">{}</div>",
         chart.to_svg()
+    );
+}
+
+/// What these ports carried, as a map: so many lines could not be told apart.
+fn port_map(page: &mut String, report: &Report, drawn: &[&PortRun]) {
+    let axis = Axis::of(report);
+    let shown = drawn.iter().take(PEERS_MAX / PORT_WAYS.len());
+    let rows = shown.flat_map(|port| {
+        PORT_WAYS.map(|(title, of)| {
+            let rates = samples(report, |window| port_rate(port, of, window));
+            (format!("{} {title}", port.port), rates)
+        })
+    });
+    let rows: Vec<_> = rows.collect();
+    let highest = rows.iter().flat_map(|(_, rates)| rates.iter().copied());
+    let highest = highest.fold(0.0, f64::max);
+    let shares = |rates: &Vec<f64>| rates.iter().map(|rate| rate / highest).collect();
+    let map = HeatMap {
+        title: "what each port carried over time".to_owned(),
+        across: axis.title.clone(),
+        scale: (
+            "sent and received".to_owned(),
+            format!("0 to {highest:.3} Gb/s"),
+        ),
+        rows: rows
+            .iter()
+            .map(|(name, rates)| (name.as_str(), shares(rates)))
+            .collect(),
+        across_max: axis.end,
+        sample: axis.end / float(report.windows.len() as u64),
+    };
+    let _ = writeln!(
+        page,
+        "<h3>Ports: sent and received</h3><p>The busiest first.</p><div class=\"wide\">{}</div>",
+        map.to_svg()
     );
 }
 
