@@ -535,13 +535,11 @@ fn transfer_without_memory_to_record_in() {
         rlim_cur: 0,
         rlim_max: 0,
     };
+    // SAFETY: the structure is whole, and ours.
+    let asked = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
+    assert_eq!(asked, 0);
     // SAFETY: the structure is whole, and only this process is limited.
     let set = |limit: &libc::rlimit| unsafe { libc::setrlimit(libc::RLIMIT_AS, limit) };
-    // SAFETY: as above.
-    assert_eq!(
-        unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) },
-        0
-    );
     let before = limit.rlim_cur;
     // A session's thread has a stack of 2 MiB; a segment takes far more.
     limit.rlim_cur = size + (12 << 20);

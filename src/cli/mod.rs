@@ -53,13 +53,13 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// What happens and is decided on this host's links
     Events(events::EventsArgs),
-    /// What this host's links do, on a screen
+    /// What this host's links and ports do, on a screen
     Top(top::TopArgs),
     /// A recording, on the same screen
     Replay(top::ReplayArgs),
     /// Keep what there is to see of this host and its processes in a file
     Record(record::RecordArgs),
-    /// Make a page of a recording: throughput, delay and events of each path
+    /// Make a page of a recording: throughput, delay and events of each path, and the host's ports
     Report(report::ReportArgs),
     /// The paths of this host's processes, as they are now
     Paths(paths::PathsArgs),

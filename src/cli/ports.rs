@@ -4,6 +4,7 @@
 use crate::telemetry::schema::{PortCounter, PortGauge};
 use crate::telemetry::snapshot::{PortWindow, per_second};
 use crate::telemetry::sources::Source;
+use crate::telemetry::values::Values;
 
 /// Something that goes wrong on ports, or holds them back.
 #[derive(Debug)]
@@ -97,7 +98,12 @@ pub(super) const TROUBLES: [&Trouble; 9] = [
 impl Trouble {
     /// How often in a window; None where the port tells nothing of it.
     pub(super) fn count(&self, port: &PortWindow) -> Option<u64> {
-        let counts = self.counters.iter().map(|counter| port.counters[*counter]);
+        self.greatest(&port.counters)
+    }
+
+    /// Likewise, by what was counted.
+    pub(super) fn greatest(&self, counts: &Values<PortCounter, Option<u64>>) -> Option<u64> {
+        let counts = self.counters.iter().map(|counter| counts[*counter]);
         counts.max().flatten()
     }
 }

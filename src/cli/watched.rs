@@ -159,7 +159,7 @@ impl Watched {
     /// With what this host says of itself and its ports in each snapshot. That may take a second, where a
     /// transceiver is asked.
     pub(super) fn with_host(mut self) -> Self {
-        self.host = Some(HostReader::Here(Box::new(Host::new())));
+        self.host = Some(HostReader::Here(Box::default()));
         self
     }
 
@@ -259,13 +259,13 @@ mod tests {
         })
         .unwrap();
         let mut until = |number: &str| {
-            let begin = Instant::now();
+            let from = Instant::now();
             loop {
                 let now = aside.read();
                 if now.as_ref().is_some_and(|now| now.lines == [number]) {
                     return now.unwrap().at;
                 }
-                assert!(begin.elapsed() < Duration::from_secs(60), "{now:?}");
+                assert!(from.elapsed() < Duration::from_secs(60), "{now:?}");
             }
         };
         go.send(()).unwrap();

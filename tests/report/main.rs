@@ -13,13 +13,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use thalweg::clock::Timestamp;
 use thalweg::telemetry;
 use thalweg::telemetry::Role;
 use thalweg::telemetry::event::{Event, FenceReason};
 use thalweg::telemetry::histogram::{BUCKETS, bucket_of};
 use thalweg::telemetry::reader::{Happened, Link, PathNow};
-use thalweg::telemetry::schema::{LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram};
+use thalweg::telemetry::schema::{
+    LinkCounter, LinkGauge, PathCounter, PathGauge, PathHistogram, PortCounter, PortGauge,
+};
 use thalweg::telemetry::snapshot::{Snapshot, Watched};
+use thalweg::telemetry::sources::{HostNow, PortNow, Source};
 
 const MILLI: u64 = 1_000_000;
 /// 2026-11-22, 13:05:00 UTC.
@@ -90,6 +94,53 @@ fn watched(pid: u64, program: &str, links: Vec<Link>) -> Watched {
     made::watched(pid, program, BEGIN - 1500 * MILLI, links)
 }
 
+/// An RDMA port that is paused for a while, with a driver that is read every second; and an interface, whose name
+/// would be markup, with a link that goes down.
+fn host(tick: u64) -> HostNow {
+    let mut rdma = PortNow {
+        name: "mlx5_0:1".into(),
+        interface: Some("eth0".into()),
+        driver: Some("mlx5_core".into()),
+        ..PortNow::default()
+    };
+    let read = tick - tick % 4;
+    rdma.ages_ns[Source::Rdma] = Some(0);
+    rdma.ages_ns[Source::Ethernet] = Some((tick - read) * INTERVAL);
+    for (counter, value) in [
+        (
+            PortCounter::RdmaSentBytes,
+            tick * 73_000_000 + tick % 3 * 4_000_000,
+        ),
+        (PortCounter::RdmaReceivedBytes, tick * 8_000_000),
+        (PortCounter::RdmaSentPackets, tick * 20_000),
+        (PortCounter::SequenceNaks, u64::from(tick > 9) * 3),
+        (PortCounter::AckTimeouts, 0),
+        (PortCounter::CnpsHandled, tick.saturating_sub(10) * 5),
+        (PortCounter::PausesReceived, read.clamp(8, 16) * 40),
+        (PortCounter::PausesSent, 0),
+    ] {
+        rdma.counters[counter] = Some(value);
+    }
+    rdma.gauges[PortGauge::RdmaState] = Some(4);
+    rdma.gauges[PortGauge::RdmaSpeed] = Some(3_125_000_000);
+    let mut other = PortNow {
+        name: "eth<1>".into(),
+        interface: Some("eth<1>".into()),
+        ..PortNow::default()
+    };
+    let is_down = CUT.contains(&tick);
+    other.ages_ns[Source::Interface] = Some(0);
+    other.gauges[PortGauge::LinkUp] = Some(u64::from(!is_down));
+    other.gauges[PortGauge::Speed] = Some(1_250_000_000);
+    other.counters[PortCounter::SentBytes] = Some(tick * 2_000_000);
+    other.counters[PortCounter::ReceivedBytes] = Some(tick * 40_000_000);
+    HostNow {
+        at: Timestamp::from_nanos((tick + 1) * INTERVAL),
+        ports: vec![other, rdma],
+        ..HostNow::default()
+    }
+}
+
 /// Two processes: one with two links, of which one loses a path for a while, and one that ends early, with a
 /// name that would be markup.
 fn snapshot(tick: u64) -> Snapshot {
@@ -153,7 +204,10 @@ fn snapshot(tick: u64) -> Snapshot {
     let strange = watched(4712, "<b>&\"serve", vec![other]);
     let mut processes = vec![train, strange];
     processes.truncate(if tick < 20 { 2 } else { 1 });
-    made::snapshot(BEGIN + tick * INTERVAL, processes)
+    Snapshot {
+        host: Some(host(tick)),
+        ..made::snapshot(BEGIN + tick * INTERVAL, processes)
+    }
 }
 
 /// As `thalweg record` writes it.

@@ -65,9 +65,13 @@ mod tests {
 
     use super::*;
     use crate::cli::recording::About;
+    use crate::clock::Timestamp;
     use crate::telemetry::event::Event;
-    use crate::telemetry::schema::{LinkCounter, PathCounter, PathHistogram};
+    use crate::telemetry::schema::{
+        LinkCounter, PathCounter, PathHistogram, PortCounter, PortGauge,
+    };
     use crate::telemetry::snapshot::Snapshot;
+    use crate::telemetry::sources::{HostNow, PortNow, Source};
     use crate::telemetry::values::Values;
     use crate::telemetry::verdict::Cause;
     use crate::telemetry::{Role, made};
@@ -167,6 +171,102 @@ mod tests {
         assert!(page::page(&report).contains("<td class=\"word\">closed</td>"));
     }
 
+    /// A port that has sent so much, as was read at some time.
+    fn host(at_ns: u64, age_ns: u64, sent: u64, is_up: bool) -> HostNow {
+        let mut port = PortNow {
+            name: "eth0".into(),
+            ..PortNow::default()
+        };
+        port.counters[PortCounter::SentBytes] = Some(sent);
+        port.counters[PortCounter::ReceiveMisses] = Some(sent / 1000);
+        port.gauges[PortGauge::LinkUp] = Some(u64::from(is_up));
+        port.ages_ns[Source::Interface] = Some(age_ns);
+        HostNow {
+            at: Timestamp::from_nanos(at_ns),
+            ports: vec![port],
+            ..HostNow::default()
+        }
+    }
+
+    #[test]
+    fn what_ports_did_is_told_for_the_time_in_which_it_was_read() {
+        let mut snapshots = seconds(7);
+        // Read every other second; then the port goes, and comes again with its link down.
+        for (second, age, sent, is_up) in [
+            (0, 0, 0, true),
+            (1, 1, 0, true),
+            (2, 0, 4000, true),
+            (3, 0, 5000, true),
+            (5, 0, 100, false),
+            (6, 0, 900, false),
+        ] {
+            let at = usize::try_from(second).unwrap();
+            snapshots[at].host = Some(host((second + 9) * SECOND, age * SECOND, sent, is_up));
+        }
+        snapshots[4].host = Some(HostNow::default());
+        snapshots[4].host.as_mut().unwrap().at = Timestamp::from_nanos(13 * SECOND);
+        let recording = recording(snapshots);
+        let report = Report::new(&recording, 16);
+        let port = &report.ports[0];
+        // The first reading says nothing, nor does the first after it was away.
+        let sent = [Some(2000), Some(2000), Some(1000), None, None, Some(800)];
+        assert_eq!(port.sent, sent);
+        assert_eq!(port.sent_bytes, Some(5800));
+        assert_eq!((port.received_bytes, port.link.as_str()), (None, "down"));
+        assert_eq!(
+            port.troubles["drops"],
+            [Some(0), Some(4), Some(1), None, None, Some(0)]
+        );
+        assert_eq!(
+            port.troubles["downs"],
+            [None, None, None, None, Some(1), None]
+        );
+        assert_eq!(port.troubles.len(), 2);
+        let page = page::page(&report);
+        assert!(page.contains("<h2>Ports</h2>") && page.contains(">eth0 downs</text>"));
+        assert!(page.contains("Ports: sent</h3>") && !page.contains("Ports: received</h3>"));
+    }
+
+    #[test]
+    fn more_ports_than_lines_are_a_map() {
+        let mut snapshots = seconds(3);
+        for (second, snapshot) in (0..).zip(&mut snapshots) {
+            let mut now = host((second + 9) * SECOND, 0, second * 4000, true);
+            let port = now.ports.remove(0);
+            now.ports.extend((0..6).map(|number| {
+                let mut port = port.clone();
+                port.name = format!("eth{number}");
+                if number == 5 {
+                    port.counters[PortCounter::SentBytes] = Some(second);
+                }
+                port
+            }));
+            snapshot.host = Some(now);
+        }
+        let recording = recording(snapshots);
+        let page = page::page(&Report::new(&recording, 16));
+        assert!(
+            page.contains("Ports: sent and received</h3>") && !page.contains("Ports: sent</h3>")
+        );
+        assert!(page.contains(">eth4 sent</text>"));
+        assert!(!page.contains(">eth5 sent</text>"), "next to nothing");
+    }
+
+    #[test]
+    fn windows_of_ports_are_merged_too() {
+        let mut snapshots = seconds(1301);
+        for (second, snapshot) in (0..).zip(&mut snapshots) {
+            snapshot.host = Some(host((second + 9) * SECOND, 0, second * 100, true));
+        }
+        let recording = recording(snapshots);
+        let report = Report::new(&recording, 16);
+        let port = &report.ports[0];
+        assert_eq!((port.sent.len(), port.sent_bytes), (434, Some(130_000)));
+        assert!(port.sent.iter().all(|rate| *rate == Some(100)));
+        let drops = port.troubles["drops"].iter().flatten().sum::<u64>();
+        assert_eq!(drops, 130);
+    }
+
     #[test]
     fn only_the_busiest_links_have_their_paths_over_time() {
         let recording = recording(seconds(3));
@@ -257,7 +357,10 @@ mod tests {
                 0..6,
             ),
         ) {
-            let snapshots = numbers.into_iter().map(|(wall, paths, bytes)| snapshot(wall, paths, bytes));
+            let snapshots = numbers.into_iter().map(|(wall, paths, bytes)| Snapshot {
+                host: Some(host(wall, u64::from(paths), bytes, paths > 0)),
+                ..snapshot(wall, paths, bytes)
+            });
             let mut snapshots: Vec<_> = snapshots.collect();
             snapshots.sort_by_key(|snapshot| snapshot.wall_ns);
             let recording = recording(snapshots);

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::series::{Line, LinkRun, PathRun, Report, Span, State};
+use super::series::{Line, LinkRun, PathRun, PortRun, Report, Span, State};
 use crate::cli::paths::{self, state};
+use crate::cli::ports::{TROUBLES, Trouble};
 use crate::cli::wall_text;
 use crate::sim::report::chart::{
     COLOURS, Chart, HeatMap, Hint, Line as Curve, Mark, STYLE, escaped, step_of,
@@ -18,6 +19,10 @@ use crate::telemetry::verdict::Finding;
 
 /// Rows of tables and maps; the rest is told of.
 const LINKS_MAX: usize = 256;
+const PORTS_MAX: usize = 64;
+const TROUBLES_MAX: usize = 40;
+/// More ports than this are drawn as a map instead of lines.
+const PORT_LINES_MAX: usize = 4;
 const PEERS_MAX: usize = 64;
 const EVENTS_MAX: usize = 500;
 const FINDINGS_MAX: usize = 32;
@@ -67,10 +72,12 @@ pub(super) fn page(report: &Report) -> String {
         page.push_str("<p>What was carried is told from two snapshots on.</p>\n");
     } else if report.links.is_empty() {
         page.push_str("<p>No process had a link.</p>\n");
+        ports(&mut page, report);
     } else {
         links(&mut page, report);
         peers(&mut page, report);
         over_time(&mut page, report);
+        ports(&mut page, report);
         for (place, link) in report.links.iter().enumerate() {
             if link.is_in_full {
                 in_full(&mut page, report, place, link);
@@ -409,25 +416,10 @@ fn busiest<T: Ord + Copy>(all: BTreeMap<T, u64>, most: usize) -> Vec<T> {
 fn over_time(page: &mut String, report: &Report) {
     let links: Vec<_> = report.links.iter().take(PEERS_MAX).collect();
     let axis = Axis::of(report);
-    // A map has samples of one length, windows may have several.
-    let length = (report.to_wall_ns - report.from_wall_ns) / report.windows.len() as u64;
-    let rates: Vec<Vec<f64>> = links
+    let rates = links
         .iter()
-        .map(|link| {
-            let mut rates = Vec::with_capacity(report.windows.len());
-            let mut window = 0;
-            for sample in 0..report.windows.len() as u64 {
-                let middle = report.from_wall_ns + length * sample + length / 2;
-                while window + 1 < report.windows.len()
-                    && report.windows[window].to_wall_ns <= middle
-                {
-                    window += 1;
-                }
-                rates.push(rate(&report.windows, &link.bytes, window).unwrap_or(f64::NAN));
-            }
-            rates
-        })
-        .collect();
+        .map(|link| samples(report, |window| rate(&report.windows, &link.bytes, window)));
+    let rates: Vec<_> = rates.collect();
     let highest = rates.iter().flatten().copied().fold(0.0, f64::max);
     if highest == 0.0 || links.len() < 2 {
         return;
@@ -454,6 +446,235 @@ fn over_time(page: &mut String, report: &Report) {
         map.to_svg()
     );
     more(page, report.links.len(), PEERS_MAX, "links");
+}
+
+/// What holds in each window, for a map: it has samples of one length, windows may have several.
+fn samples(report: &Report, value: impl Fn(usize) -> Option<f64>) -> Vec<f64> {
+    let count = report.windows.len();
+    let length = (report.to_wall_ns - report.from_wall_ns) / count as u64;
+    let mut window = 0;
+    let sample = |sample: u64| {
+        let middle = report.from_wall_ns + length * sample + length / 2;
+        while window + 1 < count && report.windows[window].to_wall_ns <= middle {
+            window += 1;
+        }
+        value(window).unwrap_or(f64::NAN)
+    };
+    (0..count as u64).map(sample).collect()
+}
+
+/// The host's ports: what they carried, and what went wrong on them.
+fn ports(page: &mut String, report: &Report) {
+    if report.ports.is_empty() {
+        return;
+    }
+    let is_told = |trouble: &&Trouble| report.ports.iter().any(|p| p.total(trouble).is_some());
+    let told: Vec<_> = TROUBLES.into_iter().filter(is_told).collect();
+    page.push_str(
+        "<h2>Ports</h2><p>This host's, for all programs together, the busiest first. Sent and received is by RDMA or by the network \
+         interface, whichever is more. What a port does not tell is –, which is not zero.</p>\n<p>",
+    );
+    for (at, trouble) in told.iter().enumerate() {
+        let (name, says) = (trouble.name, trouble.says);
+        let before = if at == 0 { "" } else { "; " };
+        let _ = write!(page, "{before}<strong>{name}</strong>: {says}");
+    }
+    page.push_str("</p>\n");
+    port_table(page, report, &told);
+    more(page, report.ports.len(), PORTS_MAX, "ports");
+    // Beside a port of 400 Gb/s, a loopback device is no more than a line at zero.
+    let busiest = report.ports.first().map_or(0, PortRun::carried_bytes);
+    let carried = |port: &&PortRun| port.carried_bytes() > busiest / 1000;
+    let drawn: Vec<_> = report.ports.iter().filter(carried).collect();
+    if drawn.len() > PORT_LINES_MAX {
+        port_map(page, report, &drawn);
+    } else {
+        for (title, of) in PORT_WAYS {
+            port_chart(page, report, title, &drawn, of);
+        }
+    }
+    port_troubles(page, report);
+}
+
+fn port_table(page: &mut String, report: &Report, told: &[&Trouble]) {
+    let mut head = vec![
+        ("port", false),
+        ("interface", true),
+        ("link", false),
+        ("sent", false),
+        ("received", false),
+    ];
+    head.extend(told.iter().map(|trouble| (trouble.name, false)));
+    let mut table = Rows::new(page, &head);
+    for port in report.ports.iter().take(PORTS_MAX) {
+        let mut cells = vec![
+            (port.port.clone(), ""),
+            (port.interface.clone().unwrap_or_else(unknown), "word"),
+            (port.link.clone(), ""),
+            (port.sent_bytes.map_or_else(unknown, bytes), ""),
+            (port.received_bytes.map_or_else(unknown, bytes), ""),
+        ];
+        for trouble in told {
+            let count = port.total(trouble);
+            cells.push((count.map_or_else(unknown, |count| count.to_string()), ""));
+        }
+        table.row(&cells);
+    }
+    table.end();
+}
+
+/// Bytes a second of a port in each window, one way.
+type Way = (&'static str, fn(&PortRun) -> &[Option<u64>]);
+const PORT_WAYS: [Way; 2] = [
+    ("sent", |port| &port.sent),
+    ("received", |port| &port.received),
+];
+
+/// Gb/s.
+fn port_rate(port: &PortRun, of: fn(&PortRun) -> &[Option<u64>], window: usize) -> Option<f64> {
+    let rate = of(port).get(window).copied().flatten()?;
+    Some(float(rate) * 8.0 / 1e9)
+}
+
+/// What these few ports carried one way, as lines.
+fn port_chart(
+    page: &mut String,
+    report: &Report,
+    title: &str,
+    drawn: &[&PortRun],
+    of: fn(&PortRun) -> &[Option<u64>],
+) {
+    let (axis, windows) = (Axis::of(report), &report.windows);
+    let lines = drawn.iter().enumerate().map(|(colour, port)| {
+        curve(&axis, windows, &port.port, colour, |window| {
+            port_rate(port, of, window)
+        })
+    });
+    let mut lines: Vec<_> = lines.collect();
+    lines.retain(|line| line.points.iter().any(|point| !point.1.is_nan()));
+    if lines.is_empty() {
+        return;
+    }
+    let chart = Chart {
+        title: format!("what each port {title} over time"),
+        across: axis.title.clone(),
+        up: "Gb/s".to_owned(),
+        lines,
+        across_range: (0.0, axis.end),
+        hints: hints(&axis, report, |group| {
+            let of_port = |port: &&PortRun| {
+                let rates = group
+                    .clone()
+                    .filter_map(|window| port_rate(port, of, window));
+                let most = rates.reduce(f64::max);
+                let most = most.map_or_else(unknown, |most| format!("{most:.3} Gb/s"));
+                format!("{}: {most}", port.port)
+            };
+            drawn.iter().map(of_port).collect()
+        }),
+        ..Chart::default()
+    };
+    // One line alone has no legend.
+    let says = match &chart.lines[..] {
+        [one] => format!("<p>{}</p>", escaped(&one.name)),
+        _ => String::new(),
+    };
+    let _ = writeln!(
+        page,
+        "<h3>Ports: {title}</h3>{says}<div class=\"wide\">{}</div>",
+        chart.to_svg()
+    );
+}
+
+/// What these ports carried, as a map: so many lines could not be told apart.
+fn port_map(page: &mut String, report: &Report, drawn: &[&PortRun]) {
+    let axis = Axis::of(report);
+    let shown = drawn.iter().take(PEERS_MAX / PORT_WAYS.len());
+    let rows = shown.flat_map(|port| {
+        PORT_WAYS.map(|(title, of)| {
+            let rates = samples(report, |window| port_rate(port, of, window));
+            (format!("{} {title}", port.port), rates)
+        })
+    });
+    let rows: Vec<_> = rows.collect();
+    let highest = rows.iter().flat_map(|(_, rates)| rates.iter().copied());
+    let highest = highest.fold(0.0, f64::max);
+    let shares = |rates: &Vec<f64>| rates.iter().map(|rate| rate / highest).collect();
+    let map = HeatMap {
+        title: "what each port carried over time".to_owned(),
+        across: axis.title.clone(),
+        scale: (
+            "sent and received".to_owned(),
+            format!("0 to {highest:.3} Gb/s"),
+        ),
+        rows: rows
+            .iter()
+            .map(|(name, rates)| (name.as_str(), shares(rates)))
+            .collect(),
+        across_max: axis.end,
+        sample: axis.end / float(report.windows.len() as u64),
+    };
+    let _ = writeln!(
+        page,
+        "<h3>Ports: sent and received</h3><p>The busiest first.</p><div class=\"wide\">{}</div>",
+        map.to_svg()
+    );
+}
+
+/// What went wrong on them, as a map.
+fn port_troubles(page: &mut String, report: &Report) {
+    let of_port = |port: &'_ PortRun| {
+        let of = |trouble: &&'static Trouble| {
+            let series = port.troubles.get(trouble.name)?;
+            let per_second = |window: usize| {
+                let span = report.windows.get(window)?;
+                let length = span.to_wall_ns.saturating_sub(span.from_wall_ns);
+                let count = series.get(window).copied().flatten()?;
+                Some(float(count) / float(length.max(1)))
+            };
+            let rates = samples(report, per_second);
+            let most = rates.iter().copied().fold(0.0, f64::max);
+            let shares = rates.iter().map(|rate| rate / most.max(f64::MIN_POSITIVE));
+            Some((
+                format!("{} {}", port.port, trouble.name),
+                shares.collect::<Vec<_>>(),
+            ))
+        };
+        TROUBLES.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let rows: Vec<_> = report.ports.iter().flat_map(of_port).collect();
+    if rows.is_empty() {
+        page.push_str("<p>Nothing of this happened on any of them.</p>\n");
+        return;
+    }
+    let axis = Axis::of(report);
+    let (count, shown) = (rows.len(), rows.iter().take(TROUBLES_MAX));
+    let map = HeatMap {
+        title: "what went wrong on each port over time".to_owned(),
+        across: axis.title.clone(),
+        scale: (
+            "how often".to_owned(),
+            "never to the most of its row".to_owned(),
+        ),
+        rows: shown
+            .map(|(name, shares)| (name.as_str(), shares.clone()))
+            .collect(),
+        across_max: axis.end,
+        sample: axis.end / float(report.windows.len() as u64),
+    };
+    let _ = writeln!(
+        page,
+        "<h3>Ports: what went wrong</h3><p>Each row by itself: the stronger the colour, the more often. Sources that are read \
+         rarely tell of several windows in one.</p>\n<div class=\"wide\">{}</div>",
+        map.to_svg()
+    );
+    if count > TROUBLES_MAX {
+        let more = count - TROUBLES_MAX;
+        let _ = writeln!(
+            page,
+            "<p>{more} more rows are left out, of ports that carried less; --json has them all.</p>"
+        );
+    }
 }
 
 /// The axis of time.

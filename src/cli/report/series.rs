@@ -5,13 +5,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
+use crate::cli::ports::{self, TROUBLES, Trouble, WENT_DOWN};
 use crate::cli::recording::Recording;
 use crate::telemetry::Role;
 use crate::telemetry::event::{Event, Verdict};
 use crate::telemetry::histogram::Counts;
 use crate::telemetry::reader::{Happened, Link, PathNow};
-use crate::telemetry::schema::{LinkCounter, PathCounter, PathGauge, PathHistogram};
-use crate::telemetry::snapshot::{Watched, Window, per_second};
+use crate::telemetry::schema::{
+    LinkCounter, PathCounter, PathGauge, PathHistogram, PortCounter, PortGauge,
+};
+use crate::telemetry::snapshot::{PortWindow, Watched, Window, per_second};
+use crate::telemetry::sources::Source;
 use crate::telemetry::values::Values;
 use crate::telemetry::verdict::{self, Finding};
 
@@ -41,6 +45,9 @@ pub(super) struct Report<'a> {
     pub(super) windows: Vec<Span>,
     /// The busiest first.
     pub(super) links: Vec<LinkRun>,
+    /// The busiest first; none where the host was not recorded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) ports: Vec<PortRun>,
     /// Without samples of chunks and windows.
     pub(super) events: Vec<Line<'a>>,
     /// Events that were gone before they could be recorded.
@@ -128,6 +135,33 @@ pub(super) struct PathRun {
     pub(super) p99_ns: Vec<Option<u64>>,
 }
 
+/// A port over the whole recording.
+#[derive(Debug, Serialize)]
+pub(super) struct PortRun {
+    pub(super) port: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) interface: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) driver: Option<String>,
+    /// What is known of its counters.
+    pub(super) counters: Values<PortCounter, Option<u64>>,
+    /// What it was like last.
+    pub(super) gauges: Values<PortGauge, Option<u64>>,
+    /// Whether it was up then, and how fast.
+    pub(super) link: String,
+    /// By its RDMA device or its interface, whichever is more; the rates likewise.
+    pub(super) sent_bytes: Option<u64>,
+    pub(super) received_bytes: Option<u64>,
+    /// In each window; nothing where it was not there, or told nothing.
+    #[serde(rename = "window_sent_bytes_per_s")]
+    pub(super) sent: Vec<Option<u64>>,
+    #[serde(rename = "window_received_bytes_per_s")]
+    pub(super) received: Vec<Option<u64>>,
+    /// What went wrong on it, and how often in each window: only what did.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) troubles: BTreeMap<&'static str, Vec<Option<u64>>>,
+}
+
 /// An event with its process.
 #[derive(Debug, Serialize)]
 pub(super) struct Line<'a> {
@@ -152,7 +186,7 @@ impl<'a> Report<'a> {
         for pair in snapshots.windows(2) {
             windows.add(&pair[1].since(&pair[0]));
         }
-        let (spans, mut links) = windows.finish();
+        let (spans, mut links, ports) = windows.finish();
         links.sort_by_key(|link| std::cmp::Reverse(link.carried_bytes));
         for (place, link) in links.iter_mut().enumerate() {
             link.is_in_full = place < in_full && link.carried_bytes > 0;
@@ -175,6 +209,7 @@ impl<'a> Report<'a> {
             processes: processes(recording),
             windows: spans,
             links,
+            ports,
             events: events(recording),
             events_missed: all(recording).fold(0, |sum, (_, watched)| {
                 sum.saturating_add(watched.events_missed)
@@ -274,6 +309,8 @@ struct Windows {
     spans: Vec<Span>,
     links: Vec<Gathered>,
     places: HashMap<(Key, u64), usize>,
+    ports: Vec<GatheredPort>,
+    port_places: HashMap<String, usize>,
 }
 
 /// A link, with what there is of it so far.
@@ -281,6 +318,16 @@ struct Gathered {
     run: LinkRun,
     open_bytes: Option<u64>,
     paths: BTreeMap<u32, GatheredPath>,
+}
+
+#[derive(Default)]
+struct GatheredPort {
+    open: Option<PortWindow>,
+    all: PortWindow,
+    carried: [Vec<Option<u64>>; 2],
+    /// In so many windows, the last ones, its bytes were not read anew: the next reading speaks for them too.
+    unread: usize,
+    troubles: [Vec<Option<u64>>; TROUBLES.len()],
 }
 
 struct GatheredPath {
@@ -299,6 +346,8 @@ impl Windows {
             spans: Vec::new(),
             links: Vec::new(),
             places: HashMap::new(),
+            ports: Vec::new(),
+            port_places: HashMap::new(),
         }
     }
 
@@ -312,6 +361,14 @@ impl Windows {
                 }
                 self.links[*place].add(link, window.length_ns());
             }
+        }
+        for port in &window.ports {
+            let next = self.ports.len();
+            let place = self.port_places.entry(port.name.clone()).or_insert(next);
+            if *place == next {
+                self.ports.push(GatheredPort::default());
+            }
+            self.ports[*place].add(port);
         }
         let open = self.open.get_or_insert(Span {
             from_wall_ns: window.from_ns,
@@ -330,16 +387,23 @@ impl Windows {
             for link in &mut self.links {
                 link.close(self.spans.len());
             }
+            for port in &mut self.ports {
+                port.close(self.spans.len());
+            }
             self.spans.push(span);
         }
         self.merged = 0;
     }
 
-    fn finish(mut self) -> (Vec<Span>, Vec<LinkRun>) {
+    fn finish(mut self) -> (Vec<Span>, Vec<LinkRun>, Vec<PortRun>) {
         self.close();
+        let ports = self.ports.into_iter().map(GatheredPort::finish);
+        let mut ports: Vec<_> = ports.collect();
+        ports.sort_by_key(|port| std::cmp::Reverse(port.carried_bytes()));
         (
             self.spans,
             self.links.into_iter().map(Gathered::finish).collect(),
+            ports,
         )
     }
 }
@@ -463,6 +527,93 @@ impl GatheredPath {
         self.run.delay_p50_ns = self.delay.quantile(500);
         self.run.delay_p99_ns = self.delay.quantile(990);
         self.run
+    }
+}
+
+impl GatheredPort {
+    fn add(&mut self, port: &PortWindow) {
+        let mut port = port.clone();
+        if let Some(open) = &self.open {
+            port.begin_with(open);
+        }
+        self.open = Some(port);
+    }
+
+    fn close(&mut self, place: usize) {
+        let Some(mut now) = self.open.take() else {
+            self.unread = 0;
+            return;
+        };
+        let rates = ports::carried_per_s(&now);
+        for (series, rate) in self.carried.iter_mut().zip(rates) {
+            push_at(series, place, rate);
+            if rate.is_some() {
+                series[place - self.unread.min(place)..].fill(rate);
+            }
+        }
+        let is_unread = |source| now.between_ns[source] == Some(0);
+        self.unread = match rates {
+            [None, None] if is_unread(Source::Rdma) || is_unread(Source::Interface) => {
+                self.unread + 1
+            }
+            _ => 0,
+        };
+        let went_down = ports::is_up(&self.all) == Some(true) && ports::is_up(&now) == Some(false);
+        for (series, trouble) in self.troubles.iter_mut().zip(TROUBLES) {
+            let mut count = trouble.count(&now);
+            if went_down && trouble.name == WENT_DOWN.name {
+                count = count.max(Some(1));
+            }
+            push_at(series, place, count);
+        }
+        now.begin_with(&self.all);
+        self.all = now;
+    }
+
+    fn finish(self) -> PortRun {
+        let all = self.all;
+        let [sent_bytes, received_bytes] = ports::carried(&all);
+        let [sent, received] = self.carried;
+        let troubles = TROUBLES
+            .iter()
+            .map(|trouble| trouble.name)
+            .zip(self.troubles);
+        PortRun {
+            link: ports::link(&all),
+            sent_bytes,
+            received_bytes,
+            sent,
+            received,
+            troubles: troubles
+                .filter(|(_, series)| series.iter().flatten().any(|count| *count > 0))
+                .collect(),
+            port: all.name,
+            interface: all.interface,
+            driver: all.driver,
+            counters: all.counters,
+            gauges: all.gauges,
+        }
+    }
+}
+
+impl PortRun {
+    /// How often something went wrong in all; None where the port tells nothing of it.
+    pub(super) fn total(&self, trouble: &Trouble) -> Option<u64> {
+        let known = trouble.greatest(&self.counters);
+        let told = self.troubles.get(trouble.name);
+        let sum = told.map(|series| {
+            series
+                .iter()
+                .flatten()
+                .fold(0, |sum, count| u64::saturating_add(sum, *count))
+        });
+        known.max(sum)
+    }
+
+    pub(super) fn carried_bytes(&self) -> u64 {
+        let [sent, received] =
+            [self.sent_bytes, self.received_bytes].map(Option::unwrap_or_default);
+        sent.saturating_add(received)
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the screen looks like, from 40 columns on.
 
+use std::fmt::Write as _;
+
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -108,7 +110,7 @@ fn ports_help() -> String {
         "\n> < Gb/s       sent and received, by RDMA or the interface: what is more\n",
     );
     for Trouble { name, says, .. } in ports::TROUBLES {
-        help += &format!("{name:<15}{says}\n");
+        let _ = writeln!(help, "{name:<15}{says}");
     }
     help + "age            of the oldest of these figures; – is not told, and not zero"
 }

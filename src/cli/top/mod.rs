@@ -1,4 +1,4 @@
-//! `thalweg top`: what this host's links do, on a screen that is drawn anew every second; `thalweg replay`:
+//! `thalweg top`: what this host's links and ports do, on a screen that is drawn anew every second; `thalweg replay`:
 //! the same of a recording.
 
 mod app;

@@ -331,8 +331,8 @@ fn what_was_not_read_again_is_told_again_and_counted_once() {
     assert_eq!(paused(&app), [Some(40), Some(40)]);
     assert_eq!(show(&mut app, &snapshots(), Some(3), 4), 4);
     assert_eq!(paused(&app), [Some(40), Some(80)]);
-    let pauses = app.port().unwrap().now.priorities[3][PriorityCounter::PausesReceived];
-    assert_eq!(pauses, Some(40));
+    let priority = &app.port().unwrap().now.priorities[3];
+    assert_eq!(priority[PriorityCounter::PausesReceived], Some(40));
     assert_eq!(show(&mut app, &snapshots(), Some(4), 2), 2);
     assert_eq!(paused(&app), [Some(40), Some(40)]);
 }
