@@ -92,6 +92,19 @@ pub struct Messages {
     pub histograms: Values<MessageHistogram, Counts>,
 }
 
+impl Messages {
+    /// Adds those of another time, or of another.
+    pub fn add(&mut self, other: &Self) {
+        for (counter, more) in other.counters.iter() {
+            self.counters[counter] = self.counters[counter].saturating_add(*more);
+        }
+        for (histogram, more) in other.histograms.iter() {
+            let both = Counts::sum_of([&self.histograms[histogram], more].into_iter());
+            self.histograms[histogram] = both;
+        }
+    }
+}
+
 /// A connection, at one time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {

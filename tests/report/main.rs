@@ -153,7 +153,10 @@ fn snapshot(tick: u64) -> Snapshot {
         cut,
         path(2, tick * 12, tick, |_| 4000),
     ];
-    let to = link(2, "10.0.0.2:7000", Role::Sender, tick, paths);
+    let mut to = link(2, "10.0.0.2:7000", Role::Sender, tick, paths);
+    let large = || made::messages(tick * 15, 4 << 20, 2_300_000);
+    let small = made::messages(tick * 25, 8 << 10, 90_000);
+    to.connections = vec![made::connection(0, small), made::connection(7, large())];
     let mut from = link(
         3,
         "10.0.0.3:7000",
@@ -170,6 +173,8 @@ fn snapshot(tick: u64) -> Snapshot {
         vec![path(0, tick * 5, tick, |_| 700)],
     );
     let mut train = watched(4711, "train", vec![to, from]);
+    train.process.devices = vec![made::total("mlx5_0", large())];
+    train.process.classes = vec![made::total("collective", large())];
     train.events_missed = u64::from(tick == 3) * 12;
     let up = Event::PathUp { epoch: 1 };
     let chunk = Event::Chunk {

@@ -1,5 +1,6 @@
 //! `thalweg report`: a recording as a page of its own, to be looked at later and passed on.
 
+mod messages;
 mod page;
 mod series;
 

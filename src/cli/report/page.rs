@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::messages::Of;
 use super::series::{Line, LinkRun, PathRun, PortRun, Report, Span, State};
 use crate::cli::paths::{self, state};
 use crate::cli::ports::{TROUBLES, Trouble};
@@ -13,12 +14,13 @@ use crate::sim::report::chart::{
 };
 use crate::telemetry::Role;
 use crate::telemetry::event::Verdict;
-use crate::telemetry::schema::{LINK_TIMES, LinkCounter};
+use crate::telemetry::schema::{LINK_TIMES, LinkCounter, MessageCounter, MessageHistogram};
 use crate::telemetry::snapshot::per_second;
 use crate::telemetry::verdict::Finding;
 
 /// Rows of tables and maps; the rest is told of.
 const LINKS_MAX: usize = 256;
+const MESSAGES_MAX: usize = 64;
 const PORTS_MAX: usize = 64;
 const TROUBLES_MAX: usize = 40;
 /// More ports than this are drawn as a map instead of lines.
@@ -77,6 +79,7 @@ pub(super) fn page(report: &Report) -> String {
         links(&mut page, report);
         peers(&mut page, report);
         over_time(&mut page, report);
+        messages(&mut page, report);
         ports(&mut page, report);
         for (place, link) in report.links.iter().enumerate() {
             if link.is_in_full {
@@ -907,6 +910,63 @@ fn hints(
         }
     };
     groups.map(hint).collect()
+}
+
+fn messages(page: &mut String, report: &Report) {
+    if report.messages.is_empty() {
+        return;
+    }
+    page.push_str(
+        "<h2>Messages</h2><p>Of each device and class, then of each connection, the busiest first. What a message took is from the \
+         time that its link took up the request to its end: a receiver's wait for the sender is in it, and a sender's for the \
+         receive.</p>\n",
+    );
+    let mut table = Rows::new(
+        page,
+        &[
+            ("messages of", false),
+            ("process", true),
+            ("carried", false),
+            ("messages", false),
+            ("mean size", false),
+            ("took p50", false),
+            ("p99", false),
+        ],
+    );
+    for run in report.messages.iter().take(MESSAGES_MAX) {
+        let whose = match run.of {
+            Of::Device => "device",
+            Of::Class => "class",
+            Of::Connection => "connection",
+        };
+        let way = match (&run.peer, run.role) {
+            (Some(peer), role) => format!("{} {}", role.way(), shown(peer)),
+            (None, Role::Sender) => "sent".into(),
+            (None, Role::Receiver) => "received".into(),
+        };
+        let counter = |counter| run.messages.counters[counter];
+        let (count, failed) = (
+            counter(MessageCounter::Messages),
+            counter(MessageCounter::Failures),
+        );
+        let mut ended = count.to_string();
+        if failed > 0 {
+            let _ = write!(ended, ", {failed} failed");
+        }
+        let carried = counter(MessageCounter::Bytes);
+        let took = &run.messages.histograms[MessageHistogram::Time];
+        table.row(&[
+            (format!("{whose} {} {way}", run.name), ""),
+            (format!("{} {}", run.program, run.pid), "word"),
+            (bytes(carried), ""),
+            (ended, ""),
+            (carried.checked_div(count).map_or_else(unknown, bytes), ""),
+            (took.quantile(500).map_or_else(unknown, time), ""),
+            (took.quantile(990).map_or_else(unknown, time), ""),
+        ]);
+    }
+    table.end();
+    more(page, report.messages.len(), MESSAGES_MAX, "connections");
 }
 
 fn path_table(page: &mut String, link: &LinkRun) {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
+use super::messages::{self, MessagesRun};
 use crate::cli::ports::{self, TROUBLES, Trouble, WENT_DOWN};
 use crate::cli::recording::Recording;
 use crate::telemetry::Role;
@@ -45,6 +46,9 @@ pub(super) struct Report<'a> {
     pub(super) windows: Vec<Span>,
     /// The busiest first.
     pub(super) links: Vec<LinkRun>,
+    /// Of devices, classes and connections; none in recordings of releases that did not count them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) messages: Vec<MessagesRun>,
     /// The busiest first; none where the host was not recorded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) ports: Vec<PortRun>,
@@ -176,15 +180,18 @@ pub(super) struct Line<'a> {
 }
 
 /// What tells a process from all others: its number, and when it began.
-type Key = (u64, u64);
+pub(super) type Key = (u64, u64);
 
 impl<'a> Report<'a> {
     /// Of a recording, with the paths of so many links at most.
     pub(super) fn new(recording: &'a Recording, in_full: usize) -> Self {
         let snapshots = &recording.snapshots;
         let mut windows = Windows::new(snapshots.len().saturating_sub(1));
+        let mut messages = messages::Gathered::default();
         for pair in snapshots.windows(2) {
-            windows.add(&pair[1].since(&pair[0]));
+            let window = pair[1].since(&pair[0]);
+            messages.add(&window);
+            windows.add(&window);
         }
         let (spans, mut links, ports) = windows.finish();
         links.sort_by_key(|link| std::cmp::Reverse(link.carried_bytes));
@@ -209,6 +216,7 @@ impl<'a> Report<'a> {
             processes: processes(recording),
             windows: spans,
             links,
+            messages: messages.finish(),
             ports,
             events: events(recording),
             events_missed: all(recording).fold(0, |sum, (_, watched)| {
@@ -224,7 +232,7 @@ fn all(recording: &Recording) -> impl Iterator<Item = (u64, &Watched)> {
     snapshots.flat_map(|snapshot| snapshot.processes.iter().map(|p| (snapshot.wall_ns, p)))
 }
 
-fn key(watched: &Watched) -> Key {
+pub(super) fn key(watched: &Watched) -> Key {
     (watched.process.pid, watched.process.started_wall_ns)
 }
 
