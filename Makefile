@@ -109,6 +109,7 @@ bench: lab-tools
 	$(CARGO) build --release --locked -p thalweg-nccl-plugin
 	$(CARGO) bench --locked --bench engine
 	$(CARGO) bench --locked --bench telemetry
+	$(CARGO) bench --locked --bench overhead
 	$(CARGO) bench --locked --bench verbs
 	python3 lab/bench.py --plugin $(PLUGIN) --json target/bench.json
 
