@@ -1,4 +1,4 @@
-//! What recording costs: a counter, a value of a histogram, an event; and what readers pay for a process
+//! What recording costs: a counter, a value of a histogram, an event, a message; and what readers pay for a process
 //! with many paths. `engine` has a chunk's way, with and without a recorder.
 
 use std::hint::black_box;
@@ -76,6 +76,14 @@ fn recorder(c: &mut Criterion) {
                 window_bytes: 3,
             };
             one.event(Some(3), event, now);
+        });
+    });
+    let connection = one.connection(1, "collective").expect("there is room");
+    group.bench_function("message", |b| {
+        b.iter(|| {
+            value = value.wrapping_add(1);
+            connection.requested();
+            connection.ended(black_box(4096), Nanos(value & 0xffff));
         });
     });
     group.finish();

@@ -190,14 +190,8 @@ fn links_and_paths_are_seen_while_they_are_there() {
         assert_eq!(path.gauges[PathGauge::State], 3);
         assert_eq!(path.ends.matches("127.0.0.1:").count(), 2, "{}", path.ends);
     }
-    for (role, link) in [(Role::Sender, &sender), (Role::Receiver, &receiver)] {
-        let [connection] = &link.connections[..] else {
-            panic!("one is open: {:?}", link.connections);
-        };
-        let counted = told(&connection.messages);
-        assert_eq!(counted, [count.get(), count.get(), count.get() << 20, 0]);
-        let times = &connection.messages.histograms[MessageHistogram::Time];
-        assert!(times.quantile(500) > Some(1000), "{role:?}: {times:?}");
+    for link in [&sender, &receiver] {
+        has_counted(link, count.get());
     }
     // A total stays what it was when its connections are gone.
     drop((send, recv));
@@ -221,6 +215,16 @@ fn links_and_paths_are_seen_while_they_are_there() {
     drop(listener);
     drop((near, far));
     assert_eq!(folder.files(), [""; 0], "nothing is left behind");
+}
+
+/// The one connection of a link has had so many messages, of 1 MiB each.
+fn has_counted(link: &reader::Link, count: u64) {
+    let [connection] = &link.connections[..] else {
+        panic!("one is open: {:?}", link.connections);
+    };
+    assert_eq!(told(&connection.messages), [count, count, count << 20, 0]);
+    let times = &connection.messages.histograms[MessageHistogram::Time];
+    assert!(times.quantile(500) > Some(1000), "{link:?}");
 }
 
 /// How many messages were asked for, and ended well; their bytes; and how many failed.

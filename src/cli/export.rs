@@ -15,6 +15,10 @@ use crate::export::{Scrape, SharedHost, prometheus};
 use crate::telemetry::sources::Host;
 
 #[derive(Debug, Args)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own"
+)]
 pub(super) struct ExportArgs {
     /// Where to answer scrapes; port 0: any that is free
     // Prometheus' exporters share 9100 to 9999 among themselves, and no number is left there.

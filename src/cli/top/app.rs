@@ -277,16 +277,15 @@ impl App {
 
     /// The messages of the view, sorted: of devices and classes those that the filter takes.
     pub(super) fn messages_shown(&self) -> Vec<&MessagesRow> {
-        let mut rows: Vec<_> = match self.link() {
-            Some(link) => link.connections.iter().collect(),
-            None => {
-                let is_shown = |row: &&MessagesRow| {
-                    let pid = row.pid.to_string();
-                    let texts = [&row.of, &row.program, &pid];
-                    texts.iter().any(|text| text.contains(&self.filter))
-                };
-                self.totals.iter().filter(is_shown).collect()
-            }
+        let mut rows: Vec<_> = if let Some(link) = self.link() {
+            link.connections.iter().collect()
+        } else {
+            let is_shown = |row: &&MessagesRow| {
+                let pid = row.pid.to_string();
+                let texts = [&row.of, &row.program, &pid];
+                texts.iter().any(|text| text.contains(&self.filter))
+            };
+            self.totals.iter().filter(is_shown).collect()
         };
         rows.sort_by(|a, b| match self.sort {
             Sort::Rate => b.bytes_per_second.cmp(&a.bytes_per_second),

@@ -26,6 +26,7 @@ impl RxEngine {
     }
 
     /// Where a connection publishes what becomes of its messages; none where nobody may look.
+    #[must_use]
     pub fn record_connection(&self, conn: u32) -> Option<ConnectionRecorder> {
         self.record.connection(conn)
     }

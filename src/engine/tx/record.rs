@@ -41,6 +41,7 @@ impl TxEngine {
     }
 
     /// Where a connection publishes what becomes of its messages; none where nobody may look.
+    #[must_use]
     pub fn record_connection(&self, conn: u32) -> Option<ConnectionRecorder> {
         self.record.connection(conn)
     }
