@@ -90,7 +90,7 @@ pub(super) const WENT_DOWN: Trouble = Trouble {
     ],
 };
 
-/// All of them, what the network does first.
+/// All of them: first what congestion does, last what damage does.
 pub(super) const TROUBLES: [&Trouble; 9] = [
     &PAUSED, &PAUSING, &NOTIFIED, &MARKED, &LOST, &AGAIN, &DROPPED, &DAMAGED, &WENT_DOWN,
 ];

@@ -163,11 +163,13 @@ impl Watched {
         self
     }
 
-    /// From now on likewise, if it is not so yet, and no snapshot waits for it.
+    /// The same from now on, if it is not so yet, and no snapshot waits for it.
     pub(super) fn read_host_aside(&mut self) -> Result<(), Failure> {
         if self.host.is_none() {
             let mut host = Host::new();
-            let aside = Aside::begin(move || host.read(Timestamp::now()))?;
+            let aside = Aside::begin(move || host.read(Timestamp::now())).map_err(|error| {
+                Failure::Usage(format!("no thread to read ports with: {error}"))
+            })?;
             self.host = Some(HostReader::Aside(aside));
         }
         Ok(())

@@ -254,6 +254,26 @@ mod tests {
     }
 
     #[test]
+    fn of_many_troubles_the_grave_are_shown() {
+        let mut snapshots = seconds(3);
+        for (second, snapshot) in (0..).zip(&mut snapshots) {
+            let mut now = host((second + 9) * SECOND, 0, second * 4000, second < 2);
+            let port = now.ports.remove(0);
+            now.ports.extend((0..30).map(|number| {
+                let mut port = port.clone();
+                port.name = format!("eth{number}");
+                port
+            }));
+            snapshot.host = Some(now);
+        }
+        let recording = recording(snapshots);
+        let page = page::page(&Report::new(&recording, 16));
+        let rows = |name: &str| page.matches(&format!(" {name}</text>")).count();
+        assert_eq!((rows("downs"), rows("drops")), (30, 10));
+        assert!(page.contains("20 more rows are left out"));
+    }
+
+    #[test]
     fn windows_of_ports_are_merged_too() {
         let mut snapshots = seconds(1301);
         for (second, snapshot) in (0..).zip(&mut snapshots) {

@@ -626,32 +626,38 @@ fn port_map(page: &mut String, report: &Report, drawn: &[&PortRun]) {
 
 /// What went wrong on them, as a map.
 fn port_troubles(page: &mut String, report: &Report) {
-    let of_port = |port: &'_ PortRun| {
-        let of = |trouble: &&'static Trouble| {
-            let series = port.troubles.get(trouble.name)?;
-            let per_second = |window: usize| {
-                let span = report.windows.get(window)?;
-                let length = span.to_wall_ns.saturating_sub(span.from_wall_ns);
-                let count = series.get(window).copied().flatten()?;
-                Some(float(count) / float(length.max(1)))
-            };
-            let rates = samples(report, per_second);
-            let most = rates.iter().copied().fold(0.0, f64::max);
-            let shares = rates.iter().map(|rate| rate / most.max(f64::MIN_POSITIVE));
-            Some((
-                format!("{} {}", port.port, trouble.name),
-                shares.collect::<Vec<_>>(),
-            ))
-        };
-        TROUBLES.iter().filter_map(of).collect::<Vec<_>>()
+    let places = 0..report.ports.len();
+    let of_port = |port: usize| (0..TROUBLES.len()).map(move |trouble| (port, trouble));
+    let series = |&(port, trouble): &(usize, usize)| {
+        let troubles = &report.ports[port].troubles;
+        troubles.get(TROUBLES[trouble].name)
     };
-    let rows: Vec<_> = report.ports.iter().flat_map(of_port).collect();
+    let happened = |row: &(usize, usize)| series(row).is_some();
+    let mut rows: Vec<_> = places.flat_map(of_port).filter(happened).collect();
     if rows.is_empty() {
         page.push_str("<p>Nothing of this happened on any of them.</p>\n");
         return;
     }
+    let left_out = rows.len().saturating_sub(TROUBLES_MAX);
+    // Congestion comes first among them, damage last.
+    rows.sort_by_key(|(_, trouble)| std::cmp::Reverse(*trouble));
+    rows.truncate(TROUBLES_MAX);
+    rows.sort_unstable();
+    let row = |row: &(usize, usize)| {
+        let per_second = |window: usize| {
+            let span = report.windows.get(window)?;
+            let length = span.to_wall_ns.saturating_sub(span.from_wall_ns);
+            let count = series(row)?.get(window).copied().flatten()?;
+            Some(float(count) / float(length.max(1)))
+        };
+        let rates = samples(report, per_second);
+        let most = rates.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+        let shares = rates.iter().map(|rate| rate / most);
+        let name = format!("{} {}", report.ports[row.0].port, TROUBLES[row.1].name);
+        (name, shares.collect::<Vec<_>>())
+    };
+    let rows: Vec<_> = rows.iter().map(row).collect();
     let axis = Axis::of(report);
-    let (count, shown) = (rows.len(), rows.iter().take(TROUBLES_MAX));
     let map = HeatMap {
         title: "what went wrong on each port over time".to_owned(),
         across: axis.title.clone(),
@@ -659,7 +665,8 @@ fn port_troubles(page: &mut String, report: &Report) {
             "how often".to_owned(),
             "never to the most of its row".to_owned(),
         ),
-        rows: shown
+        rows: rows
+            .iter()
             .map(|(name, shares)| (name.as_str(), shares.clone()))
             .collect(),
         across_max: axis.end,
@@ -671,11 +678,10 @@ fn port_troubles(page: &mut String, report: &Report) {
          rarely tell of several windows in one.</p>\n<div class=\"wide\">{}</div>",
         map.to_svg()
     );
-    if count > TROUBLES_MAX {
-        let more = count - TROUBLES_MAX;
+    if left_out > 0 {
         let _ = writeln!(
             page,
-            "<p>{more} more rows are left out, of ports that carried less; --json has them all.</p>"
+            "<p>{left_out} more rows are left out, those of congestion first; --json has them all.</p>"
         );
     }
 }

@@ -399,7 +399,7 @@ fn nothing(app: &App, frame: &mut Frame, area: Rect) {
     };
     let is_of_ports = app.view == View::Ports;
     let says = if is_of_ports && window.host.is_none() {
-        "nothing has been read of the host's ports yet; of a recording: it has none (record --no-host)"
+        "nothing is known of this host's ports yet; a recording with --no-host has none"
     } else if is_of_ports && app.filter.is_empty() {
         "this host has no port"
     } else if matches!(app.view, View::Messages(Some(_))) {

@@ -347,7 +347,7 @@ fn what_is_not_read_yet_is_said() {
         snapshot.host = None;
     }
     show(&mut app, &snapshots, None, 1);
-    assert!(screen(&app, (80, 24)).contains("nothing has been read of the host's ports yet"));
+    assert!(screen(&app, (80, 24)).contains("nothing is known of this host's ports yet"));
     assert_eq!(app.view, View::Ports);
 }
 
