@@ -448,7 +448,7 @@ fn heading(app: &App, source: &str) -> Vec<Line<'static>> {
         (view, Some(link)) => {
             let path = match view {
                 View::Path(_, number) => format!(", path {number}"),
-                View::Messages(_) => format!(", {} connections", link.connections.len()),
+                View::Messages(_) => ", by connection".into(),
                 _ => String::new(),
             };
             format!(
@@ -595,7 +595,7 @@ fn happened(app: &App, frame: &mut Frame, area: Rect) {
             .path
             .map_or_else(String::new, |p| format!(" path {p}"));
         let whose = match app.view {
-            View::Links | View::Ports => {
+            View::Links | View::Ports | View::Messages(None) => {
                 format!("{pid} {} {}{path}", event.role.way(), event.peer)
             }
             _ => path.trim_start().to_owned(),
