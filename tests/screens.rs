@@ -91,7 +91,7 @@ fn told(folder: &Path, arguments: &[&str]) -> String {
     if !arguments.contains(&"--json") {
         let lines = text.lines().map(|line| {
             let is_time = line.get(2..3) == Some(":") && line.get(5..6) == Some(":");
-            let line = if is_time { &line[12..] } else { line };
+            let line = if is_time { &line[15..] } else { line };
             line.replacen(&pid, "4711", 1) + "\n"
         });
         return lines.collect();
