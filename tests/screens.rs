@@ -140,8 +140,6 @@ fn commands_print_what_they_did() {
         &["events", "--samples", "--json"],
         &["events", "--verdict", "lost"],
         &["export", "--no-host", "--json"],
-        &["explain", "--for", "200ms"],
-        &["explain", "--for", "200ms", "--json"],
     ] {
         text += &format!("=== thalweg {}\n", arguments.join(" "));
         text += &told(&folder.0, arguments);
