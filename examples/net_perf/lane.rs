@@ -128,6 +128,8 @@ pub struct RecvLane {
     pub channel: usize,
     /// Oldest first, as they are tested.
     pub pending: VecDeque<Pending>,
+    /// When the last receive was posted.
+    pub posted: Option<Instant>,
 }
 
 /// The connections of one rank, and how long they took to make.
@@ -267,6 +269,7 @@ fn connect_channels(
                             peer: *peer,
                             channel: *channel,
                             pending: VecDeque::new(),
+                            posted: None,
                         });
                         let Making::Awaiting { listener, .. } = one else {
                             continue;

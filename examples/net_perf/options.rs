@@ -29,6 +29,7 @@ what    -b BYTES -e BYTES -f FACTOR   sizes: first, last, step (1M, as first, 2)
         --inflight K      requests outstanding per connection (8, at most 32)
         --comms C         connections per pair of ranks, or rings (1)
         --group N         sendrecv: receive in groups of N with tags (1)
+        --pause MS        receivers that are late: they post one receive in MS milliseconds at most
         --slice BYTES     allreduce: largest message (1M)
         --check           a new pattern in every iteration, every byte compared (takes time too)
         --dev D           device (0)
@@ -92,6 +93,8 @@ pub struct Options {
     pub inflight: usize,
     pub comms: usize,
     pub group: usize,
+    /// Between two receives that are posted on a connection.
+    pub pause: Duration,
     pub slice_bytes: usize,
     pub oneway: bool,
     pub check: bool,
@@ -126,6 +129,7 @@ impl Options {
             inflight: 8,
             comms: 1,
             group: 1,
+            pause: Duration::ZERO,
             slice_bytes: 1 << 20,
             oneway: false,
             check: false,
@@ -165,6 +169,7 @@ impl Options {
                 "--inflight" => o.inflight = number(name, value()?)?,
                 "--comms" => o.comms = number(name, value()?)?,
                 "--group" => o.group = number(name, value()?)?,
+                "--pause" => o.pause = duration(name, value()?, 1e-3)?,
                 "--slice" => o.slice_bytes = bytes(name, value()?)?,
                 "--oneway" => o.oneway = true,
                 "-c" | "--check" => o.check = true,

@@ -9,6 +9,7 @@
 //! Nothing but the window goes in, and all arithmetic is whole, so a recording gives the same answer for
 //! ever.
 
+mod others;
 mod ports;
 
 use std::cmp::Reverse;
@@ -18,7 +19,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::Role;
-use super::event::Event;
+use super::event::{Event, FenceReason};
 use super::reader::{Happened, Link, PathNow};
 use super::schema::{LINK_TIMES, LinkCounter, PathCounter, PathGauge, PathHistogram};
 use super::snapshot::{Watched, Window};
@@ -50,7 +51,7 @@ pub enum Cause {
     SlowPath,
     /// What all paths have in common is full: the fabric's core, or the port at either end.
     Shared,
-    /// The receiver holds back what others want to send too.
+    /// Several send to the receiver's port at once.
     ReceiverShared,
     /// The receiver's program has not posted its receives.
     ReceiverLate,
@@ -76,7 +77,12 @@ impl Cause {
     pub fn is_network(self) -> bool {
         matches!(
             self,
-            Self::PathLoss | Self::PathCollision | Self::SlowPath | Self::Shared | Self::WornLink
+            Self::PathLoss
+                | Self::PathCollision
+                | Self::SlowPath
+                | Self::Shared
+                | Self::ReceiverShared
+                | Self::WornLink
         )
     }
 
@@ -247,7 +253,7 @@ fn of_link(window: &Window, watched: &Watched, link: &Link) -> Option<Finding> {
         .collect();
     let (cause, confidence, says, mut evidence) = match link.role {
         Role::Sender => sender(window, link, &shares, &events),
-        Role::Receiver => receiver(&shares)?,
+        Role::Receiver => receiver(window, link, &shares)?,
     };
     let rate = gigabits(window.per_second(bytes));
     let messages = link.counters[LinkCounter::Messages];
@@ -272,7 +278,7 @@ fn of_link(window: &Window, watched: &Watched, link: &Link) -> Option<Finding> {
     })
 }
 
-fn receiver(shares: &Shares) -> Option<Told> {
+fn receiver(window: &Window, link: &Link, shares: &Shares) -> Option<Told> {
     let waits = [
         LinkCounter::IdleTime,
         LinkCounter::CreditTime,
@@ -281,9 +287,10 @@ fn receiver(shares: &Shares) -> Option<Told> {
     ];
     let longest = waits.into_iter().max_by_key(|&wait| shares.get(wait))?;
     let share = shares.get(longest);
-    // While parts of messages arrive, the sender knows more.
-    if share < shares.get(LinkCounter::NetworkTime) || share < MATTERS_PERCENT {
-        return None;
+    let network = shares.get(LinkCounter::NetworkTime);
+    if share < network || share < MATTERS_PERCENT {
+        // While parts of messages arrive, their sender knows more, but not who else sends.
+        return others::incast(window, link, network);
     }
     let (cause, says) = match longest {
         LinkCounter::CreditTime => (
@@ -354,10 +361,21 @@ fn sender(window: &Window, link: &Link, shares: &Shares, events: &[&Happened]) -
 
 /// The network was waited for: what of it?
 fn network(window: &Window, link: &Link, share: u64, lossy: Option<Told>) -> Told {
-    lossy
-        .or_else(|| unequal(window, link, share))
-        .or_else(|| marked(link, share))
-        .unwrap_or_else(|| alike(link, share))
+    let told = lossy
+        .or_else(|| others::half_ecn(window, link))
+        .or_else(|| unequal(window, link, share));
+    if let Some(told) = told {
+        return told;
+    }
+    let (cause, confidence, mut says, mut evidence) =
+        marked(link, share).unwrap_or_else(|| alike(link, share));
+    if cause == Cause::Shared
+        && let Some((place, seen)) = others::place(window, link)
+    {
+        says = format!("{says}; {place}");
+        evidence.push(seen);
+    }
+    (cause, confidence, says, evidence)
 }
 
 /// Paths of which there is enough to say.
@@ -376,8 +394,15 @@ fn lost_paths(link: &Link, events: &[&Happened]) -> Option<Told> {
     let mut silent = Vec::new();
     for event in events {
         match event.event {
+            // It lost nothing: the sender looked for a better way.
+            Event::PathFenced {
+                reason: FenceReason::Slow,
+                ..
+            } => continue,
             Event::PathFenced { .. } => silent.extend(event.path),
-            Event::PortLossy { .. } | Event::PathReplayed { .. } => {}
+            Event::PathReplayed { .. } if event.path.is_some_and(|path| silent.contains(&path)) => {
+            }
+            Event::PortLossy { .. } => {}
             _ => continue,
         }
         let path = event
@@ -536,14 +561,16 @@ fn unequal(window: &Window, link: &Link, share: u64) -> Option<Told> {
     Some((cause, confidence, says, evidence))
 }
 
+/// A path's queues are held at the mark.
+fn is_marked(path: &PathNow) -> bool {
+    let marks = path.counters[PathCounter::Marks];
+    marks > 0 && marks.saturating_mul(MARK_ONE_IN) >= path.counters[PathCounter::Delivered]
+}
+
 /// Queues that mark on most paths.
 fn marked(link: &Link, share: u64) -> Option<Told> {
     let paths = compared(link);
-    let is_marked = |path: &&&PathNow| {
-        let marks = path.counters[PathCounter::Marks];
-        marks > 0 && marks.saturating_mul(MARK_ONE_IN) >= path.counters[PathCounter::Delivered]
-    };
-    let marked: Vec<_> = paths.iter().filter(is_marked).collect();
+    let marked: Vec<_> = paths.iter().filter(|path| is_marked(path)).collect();
     if marked.is_empty() || marked.len() * 2 < paths.len() {
         return None;
     }
@@ -598,7 +625,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::telemetry::event::FenceReason;
     use crate::telemetry::histogram::{BUCKETS, bucket_of};
     use crate::telemetry::reader::Process;
     use crate::telemetry::values::Values;
@@ -695,7 +721,7 @@ mod tests {
                 &[],
             );
             assert_eq!(finding.cause, cause);
-            assert!(!finding.is_network);
+            assert_eq!(finding.is_network, cause == Cause::ReceiverShared);
             assert_eq!(finding.confidence_percent, 70);
         }
     }
@@ -751,6 +777,12 @@ mod tests {
         let idle = [(LinkCounter::IdleTime, 90), (LinkCounter::NetworkTime, 10)];
         let finding = said(&idle, alike(0), &[fenced]);
         assert_eq!((finding.cause, finding.is_network), (Cause::PathLoss, true));
+        let slow = Event::PathFenced {
+            reason: FenceReason::Slow,
+            silent_ns: 0,
+            frames: 3,
+        };
+        assert_eq!(said(&idle, alike(0), &[slow]).cause, Cause::Sender);
         let lossy = Event::PortLossy {
             port: 0,
             lost_packets: 12,

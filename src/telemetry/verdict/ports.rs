@@ -12,6 +12,8 @@ const PAUSING_PER_MILLE: u64 = 5;
 const LOSS_ONE_IN: u64 = 10_000;
 /// Of so many packets, one notification (CNP): the network holds this port back all the time.
 const NOTIFIED_ONE_IN: u64 = 10_000;
+/// Ports that carried less of the busiest one's RDMA packets than this share are not compared with it.
+const COMPARED_PERCENT: u64 = 5;
 /// Share of a second in which the adapter waited for PCIe.
 const STALLED_PPM: u64 = 100_000;
 
@@ -44,7 +46,73 @@ pub(super) fn explain(window: &Window) -> impl Iterator<Item = Finding> + '_ {
             };
         told.map(finding).collect::<Vec<_>>()
     };
-    window.ports.iter().flat_map(of_port)
+    let unequal = SETTINGS.iter().flat_map(|setting| unequal(window, setting));
+    window.ports.iter().flat_map(of_port).chain(unequal)
+}
+
+/// What the ports that carry the same traffic should have alike.
+struct Setting {
+    gauge: PortGauge,
+    cause: Cause,
+    says: &'static str,
+    name: &'static str,
+}
+
+const SETTINGS: [Setting; 2] = [
+    Setting {
+        gauge: PortGauge::Mtu,
+        cause: Cause::Misconfigured,
+        says: "this port's MTU is smaller than that of others that carry RDMA: its packets are smaller, and there \
+               are more of them; set it alike on all rails and switches",
+        name: "MTU",
+    },
+    Setting {
+        gauge: PortGauge::RdmaSpeed,
+        cause: Cause::SlowPath,
+        says: "this port is slower than others that carry RDMA: another link, or one that has come up at less \
+               than it can",
+        name: "bytes a second",
+    },
+];
+
+/// Ports of one driver that carry RDMA are rails of one job: the least of them is told of. Not more than a guess,
+/// for a host may have ports for its storage too.
+fn unequal(window: &Window, setting: &Setting) -> Vec<Finding> {
+    let packets = |port: &PortWindow| {
+        let sent = count(port, PortCounter::RdmaSentPackets);
+        sent.saturating_add(count(port, PortCounter::RdmaReceivedPackets))
+    };
+    let busiest = window.ports.iter().map(packets).max().unwrap_or(0);
+    let carries = |port: &&PortWindow| {
+        packets(port) > 0 && percent(packets(port), busiest) >= COMPARED_PERCENT
+    };
+    let of_driver = |port: &PortWindow| {
+        let others = window.ports.iter().filter(carries);
+        let alike = others.filter(|other| other.driver == port.driver);
+        alike
+            .filter_map(|other| Some((other.gauges[setting.gauge]?, &other.name)))
+            .max_by_key(|(value, _)| *value)
+    };
+    let told = |port: &PortWindow| {
+        let ours = port.gauges[setting.gauge]?;
+        let (most, whose) = of_driver(port).filter(|(most, _)| ours < *most)?;
+        Some(Finding {
+            subject: Subject::Port {
+                port: port.name.clone(),
+            },
+            cause: setting.cause,
+            is_network: setting.cause.is_network(),
+            confidence_percent: 50,
+            says: setting.says.to_owned(),
+            evidence: vec![format!("{}: {ours}, and {most} of {whose}", setting.name)],
+        })
+    };
+    window
+        .ports
+        .iter()
+        .filter(carries)
+        .filter_map(told)
+        .collect()
 }
 
 fn count(port: &PortWindow, counter: PortCounter) -> u64 {
@@ -84,6 +152,10 @@ fn slow_host(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<String>
             (
                 PortCounter::HostCongestionMarks,
                 "frames marked because this host is congested",
+            ),
+            (
+                PortCounter::ReceiveMisses,
+                "frames that the host did not take in time",
             ),
             (PortCounter::PcieOverflows, "frames that PCIe did not take"),
             (PortCounter::PauseStormErrors, "pause storms"),
@@ -127,6 +199,10 @@ fn worn_link(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<String>
         port,
         &[
             (PortCounter::LinkDowns, "times that the link went down"),
+            (
+                PortCounter::CarrierDowns,
+                "times that the interface lost its carrier",
+            ),
             (
                 PortCounter::RdmaLinkDowns,
                 "times that the RDMA port went down",
@@ -331,7 +407,9 @@ mod tests {
         assert_eq!(causes(&[(C::PausesSent, 2)], &[]), [Cause::ReceiverHost]);
         let stalled = [(PortGauge::PcieReadStalled, 300_000)];
         assert_eq!(causes(&[], &stalled), [Cause::ReceiverHost]);
+        assert_eq!(causes(&[(C::ReceiveMisses, 1)], &[]), [Cause::ReceiverHost]);
         assert_eq!(causes(&[(C::LinkDowns, 1)], &[]), [Cause::WornLink]);
+        assert_eq!(causes(&[(C::CarrierDowns, 1)], &[]), [Cause::WornLink]);
         assert_eq!(
             causes(&[], &[(PortGauge::ModuleAlarms, 1)]),
             [Cause::WornLink]
