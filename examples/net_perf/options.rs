@@ -30,6 +30,7 @@ what    -b BYTES -e BYTES -f FACTOR   sizes: first, last, step (1M, as first, 2)
         --comms C         connections per pair of ranks, or rings (1)
         --group N         sendrecv: receive in groups of N with tags (1)
         --pause MS        receivers that are late: they post one receive in MS milliseconds at most
+        --nap US          sleep so long when there is nothing to do, instead of looking again at once
         --slice BYTES     allreduce: largest message (1M)
         --check           a new pattern in every iteration, every byte compared (takes time too)
         --dev D           device (0)
@@ -95,6 +96,8 @@ pub struct Options {
     pub group: usize,
     /// Between two receives that are posted on a connection.
     pub pause: Duration,
+    /// In a turn of the loop that found nothing to do.
+    pub nap: Duration,
     pub slice_bytes: usize,
     pub oneway: bool,
     pub check: bool,
@@ -130,6 +133,7 @@ impl Options {
             comms: 1,
             group: 1,
             pause: Duration::ZERO,
+            nap: Duration::ZERO,
             slice_bytes: 1 << 20,
             oneway: false,
             check: false,
@@ -170,6 +174,7 @@ impl Options {
                 "--comms" => o.comms = number(name, value()?)?,
                 "--group" => o.group = number(name, value()?)?,
                 "--pause" => o.pause = duration(name, value()?, 1e-3)?,
+                "--nap" => o.nap = duration(name, value()?, 1e-6)?,
                 "--slice" => o.slice_bytes = bytes(name, value()?)?,
                 "--oneway" => o.oneway = true,
                 "-c" | "--check" => o.check = true,

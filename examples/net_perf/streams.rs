@@ -103,7 +103,7 @@ pub fn run(
     let per_group = group as u64;
     let mut sends = vec![Counts::default(); lanes.sends.len()];
     let mut recvs = vec![Counts::default(); lanes.recvs.len()];
-    let mut watchdog = Watchdog::new(job.options.timeout);
+    let mut watchdog = Watchdog::new(&job.options);
     let mut now = Instant::now();
     loop {
         let started = sends
@@ -311,7 +311,7 @@ pub fn ping_pong(
     let begins = job.world.rank.is_multiple_of(2);
     let mut sent = Counts::default();
     let mut received = Counts::default();
-    let mut watchdog = Watchdog::new(job.options.timeout);
+    let mut watchdog = Watchdog::new(&job.options);
     let mut round = 0;
     let mut started = Instant::now();
     loop {

@@ -21,7 +21,7 @@ use serde::Serialize;
 use super::Role;
 use super::event::{Event, FenceReason};
 use super::reader::{Happened, Link, PathNow};
-use super::schema::{LINK_TIMES, LinkCounter, PathCounter, PathGauge, PathHistogram};
+use super::schema::{HostCounter, LINK_TIMES, LinkCounter, PathCounter, PathGauge, PathHistogram};
 use super::snapshot::{Watched, Window};
 
 /// A link whose user wants nothing of it for so many per cent of the time is not held up.
@@ -32,10 +32,14 @@ const MATTERS_PERCENT: u64 = 20;
 const SLOW_PERCENT: u64 = 65;
 /// Of so many segments, one that is sent again is loss that matters: TCP's throughput suffers from there on.
 const LOSS_ONE_IN: u64 = 1000;
+/// Fewer segments than that, sent again, are an accident.
+const LOSSES: u64 = 10;
 /// Of so many segments, one mark says that queues are held at the mark.
 const MARK_ONE_IN: u64 = 50;
 /// Paths that carried less of the link's bytes than this share are not compared: they hardly ran.
 const COMPARED_PERMILLE: u64 = 5;
+/// Events that are shown as evidence, at most.
+const EVENTS: usize = 8;
 /// What a segment carries, where it is not known how many there were.
 const SEGMENT_BYTES: u64 = 1448;
 
@@ -127,6 +131,11 @@ pub enum Subject {
         /// Its name.
         port: String,
     },
+    /// This host.
+    Host {
+        /// That it is.
+        host: bool,
+    },
 }
 
 impl fmt::Display for Subject {
@@ -139,6 +148,7 @@ impl fmt::Display for Subject {
                 peer,
             } => write!(f, "{program} {pid} {} {peer}", role.way()),
             Self::Port { port } => write!(f, "port {port}"),
+            Self::Host { .. } => f.write_str("this host"),
         }
     }
 }
@@ -161,7 +171,8 @@ pub struct Finding {
     pub evidence: Vec<String>,
 }
 
-/// What limited the links of a window, those that send first and the busiest first, and what its ports say.
+/// What limited the links of a window, those that send first and the busiest first, and what its ports and the
+/// host say.
 /// Links on which nothing went, and nothing waited, are left out.
 #[must_use]
 pub fn explain(window: &Window) -> Vec<Finding> {
@@ -176,7 +187,8 @@ pub fn explain(window: &Window) -> Vec<Finding> {
         (link.role == Role::Receiver, Reverse(bytes))
     });
     let links = found.into_iter().map(|(_, finding)| finding);
-    links.chain(ports::explain(window)).collect()
+    let host = ports::host(window);
+    links.chain(ports::explain(window)).chain(host).collect()
 }
 
 /// The times of a link, in per cent of all.
@@ -227,7 +239,12 @@ fn percent(part: u64, all: u64) -> u64 {
     u64::try_from(percent).unwrap_or(u64::MAX)
 }
 
+/// Below 0.1 Gb/s in Mb/s.
 fn gigabits(bytes_per_second: u64) -> String {
+    if bytes_per_second < 12_500_000 {
+        let tenths = bytes_per_second / 12_500;
+        return format!("{}.{} Mb/s", tenths / 10, tenths % 10);
+    }
     let hundredths = bytes_per_second / 1_250_000;
     format!("{}.{:02} Gb/s", hundredths / 100, hundredths % 100)
 }
@@ -352,19 +369,42 @@ fn sender(window: &Window, link: &Link, shares: &Shares, events: &[&Happened]) -
             "not the network's bandwidth: each message waits for its round trip; more of them at once, \
              or larger ones, would fill it",
         ),
-        Cause::Software => plain(
-            "not the network: this host's own work (calls that come late, copies, checks) took the time",
-        ),
-        _ => network(window, link, share, lossy),
+        Cause::Software => {
+            let (cause, share, says, mut evidence) = plain(
+                "not the network: this host's own work (calls that come late, copies, checks) took the time",
+            );
+            evidence.extend(processors(window));
+            (cause, share, says, evidence)
+        }
+        _ => network(window, link, share, lossy, events),
     }
 }
 
+/// For how long work had to wait for a processor of this host, if that matters.
+fn processors(window: &Window) -> Option<String> {
+    let host = window.host.as_ref()?;
+    let waited = percent(
+        host.counters[HostCounter::CpuPressureSome]?,
+        host.between_ns?,
+    );
+    (waited >= MATTERS_PERCENT).then(|| {
+        format!("on this host some work waited for a processor for {waited} % of the time")
+    })
+}
+
 /// The network was waited for: what of it?
-fn network(window: &Window, link: &Link, share: u64, lossy: Option<Told>) -> Told {
-    let told = lossy
-        .or_else(|| others::half_ecn(window, link))
-        .or_else(|| unequal(window, link, share));
-    if let Some(told) = told {
+fn network(
+    window: &Window,
+    link: &Link,
+    share: u64,
+    lossy: Option<Told>,
+    events: &[&Happened],
+) -> Told {
+    if let Some(told) = lossy.or_else(|| others::half_ecn(window, link)) {
+        return told;
+    }
+    if let Some(mut told) = unequal(window, link, share) {
+        told.3.extend(given_up(events));
         return told;
     }
     let (cause, confidence, mut says, mut evidence) =
@@ -390,8 +430,9 @@ fn compared(link: &Link) -> Vec<&PathNow> {
 }
 
 fn lost_paths(link: &Link, events: &[&Happened]) -> Option<Told> {
-    let mut evidence = Vec::new();
     let mut silent = Vec::new();
+    // What ports say comes first: paths fall silent by it.
+    let (mut evidence, mut of_paths) = (Vec::new(), Vec::new());
     for event in events {
         match event.event {
             // It lost nothing: the sender looked for a better way.
@@ -399,47 +440,64 @@ fn lost_paths(link: &Link, events: &[&Happened]) -> Option<Told> {
                 reason: FenceReason::Slow,
                 ..
             } => continue,
+            Event::PortLossy { port, .. } => {
+                evidence.push(format!("port {port} {}", event.event));
+                continue;
+            }
             Event::PathFenced { .. } => silent.extend(event.path),
             Event::PathReplayed { .. } if event.path.is_some_and(|path| silent.contains(&path)) => {
             }
-            Event::PortLossy { .. } => {}
             _ => continue,
         }
         let path = event
             .path
             .map_or_else(String::new, |path| format!("path {path} "));
-        evidence.push(format!("{path}{}", event.event));
+        of_paths.push(format!("{path}{}", event.event));
     }
     silent.sort_unstable();
     silent.dedup();
-    evidence.truncate(8);
-    if !silent.is_empty() {
-        let says = format!(
-            "{} fell silent or broke; its traffic went by the others",
+    let says = if !evidence.is_empty() {
+        "a port loses packets: look at its cable, its transceiver and its switch port".into()
+    } else if let [_, others @ ..] = &silent[..] {
+        let whose = if others.is_empty() { "its" } else { "their" };
+        format!(
+            "{} fell silent or broke; {whose} traffic went by the others",
             numbered(&silent)
-        );
-        return Some((Cause::PathLoss, 95, says, evidence));
-    }
-    if !evidence.is_empty() {
-        let says = "a port loses packets: look at its cable, its transceiver and its switch port";
-        return Some((Cause::PathLoss, 90, says.into(), evidence));
-    }
-    retransmitting(link)
+        )
+    } else {
+        return retransmitting(link);
+    };
+    evidence.append(&mut of_paths);
+    evidence.truncate(EVENTS);
+    Some((Cause::PathLoss, 95, says, evidence))
+}
+
+/// Paths that the sender has given up because they stayed slower than others.
+fn given_up(events: &[&Happened]) -> impl Iterator<Item = String> {
+    let slow = events.iter().filter(|event| {
+        let is_slow = |reason| reason == FenceReason::Slow;
+        matches!(event.event, Event::PathFenced { reason, .. } if is_slow(reason))
+    });
+    let told = slow.filter_map(|event| Some(format!("path {} {}", event.path?, event.event)));
+    told.take(EVENTS)
 }
 
 /// Over TCP: paths on which more is sent again than on the others, or on which that cannot come from a queue.
 fn retransmitting(link: &Link) -> Option<Told> {
     let again = |path: &PathNow| path.counters[PathCounter::Retransmits];
     let segments = |path: &PathNow| path.counters[PathCounter::SentBytes] / SEGMENT_BYTES;
-    let per_million =
-        |path: &PathNow| again(path).saturating_mul(1_000_000) / segments(path).max(1);
+    let per_million = |path: &PathNow| {
+        let lost = again(path);
+        let lost = if lost < LOSSES { 0 } else { lost };
+        lost.saturating_mul(1_000_000) / segments(path).max(1)
+    };
     let paths = compared(link);
     let mut ratios: Vec<_> = paths.iter().map(|path| per_million(path)).collect();
     ratios.sort_unstable();
     let usual = *ratios.get(ratios.len().saturating_sub(1) / 2)?;
     let lossy = |path: &&&PathNow| {
         let stands_out = per_million(path) / 5 > usual || (paths.len() > 1 && usual == 0);
-        again(path) >= 10 && per_million(path) >= 1_000_000 / LOSS_ONE_IN && stands_out
+        per_million(path) >= 1_000_000 / LOSS_ONE_IN && stands_out
     };
     let found: Vec<_> = paths.iter().filter(lossy).collect();
     let numbers: Vec<_> = found.iter().map(|path| path.number).collect();
@@ -476,16 +534,30 @@ fn leaves_by(path: &PathNow) -> &str {
     local.rsplit_once(':').map_or(local, |(address, _)| address)
 }
 
+/// How many chunks of a path were timed.
+fn chunks(path: &PathNow) -> u64 {
+    path.histograms[PathHistogram::Delay].count()
+}
+
+/// Whether two paths that are alike carry such different numbers of chunks now and then: the difference of two
+/// counts scatters by the root of their sum, and three times that is rare.
+fn is_chance(few: u64, many: u64) -> bool {
+    let apart = u128::from(few.abs_diff(many));
+    let all = u128::from(few) + u128::from(many);
+    all > 0 && apart.saturating_mul(apart) < 9 * all
+}
+
 /// Paths or ports that deliver less than the others.
 fn unequal(window: &Window, link: &Link, share: u64) -> Option<Told> {
     let paths = compared(link);
     // What each carried: while there is more to send than the paths take, that is what each can do.
     let rate = |path: &PathNow| window.per_second(path.counters[PathCounter::SentBytes]);
-    let fastest = paths.iter().map(|path| rate(path)).max()?;
-    let slow: Vec<_> = paths
-        .iter()
-        .filter(|path| percent(rate(path), fastest) <= SLOW_PERCENT)
-        .collect();
+    let best = paths.iter().max_by_key(|path| rate(path))?;
+    let fastest = rate(best);
+    let is_slow = |path: &PathNow| {
+        percent(rate(path), fastest) <= SLOW_PERCENT && !is_chance(chunks(path), chunks(best))
+    };
+    let slow: Vec<_> = paths.iter().filter(|path| is_slow(path)).collect();
     if slow.is_empty() || fastest == 0 {
         return None;
     }
@@ -509,15 +581,15 @@ fn unequal(window: &Window, link: &Link, share: u64) -> Option<Told> {
         })
         .collect();
     let mean = |(sum, count): &(u64, u64)| sum / count.max(&1);
-    let best = ports.values().map(mean).max().unwrap_or(0);
+    let best_port = ports.values().map(mean).max().unwrap_or(0);
     let is_slow_port = |name: &str| {
         let of = ports.get(name).map_or(0, mean);
-        percent(of, best) <= SLOW_PERCENT
+        percent(of, best_port) <= SLOW_PERCENT
     };
     let confidence = 50 + share.min(100) / 2;
     let is_whole = |name: &str| {
         let mut of_port = paths.iter().filter(|path| leaves_by(path) == name);
-        of_port.all(|path| percent(rate(path), fastest) <= SLOW_PERCENT)
+        of_port.all(|path| is_slow(path))
     };
     // Addresses of both families may be one port's.
     let is_ipv6 = |name: &&str| name.starts_with('[');
@@ -539,7 +611,12 @@ fn unequal(window: &Window, link: &Link, share: u64) -> Option<Told> {
     let numbers: Vec<_> = slow.iter().map(|path| path.number).collect();
     // Together they carry what one of the others does: they have one way between them.
     let together = sum(slow.iter().map(|path| rate(path)));
-    let share_one = slow.len() > 1 && (75..=125).contains(&percent(together, fastest));
+    let is_one_port = !is_one_family
+        || slow
+            .iter()
+            .all(|path| leaves_by(path) == leaves_by(slow[0]));
+    let share_one =
+        slow.len() > 1 && is_one_port && (75..=125).contains(&percent(together, fastest));
     let (cause, says) = if share_one {
         (
             Cause::PathCollision,
@@ -629,10 +706,10 @@ mod tests {
     use crate::telemetry::reader::Process;
     use crate::telemetry::values::Values;
 
-    const SECOND: u64 = 1_000_000_000;
+    pub(super) const SECOND: u64 = 1_000_000_000;
 
     /// A path that carried so many megabytes, its chunks in queues for so long.
-    fn path(number: u32, local: &str, megabytes: u64, queue_us: u64) -> PathNow {
+    pub(super) fn path(number: u32, local: &str, megabytes: u64, queue_us: u64) -> PathNow {
         let mut path = PathNow {
             number,
             ends: format!("{local}:1->10.0.0.9:2"),
@@ -683,7 +760,7 @@ mod tests {
         findings.remove(0)
     }
 
-    fn window(link: Link, events: Vec<Happened>) -> Window {
+    pub(super) fn window(link: Link, events: Vec<Happened>) -> Window {
         let process = Process {
             pid: 1,
             program: "x".into(),
@@ -746,6 +823,21 @@ mod tests {
         let finding = said(&network, paths, &[]);
         assert_eq!(finding.cause, Cause::SlowPath);
         assert!(finding.says.contains("from 10.0.1.1"), "{}", finding.says);
+        // Two ports have no way between them, so far as their paths tell.
+        let mut paths: Vec<_> = (0..4)
+            .map(|at| path(at, ["10.0.0.1", "10.0.1.1"][at as usize % 2], 100, 900))
+            .collect();
+        (paths[1], paths[2]) = (path(1, "10.0.1.1", 50, 900), path(2, "10.0.0.1", 50, 900));
+        assert_eq!(cause(paths), Cause::SlowPath);
+        // Of few chunks, so different numbers are chance.
+        let mut paths = alike(900);
+        paths[2] = path(2, "10.0.0.1", 60, 900);
+        for path in &mut paths {
+            let megabytes = path.counters[PathCounter::SentBytes] / 1_000_000;
+            let delay = &mut path.histograms[PathHistogram::Delay];
+            delay.buckets = vec![megabytes / 4];
+        }
+        assert_eq!(cause(paths), Cause::Shared);
         let mut paths = alike(900);
         for path in &mut paths {
             path.counters[PathCounter::Delivered] = 1000;
@@ -789,7 +881,14 @@ mod tests {
             sent_packets: 1800,
             for_ns: SECOND,
         };
-        assert_eq!(said(&idle, alike(0), &[lossy]).cause, Cause::PathLoss);
+        let finding = said(&idle, alike(0), &[fenced, lossy]);
+        assert_eq!(finding.cause, Cause::PathLoss);
+        assert!(finding.says.starts_with("a port"), "{}", finding.says);
+        assert!(
+            finding.evidence[2].starts_with("port 0"),
+            "{:?}",
+            finding.evidence
+        );
     }
 
     #[test]

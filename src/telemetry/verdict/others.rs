@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Cause, LOSS_ONE_IN, SEGMENT_BYTES, Shares, Told, compared, gigabits, is_marked, leaves_by, sum,
+    Cause, LOSS_ONE_IN, LOSSES, SEGMENT_BYTES, Shares, Told, compared, gigabits, is_marked,
+    leaves_by, percent, sum,
 };
 use crate::telemetry::Role;
 use crate::telemetry::reader::{Link, PathNow};
@@ -13,10 +14,10 @@ use crate::telemetry::snapshot::Window;
 
 /// A link waits for the network that does so for so many per cent of the time.
 const WAITS_PERCENT: u64 = 50;
-/// Queues this much shorter, or more, are not those of the same place.
+/// Queues so many times as short are not those of the same place.
 const SHORTER: u64 = 4;
-/// Losses by so many segments are more than an accident.
-const LOSSES: u64 = 10;
+/// Queues that differ by no more than so many per cent may be one.
+const ALIKE_PERCENT: u64 = 33;
 /// Senders that are named, at most.
 const NAMED: usize = 8;
 
@@ -89,35 +90,42 @@ fn queue(link: &Link) -> Option<u64> {
     queues.get(queues.len() / 2).copied()
 }
 
-/// Where the queue is that all paths of a link share: links to other hosts leave by the same port and cross
-/// the same core, so what they do not meet is beyond that.
+/// Where the queue is that all paths of a link share: links to other hosts leave by the same port and cross the
+/// same core, so what none of them meets is beyond that. Only if that is clear: other queues may be as long.
 pub(super) fn place(window: &Window, link: &Link) -> Option<(&'static str, String)> {
     let has_marks = |link: &Link| compared(link).iter().any(|path| is_marked(path));
-    let others: Vec<_> = beside(window, link)
-        .filter(|other| !compared(other).is_empty())
-        .collect();
+    let is_ours_marked = has_marks(link);
     let ours = queue(link)?;
-    let meets_it = |other: &&&Link| {
-        if has_marks(link) {
-            return has_marks(other);
+    let (mut meeting, mut free) = (0, 0);
+    for other in beside(window, link) {
+        let Some(theirs) = queue(other) else {
+            continue;
+        };
+        let is_marked = has_marks(other);
+        let is_free = is_ours_marked && !is_marked || theirs.saturating_mul(SHORTER) < ours;
+        let is_alike = percent(theirs.abs_diff(ours), ours) <= ALIKE_PERCENT;
+        free += usize::from(is_free);
+        meeting += usize::from(is_marked == is_ours_marked && is_alike);
+        if !is_free && !(is_marked == is_ours_marked && is_alike) {
+            return None;
         }
-        queue(other).is_some_and(|theirs| theirs.saturating_mul(SHORTER) > ours)
-    };
-    let meeting = others.iter().filter(meets_it).count();
-    let hosts = others.len();
-    match (hosts, meeting) {
-        (0, _) => None,
-        (_, 0) => Some((
+    }
+    match (meeting, free) {
+        (0, 0) => None,
+        (0, _) => Some((
             "only to this peer: its port, or the way there behind the core",
-            format!("links to other hosts by the same port do not meet it: {hosts}"),
+            format!("links to other hosts by the same port that do not meet it: {free}"),
         )),
-        _ if meeting == hosts => Some((
+        (_, 0) => Some((
             "to all peers alike: this host's port, or the fabric's core",
             format!("links to other hosts by the same port that meet it too: {meeting}"),
         )),
         _ => Some((
-            "to some peers: the fabric's core, or several ports",
-            format!("links to other hosts by the same port that meet it too: {meeting} of {hosts}"),
+            "to some peers and not to others: the fabric's core, or several ports",
+            format!(
+                "links to other hosts by the same port that meet it too: {meeting} of {}",
+                meeting + free
+            ),
         )),
     }
 }
@@ -151,4 +159,113 @@ pub(super) fn half_ecn(window: &Window, link: &Link) -> Option<Told> {
     let says = "queues mark on the way to others, and with this peer there is no ECN: what they would mark they \
                 drop; set net.ipv4.tcp_ecn=1 on both hosts";
     Some((Cause::Misconfigured, 75, says.into(), evidence))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{SECOND, path, window};
+    use super::super::{Finding, Subject, explain};
+    use super::*;
+    use crate::telemetry::schema::LinkCounter;
+    use crate::telemetry::values::Values;
+
+    /// A link that waited for the network, with its one path.
+    fn link(id: u64, role: Role, peer: &str, path: PathNow) -> Link {
+        let mut link = Link {
+            id,
+            peer: format!("{peer}:4000"),
+            role,
+            counters: Values::default(),
+            gauges: Values::default(),
+            paths: vec![path],
+        };
+        link.counters[LinkCounter::MessageBytes] = 100_000_000;
+        link.counters[LinkCounter::NetworkTime] = SECOND;
+        link
+    }
+
+    fn said(links: Vec<Link>) -> Vec<Finding> {
+        let [first, ..] = &links[..] else {
+            return Vec::new();
+        };
+        let mut window = window(first.clone(), Vec::new());
+        window.processes[0].process.links = links;
+        explain(&window)
+    }
+
+    fn to<'a>(findings: &'a [Finding], host: &str) -> &'a Finding {
+        let is_to = |finding: &&Finding| matches!(&finding.subject, Subject::Link { peer, .. } if peer.starts_with(host));
+        findings.iter().find(is_to).unwrap()
+    }
+
+    #[test]
+    fn an_incast_is_several_senders_at_one_port() {
+        let from = |id, peer: &str, port: &str| link(id, Role::Receiver, peer, path(0, port, 0, 0));
+        assert_eq!(said(vec![from(1, "10.0.1.1", "10.0.0.9")]), []);
+        let other_ports = vec![
+            from(1, "10.0.1.1", "10.0.0.9"),
+            from(2, "10.0.1.2", "10.0.0.8"),
+        ];
+        assert_eq!(said(other_ports), []);
+        let one_host = vec![
+            from(1, "10.0.1.1", "10.0.0.9"),
+            from(2, "10.0.1.1", "10.0.0.9"),
+        ];
+        assert_eq!(said(one_host), []);
+        let mut idle = from(3, "10.0.1.3", "10.0.0.9");
+        idle.counters[LinkCounter::IdleTime] = 20 * SECOND;
+        let findings = said(vec![
+            from(1, "10.0.1.1", "10.0.0.9"),
+            from(2, "10.0.1.2", "10.0.0.9"),
+            idle,
+        ]);
+        let finding = to(&findings, "10.0.1.1");
+        assert_eq!(finding.cause, Cause::ReceiverShared);
+        assert!(finding.says.contains("2 hosts"), "{}", finding.says);
+    }
+
+    #[test]
+    fn links_to_others_tell_where_the_queue_is() {
+        let to_peer = |id, peer: &str, queue_us| {
+            link(id, Role::Sender, peer, path(0, "10.0.0.1", 100, queue_us))
+        };
+        let says = |queue_us| {
+            let findings = said(vec![
+                to_peer(1, "10.0.1.1", 1000),
+                to_peer(2, "10.0.1.2", queue_us),
+            ]);
+            to(&findings, "10.0.1.1").says.clone()
+        };
+        assert!(says(1100).contains("to all peers alike"));
+        assert!(says(100).contains("only to this peer"));
+        // It may be the same queue, or not.
+        let unclear = says(500);
+        assert!(!unclear.contains("peer"), "{unclear}");
+        // Marked, and the other link is not: as long a queue is another one.
+        let mut marked = to_peer(1, "10.0.1.1", 1000);
+        let counters = &mut marked.paths[0].counters;
+        counters[PathCounter::Delivered] = 1000;
+        counters[PathCounter::Marks] = 100;
+        let findings = said(vec![marked, to_peer(2, "10.0.1.2", 1000)]);
+        let finding = to(&findings, "10.0.1.1");
+        assert!(finding.says.contains("only to this peer"), "{finding:?}");
+    }
+
+    #[test]
+    fn losses_without_ecn_beside_marks_are_a_misconfiguration() {
+        let mut without = link(1, Role::Sender, "10.0.1.1", path(0, "10.0.0.1", 100, 1000));
+        without.paths[0].counters[PathCounter::Retransmits] = 700;
+        let mut marked = link(2, Role::Sender, "10.0.1.2", path(0, "10.0.0.1", 100, 1000));
+        let alone = said(vec![without.clone(), marked.clone()]);
+        assert_eq!(to(&alone, "10.0.1.1").cause, Cause::Shared);
+        marked.paths[0].counters[PathCounter::Delivered] = 1000;
+        marked.paths[0].counters[PathCounter::Marks] = 100;
+        let findings = said(vec![without.clone(), marked.clone()]);
+        assert_eq!(to(&findings, "10.0.1.1").cause, Cause::Misconfigured);
+        assert_eq!(to(&findings, "10.0.1.2").cause, Cause::Shared);
+        // They speak ECN: it is a loss.
+        without.paths[0].counters[PathCounter::Delivered] = 1000;
+        let findings = said(vec![without, marked]);
+        assert_eq!(to(&findings, "10.0.1.1").cause, Cause::Shared);
+    }
 }

@@ -1,9 +1,9 @@
-//! What the ports of this host say of themselves: a host that is too slow for what comes, a network that asks
+//! What the ports of this host, and the host, say of themselves: a host that is too slow for what comes, a network that asks
 //! for less, packets that are lost, a link that wears out, congestion control that is set up by halves. The
 //! signatures are those of the counters together: one of them alone says little.
 
 use super::{Cause, Finding, Subject, percent};
-use crate::telemetry::schema::{PortCounter, PortGauge};
+use crate::telemetry::schema::{HostCounter, PortCounter, PortGauge};
 use crate::telemetry::snapshot::{PortWindow, Window};
 
 /// A port that pauses its switch for this share of the time takes in less than comes.
@@ -48,6 +48,30 @@ pub(super) fn explain(window: &Window) -> impl Iterator<Item = Finding> + '_ {
     };
     let unequal = SETTINGS.iter().flat_map(|setting| unequal(window, setting));
     window.ports.iter().flat_map(of_port).chain(unequal)
+}
+
+/// What the host says: packets that had arrived were dropped, because the processor that takes them in was late.
+pub(super) fn host(window: &Window) -> Option<Finding> {
+    let counters = &window.host.as_ref()?.counters;
+    let drops = counters[HostCounter::SoftnetDrops].unwrap_or(0);
+    let taken = counters[HostCounter::SoftnetPackets].unwrap_or(0);
+    let squeezes = counters[HostCounter::SoftnetSqueezes].unwrap_or(0);
+    if drops == 0 || drops.saturating_mul(LOSS_ONE_IN) < taken {
+        return None;
+    }
+    Some(Finding {
+        subject: Subject::Host { host: true },
+        cause: Cause::ReceiverHost,
+        is_network: false,
+        confidence_percent: 85,
+        says: "not the network: packets that had arrived were dropped, because a processor's queue was full: spread \
+               them over more processors (RSS, RPS), or raise net.core.netdev_max_backlog"
+            .into(),
+        evidence: vec![
+            format!("packets dropped from processors' queues: {drops}, beside {taken} that were taken in"),
+            format!("times that taking in was cut short: {squeezes}"),
+        ],
+    })
 }
 
 /// What the ports that carry the same traffic should have alike.
@@ -348,6 +372,7 @@ fn below_capability(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::snapshot::HostWindow;
     use crate::telemetry::sources::SourceTimes;
     use crate::telemetry::values::Values;
 
@@ -377,6 +402,54 @@ mod tests {
             ports: vec![port],
             host: None,
         }
+    }
+
+    #[test]
+    fn rails_are_compared_with_each_other() {
+        let rail = |name: &str, packets, mtu, speed| {
+            let counters = [(PortCounter::RdmaSentPackets, packets)];
+            let gauges = [(PortGauge::Mtu, mtu), (PortGauge::RdmaSpeed, speed)];
+            let mut port = port(&counters, &gauges).ports.remove(0);
+            port.name = name.into();
+            port
+        };
+        let said = |other: PortWindow| {
+            let mut window = port(&[], &[]);
+            window.ports = vec![rail("mlx5_0:1", 1000, 9000, 50), other];
+            let findings = explain(&window);
+            let told = findings.map(|finding| (finding.subject.to_string(), finding.cause));
+            told.collect::<Vec<_>>()
+        };
+        let second = || "port mlx5_1:1".to_owned();
+        assert_eq!(said(rail("mlx5_1:1", 900, 9000, 50)), []);
+        assert_eq!(
+            said(rail("mlx5_1:1", 900, 1500, 50)),
+            [(second(), Cause::Misconfigured)]
+        );
+        assert_eq!(
+            said(rail("mlx5_1:1", 900, 9000, 25)),
+            [(second(), Cause::SlowPath)]
+        );
+        // Another use, or another adapter.
+        assert_eq!(said(rail("mlx5_1:1", 10, 1500, 25)), []);
+        let mut other = rail("bnxt_re0:1", 900, 1500, 25);
+        other.driver = Some("bnxt_en".into());
+        assert_eq!(said(other), []);
+    }
+
+    #[test]
+    fn a_host_that_drops_what_has_arrived_is_named() {
+        let said = |drops| {
+            let mut window = port(&[], &[]);
+            let mut host = HostWindow::default();
+            host.counters[HostCounter::SoftnetPackets] = Some(1_000_000);
+            host.counters[HostCounter::SoftnetDrops] = Some(drops);
+            window.host = Some(host);
+            super::host(&window).map(|finding| finding.cause)
+        };
+        assert_eq!(said(0), None);
+        assert_eq!(said(99), None);
+        assert_eq!(said(100), Some(Cause::ReceiverHost));
     }
 
     fn causes(counters: &[(PortCounter, u64)], gauges: &[(PortGauge, u64)]) -> Vec<Cause> {
