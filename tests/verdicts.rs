@@ -11,7 +11,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Recordings; whose finding is looked for: a role's first link, the first that sends to a host, a port, or the host
+/// Recordings; whose finding is looked for: a role's first link, one that sends to a host, a port, or the host
 /// itself; what it is to be, and whether that is the network.
 const RECORDED: &[(&str, &str, &str, bool)] = &[
     ("full", "sender", "shared", true),
@@ -24,9 +24,16 @@ const RECORDED: &[(&str, &str, &str, bool)] = &[
     ("sender-stopped", "sender", "software", false),
     ("sender-late", "receiver", "sender", false),
     ("starved", "sender", "software", false),
-    ("small", "sender", "latency", false),
     ("incast", "sender", "shared", true),
     ("incast", "receiver", "receiver-shared", true),
+    ("marked", "sender", "shared", true),
+    ("marked-peer", "10.86.110.1", "shared", true),
+    ("half-ecn", "10.86.110.1", "misconfigured", false),
+    ("no-buffer", "host", "receiver-host", false),
+    ("rdma-lossy-rail", "sender", "path-loss", true),
+    ("rdma-lossy-rail", "rxea1:1", "path-loss", true),
+    ("rdma-link-down", "sender", "path-loss", true),
+    ("rdma-link-down", "rxea1:1", "worn-link", true),
 ];
 
 fn explain(name: &str, options: &[&str]) -> String {
@@ -43,20 +50,18 @@ fn explain(name: &str, options: &[&str]) -> String {
 
 #[test]
 fn each_kind_of_trouble_is_named() {
-    for (name, whose, cause, is_network) in RECORDED {
+    for &(name, whose, cause, is_network) in RECORDED {
         let told: Value = serde_json::from_str(&explain(name, &["--json"])).unwrap();
         let findings = told["findings"].as_array().unwrap();
         let is_to = |finding: &Value| {
             let peer = finding["peer"].as_str().unwrap_or_default();
             finding["role"] == "sender"
-                && peer
-                    .rsplit_once(':')
-                    .is_some_and(|(host, _)| host == *whose)
+                && peer.rsplit_once(':').is_some_and(|(host, _)| host == whose)
         };
         let is_whose = |finding: &&Value| {
-            finding["role"] == *whose
-                || finding["port"] == *whose
-                || finding[*whose] == true
+            finding["role"] == whose
+                || finding["port"] == whose
+                || finding[whose] == true
                 || is_to(finding)
         };
         let first = findings.iter().find(is_whose);

@@ -407,15 +407,17 @@ fn network(
         told.3.extend(given_up(events));
         return told;
     }
-    let (cause, confidence, mut says, mut evidence) =
-        marked(link, share).unwrap_or_else(|| alike(link, share));
-    if cause == Cause::Shared
-        && let Some((place, seen)) = others::place(window, link)
-    {
-        says = format!("{says}; {place}");
-        evidence.push(seen);
+    let place = others::place(window, link);
+    let whose = place
+        .as_ref()
+        .map_or("a port at either end or the fabric's core", |(place, _)| {
+            place
+        });
+    let mut told = marked(link, share, whose).unwrap_or_else(|| alike(link, share, whose));
+    if told.0 == Cause::Shared {
+        told.3.extend(place.map(|(_, seen)| seen));
     }
-    (cause, confidence, says, evidence)
+    told
 }
 
 /// Paths of which there is enough to say.
@@ -431,6 +433,7 @@ fn compared(link: &Link) -> Vec<&PathNow> {
 
 fn lost_paths(link: &Link, events: &[&Happened]) -> Option<Told> {
     let mut silent = Vec::new();
+    let mut is_port_down = true;
     // What ports say comes first: paths fall silent by it.
     let (mut evidence, mut of_paths) = (Vec::new(), Vec::new());
     for event in events {
@@ -444,7 +447,10 @@ fn lost_paths(link: &Link, events: &[&Happened]) -> Option<Told> {
                 evidence.push(format!("port {port} {}", event.event));
                 continue;
             }
-            Event::PathFenced { .. } => silent.extend(event.path),
+            Event::PathFenced { reason, .. } => {
+                is_port_down &= reason == FenceReason::PortDown;
+                silent.extend(event.path);
+            }
             Event::PathReplayed { .. } if event.path.is_some_and(|path| silent.contains(&path)) => {
             }
             _ => continue,
@@ -460,8 +466,13 @@ fn lost_paths(link: &Link, events: &[&Happened]) -> Option<Told> {
         "a port loses packets: look at its cable, its transceiver and its switch port".into()
     } else if let [_, others @ ..] = &silent[..] {
         let whose = if others.is_empty() { "its" } else { "their" };
+        let what = if is_port_down {
+            "left by a port that went down"
+        } else {
+            "fell silent or broke"
+        };
         format!(
-            "{} fell silent or broke; {whose} traffic went by the others",
+            "{} {what}; {whose} traffic went by the others",
             numbered(&silent)
         )
     } else {
@@ -645,7 +656,7 @@ fn is_marked(path: &PathNow) -> bool {
 }
 
 /// Queues that mark on most paths.
-fn marked(link: &Link, share: u64) -> Option<Told> {
+fn marked(link: &Link, share: u64, whose: &str) -> Option<Told> {
     let paths = compared(link);
     let marked: Vec<_> = paths.iter().filter(|path| is_marked(path)).collect();
     if marked.is_empty() || marked.len() * 2 < paths.len() {
@@ -659,18 +670,14 @@ fn marked(link: &Link, share: u64) -> Option<Told> {
             path.counters[PathCounter::Delivered]
         )
     });
-    let says =
-        "queues mark on most paths to this peer: the fabric's core or the receiver's port is full";
-    Some((
-        Cause::Shared,
-        60 + share / 3,
-        says.into(),
-        evidence.collect(),
-    ))
+    let says = format!(
+        "queues mark on most paths to this peer: {whose} is full; more paths would not help"
+    );
+    Some((Cause::Shared, 60 + share / 3, says, evidence.collect()))
 }
 
 /// No path differs from the others.
-fn alike(link: &Link, share: u64) -> Told {
+fn alike(link: &Link, share: u64, whose: &str) -> Told {
     let paths = compared(link);
     let describe = |path: &&PathNow| {
         let queue = path.histograms[PathHistogram::Queue].quantile(500);
@@ -688,9 +695,10 @@ fn alike(link: &Link, share: u64) -> Told {
     let evidence: Vec<_> = evidence.collect();
     let is_queued = |&&(_, queue, least): &&(u32, u64, u64)| queue >= (least / 2).max(20_000);
     if queues.iter().filter(is_queued).count() * 2 > queues.len() {
-        let says = "all paths have the same queue: what they have in common is full, a port at either end \
-                    or the fabric's core; more paths would not help";
-        return (Cause::Shared, 40 + share / 2, says.into(), evidence);
+        let says = format!(
+            "all paths have the same queue: what they have in common is full, {whose}; more paths would not help"
+        );
+        return (Cause::Shared, 40 + share / 2, says, evidence);
     }
     let says = "queues are short on all paths, and yet the window was waited for: the controller holds back \
                 more than the network asks for";

@@ -7,7 +7,6 @@ use super::{
     Cause, LOSS_ONE_IN, LOSSES, SEGMENT_BYTES, Shares, Told, compared, gigabits, is_marked,
     leaves_by, percent, sum,
 };
-use crate::telemetry::Role;
 use crate::telemetry::reader::{Link, PathNow};
 use crate::telemetry::schema::{LinkCounter, PathCounter, PathHistogram};
 use crate::telemetry::snapshot::Window;
@@ -104,24 +103,24 @@ pub(super) fn place(window: &Window, link: &Link) -> Option<(&'static str, Strin
         let is_marked = has_marks(other);
         let is_free = is_ours_marked && !is_marked || theirs.saturating_mul(SHORTER) < ours;
         let is_alike = percent(theirs.abs_diff(ours), ours) <= ALIKE_PERCENT;
-        free += usize::from(is_free);
-        meeting += usize::from(is_marked == is_ours_marked && is_alike);
-        if !is_free && !(is_marked == is_ours_marked && is_alike) {
-            return None;
+        match (is_free, is_marked == is_ours_marked && is_alike) {
+            (true, _) => free += 1,
+            (_, true) => meeting += 1,
+            _ => return None,
         }
     }
     match (meeting, free) {
         (0, 0) => None,
         (0, _) => Some((
-            "only to this peer: its port, or the way there behind the core",
+            "that peer's port or the way there behind the core",
             format!("links to other hosts by the same port that do not meet it: {free}"),
         )),
         (_, 0) => Some((
-            "to all peers alike: this host's port, or the fabric's core",
+            "this host's port or the fabric's core",
             format!("links to other hosts by the same port that meet it too: {meeting}"),
         )),
         _ => Some((
-            "to some peers and not to others: the fabric's core, or several ports",
+            "the fabric's core or several ports",
             format!(
                 "links to other hosts by the same port that meet it too: {meeting} of {}",
                 meeting + free
@@ -143,10 +142,7 @@ pub(super) fn half_ecn(window: &Window, link: &Link) -> Option<Told> {
     if !has_losses || total(link, PathCounter::Delivered) > 0 {
         return None;
     }
-    let links = window.processes.iter().flat_map(|it| &it.process.links);
-    let marked = links
-        .filter(|other| other.role == Role::Sender && host(other) != host(link))
-        .find(|other| total(other, PathCounter::Marks) > 0)?;
+    let marked = beside(window, link).find(|other| total(other, PathCounter::Marks) > 0)?;
     let evidence = vec![
         format!("to this peer no segment under ECN, and {again} sent again, of some {segments}"),
         format!(
@@ -166,6 +162,7 @@ mod tests {
     use super::super::tests::{SECOND, path, window};
     use super::super::{Finding, Subject, explain};
     use super::*;
+    use crate::telemetry::Role;
     use crate::telemetry::schema::LinkCounter;
     use crate::telemetry::values::Values;
 
@@ -236,11 +233,11 @@ mod tests {
             ]);
             to(&findings, "10.0.1.1").says.clone()
         };
-        assert!(says(1100).contains("to all peers alike"));
-        assert!(says(100).contains("only to this peer"));
+        assert!(says(1100).contains("is full, this host's port or the fabric's core;"));
+        assert!(says(100).contains("is full, that peer's port or the way there"));
         // It may be the same queue, or not.
         let unclear = says(500);
-        assert!(!unclear.contains("peer"), "{unclear}");
+        assert!(unclear.contains("a port at either end"), "{unclear}");
         // Marked, and the other link is not: as long a queue is another one.
         let mut marked = to_peer(1, "10.0.1.1", 1000);
         let counters = &mut marked.paths[0].counters;
@@ -248,7 +245,7 @@ mod tests {
         counters[PathCounter::Marks] = 100;
         let findings = said(vec![marked, to_peer(2, "10.0.1.2", 1000)]);
         let finding = to(&findings, "10.0.1.1");
-        assert!(finding.says.contains("only to this peer"), "{finding:?}");
+        assert!(finding.says.contains("that peer's port"), "{finding:?}");
     }
 
     #[test]
