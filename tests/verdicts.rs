@@ -55,8 +55,8 @@ fn each_kind_of_trouble_is_named() {
         let findings = told["findings"].as_array().unwrap();
         let is_to = |finding: &Value| {
             let peer = finding["peer"].as_str().unwrap_or_default();
-            finding["role"] == "sender"
-                && peer.rsplit_once(':').is_some_and(|(host, _)| host == whose)
+            let is_host = peer.rsplit_once(':').is_some_and(|(host, _)| host == whose);
+            is_host && finding["role"] == "sender" && finding["cause"] == cause
         };
         let is_whose = |finding: &&Value| {
             finding["role"] == whose
