@@ -235,7 +235,7 @@ SCENES = [
           trouble=freeze(1, 1.4, 0.1), is_guest=True),
     Scene("rdma-receiver-late", {"sender": "receiver-late", "receiver": "receiver-late"},
           Rails(shaped(24), shaped(24)), [*RDMA_BULK, "--pause", "200"], is_guest=True),
-    Scene("rdma-mtu", {"rxea1:1": "misconfigured"}, Rails(shaped(20), shaped(20), mtus=(4200, 1500)), RDMA_BULK,
+    Scene("rdma-mtu", {"sender": "shared", "rxea1:1": "misconfigured"}, Rails(shaped(20), shaped(20), mtus=(4200, 1500)), RDMA_BULK,
           is_guest=True),
 ]
 

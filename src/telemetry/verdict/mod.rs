@@ -30,6 +30,8 @@ const IDLE_PERCENT: u64 = 60;
 const MATTERS_PERCENT: u64 = 20;
 /// A path that delivers so many per cent of what its siblings do is slow.
 const SLOW_PERCENT: u64 = 65;
+/// Ports that carry so many per cent of the busiest one are alike.
+const SAME_PERCENT: u64 = 90;
 /// Of so many segments, one that is sent again is loss that matters: TCP's throughput suffers from there on.
 const LOSS_ONE_IN: u64 = 1000;
 /// Fewer segments than that, sent again, are an accident.
@@ -572,6 +574,18 @@ fn unequal(window: &Window, link: &Link, share: u64) -> Option<Told> {
     if slow.is_empty() || fastest == 0 {
         return None;
     }
+    // A queue that is held at its mark has as many bytes on a slow link as on a fast one, so there it takes longer: a
+    // marked path that waits no longer than the fastest has got less of the same queue. Several such may also be a
+    // collision.
+    let queue = |path: &PathNow| path.histograms[PathHistogram::Queue].quantile(500);
+    let longest = queue(best).map_or(u64::MAX, |queue| queue.saturating_mul(4) / 3);
+    if let [path] = &slow[..]
+        && is_marked(best)
+        && is_marked(path)
+        && queue(path).is_some_and(|queue| queue <= longest)
+    {
+        return None;
+    }
     let mut ports: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for path in &paths {
         let (sum, count) = ports.entry(leaves_by(path)).or_default();
@@ -581,7 +595,7 @@ fn unequal(window: &Window, link: &Link, share: u64) -> Option<Told> {
     let evidence: Vec<_> = paths
         .iter()
         .map(|path| {
-            let queue = path.histograms[PathHistogram::Queue].quantile(500);
+            let queue = queue(path);
             format!(
                 "path {} ({}) carried {}, with {} in queues",
                 path.number,
@@ -607,6 +621,12 @@ fn unequal(window: &Window, link: &Link, share: u64) -> Option<Told> {
     let is_one_family = ports
         .keys()
         .all(|name| is_ipv6(name) == is_ipv6(&leaves_by(slow[0])));
+    // What a path lacks another of its port has got beside: the ports are full, and their paths share that.
+    let least = ports.values().map(|(sum, _)| *sum).min().unwrap_or(0);
+    let most = ports.values().map(|(sum, _)| *sum).max().unwrap_or(0);
+    if is_one_family && ports.len() > 1 && percent(least, most) >= SAME_PERCENT {
+        return None;
+    }
     let is_port = |path: &&&&PathNow| {
         is_one_family && is_slow_port(leaves_by(path)) && is_whole(leaves_by(path))
     };
@@ -831,11 +851,17 @@ mod tests {
         let finding = said(&network, paths, &[]);
         assert_eq!(finding.cause, Cause::SlowPath);
         assert!(finding.says.contains("from 10.0.1.1"), "{}", finding.says);
+        // Both ports carry the same, however their paths share that.
+        let mut paths: Vec<_> = (0..4)
+            .map(|at| path(at, ["10.0.0.1", "10.0.1.1"][at as usize % 2], 100, 900))
+            .collect();
+        (paths[0], paths[2]) = (path(0, "10.0.0.1", 140, 900), path(2, "10.0.0.1", 60, 900));
+        assert_eq!(cause(paths), Cause::Shared);
         // Two ports have no way between them, so far as their paths tell.
         let mut paths: Vec<_> = (0..4)
             .map(|at| path(at, ["10.0.0.1", "10.0.1.1"][at as usize % 2], 100, 900))
             .collect();
-        (paths[1], paths[2]) = (path(1, "10.0.1.1", 50, 900), path(2, "10.0.0.1", 50, 900));
+        (paths[1], paths[2]) = (path(1, "10.0.1.1", 60, 900), path(2, "10.0.0.1", 40, 900));
         assert_eq!(cause(paths), Cause::SlowPath);
         // Of few chunks, so different numbers are chance.
         let mut paths = alike(900);
@@ -851,9 +877,14 @@ mod tests {
             path.counters[PathCounter::Delivered] = 1000;
             path.counters[PathCounter::Marks] = 100;
         }
-        let finding = said(&network, paths, &[]);
+        let finding = said(&network, paths.clone(), &[]);
         assert_eq!(finding.cause, Cause::Shared);
         assert!(finding.says.contains("mark"), "{}", finding.says);
+        // One has got less of the same queue, or has a slower one.
+        paths[1].counters[PathCounter::SentBytes] /= 2;
+        assert_eq!(cause(paths.clone()), Cause::Shared);
+        paths[1].histograms = path(1, "", 1, 3000).histograms;
+        assert_eq!(cause(paths), Cause::SlowPath);
         let mut paths = alike(900);
         paths[3].counters[PathCounter::Retransmits] = 700;
         let finding = said(&network, paths, &[]);

@@ -50,8 +50,13 @@ pub(super) fn explain(window: &Window) -> impl Iterator<Item = Finding> + '_ {
     window.ports.iter().flat_map(of_port).chain(unequal)
 }
 
-/// What the host says: packets that had arrived were dropped, because the processor that takes them in was late.
+/// What the host says: packets that had arrived were dropped, because the processor that takes them in was late. Linux
+/// counts there too what arrives at an interface that has been taken down.
 pub(super) fn host(window: &Window) -> Option<Finding> {
+    let was_down = |port: &PortWindow| count(port, PortCounter::CarrierDowns) > 0;
+    if window.ports.iter().any(was_down) {
+        return None;
+    }
     let counters = &window.host.as_ref()?.counters;
     let drops = counters[HostCounter::SoftnetDrops].unwrap_or(0);
     let taken = counters[HostCounter::SoftnetPackets].unwrap_or(0);
@@ -450,6 +455,11 @@ mod tests {
         assert_eq!(said(0), None);
         assert_eq!(said(99), None);
         assert_eq!(said(100), Some(Cause::ReceiverHost));
+        let mut window = port(&[(PortCounter::CarrierDowns, 1)], &[]);
+        let mut host = HostWindow::default();
+        host.counters[HostCounter::SoftnetDrops] = Some(100);
+        window.host = Some(host);
+        assert_eq!(super::host(&window), None);
     }
 
     fn causes(counters: &[(PortCounter, u64)], gauges: &[(PortGauge, u64)]) -> Vec<Cause> {
