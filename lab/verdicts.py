@@ -8,7 +8,7 @@ A scene is a network, programs on it, and something that is done to it. Those ov
 machine (fabric.sh). Those that need RDMA, or queues that mark or lose, run in the guest of roce.sh, which is booted once
 for all of them: there everything is 20 to 50 times slower, so their rates are low. It takes release builds:
 
-    cargo build --release --workspace --example net_perf
+    cargo build --release --workspace --lib --bins --example net_perf
 """
 
 import argparse
@@ -245,7 +245,11 @@ def run(scene, programs, keep):
         segments = Path(folder) / "segments"
         segments.mkdir()
         recording = Path(folder) / f"{scene.name}.gz"
-        record(scene, programs, folder, segments, recording)
+        try:
+            record(scene, programs, folder, segments, recording)
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            print(f"FAIL {scene.name}: {error}", flush=True)
+            return False
         explain = [programs["thalweg"], "explain", str(recording)]
         explained = subprocess.run([*explain, "--json"], capture_output=True, text=True, timeout=60, check=True)
         findings = json.loads(explained.stdout)["findings"]

@@ -174,8 +174,7 @@ pub struct Finding {
 }
 
 /// What limited the links of a window, those that send first and the busiest first, and what its ports and the
-/// host say.
-/// Links on which nothing went, and nothing waited, are left out.
+/// host say. Links on which nothing went, and nothing waited, are left out.
 #[must_use]
 pub fn explain(window: &Window) -> Vec<Finding> {
     let of_process = |watched| {
@@ -487,10 +486,14 @@ fn lost_paths(link: &Link, events: &[&Happened]) -> Option<Told> {
 
 /// Paths that the sender has given up because they stayed slower than others.
 fn given_up(events: &[&Happened]) -> impl Iterator<Item = String> {
-    let slow = events.iter().filter(|event| {
-        let is_slow = |reason| reason == FenceReason::Slow;
-        matches!(event.event, Event::PathFenced { reason, .. } if is_slow(reason))
-    });
+    let is_slow = |event: &&&Happened| {
+        let reason = match event.event {
+            Event::PathFenced { reason, .. } => Some(reason),
+            _ => None,
+        };
+        reason == Some(FenceReason::Slow)
+    };
+    let slow = events.iter().filter(is_slow);
     let told = slow.filter_map(|event| Some(format!("path {} {}", event.path?, event.event)));
     told.take(EVENTS)
 }

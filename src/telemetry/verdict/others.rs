@@ -7,7 +7,7 @@ use super::{
     Cause, LOSS_ONE_IN, LOSSES, SEGMENT_BYTES, Shares, Told, compared, gigabits, is_marked,
     leaves_by, percent, sum,
 };
-use crate::telemetry::reader::{Link, PathNow};
+use crate::telemetry::reader::Link;
 use crate::telemetry::schema::{LinkCounter, PathCounter, PathHistogram};
 use crate::telemetry::snapshot::Window;
 
@@ -28,14 +28,9 @@ fn host(link: &Link) -> &str {
 
 /// Whether both have a path by the same address of this host.
 fn has_same_port(one: &Link, other: &Link) -> bool {
-    let addresses = |link: &Link| -> Vec<String> {
-        let known = link.paths.iter().filter(|path| !path.ends.is_empty());
-        known.map(|path| leaves_by(path).to_owned()).collect()
-    };
-    let theirs = addresses(other);
-    addresses(one)
-        .iter()
-        .any(|address| theirs.contains(address))
+    let named = one.paths.iter().filter(|path| !path.ends.is_empty());
+    let mut addresses = named.map(leaves_by);
+    addresses.any(|address| other.paths.iter().any(|path| leaves_by(path) == address))
 }
 
 /// The links to, or from, other hosts over a port that this link uses too.
@@ -80,6 +75,10 @@ pub(super) fn incast(window: &Window, link: &Link, share: u64) -> Option<Told> {
     Some((Cause::ReceiverShared, 30 + share / 3, says, evidence))
 }
 
+fn total(link: &Link, counter: PathCounter) -> u64 {
+    sum(link.paths.iter().map(|path| path.counters[counter]))
+}
+
 /// How long the middle one of all round trips on a link's paths waited in queues.
 fn queue(link: &Link) -> Option<u64> {
     let paths = compared(link).into_iter();
@@ -93,6 +92,7 @@ fn queue(link: &Link) -> Option<u64> {
 /// same core, so what none of them meets is beyond that. Only if that is clear: other queues may be as long.
 pub(super) fn place(window: &Window, link: &Link) -> Option<(&'static str, String)> {
     let has_marks = |link: &Link| compared(link).iter().any(|path| is_marked(path));
+    let speaks_ecn = |link: &Link| total(link, PathCounter::Delivered) > 0;
     let is_ours_marked = has_marks(link);
     let ours = queue(link)?;
     let (mut meeting, mut free) = (0, 0);
@@ -101,7 +101,8 @@ pub(super) fn place(window: &Window, link: &Link) -> Option<(&'static str, Strin
             continue;
         };
         let is_marked = has_marks(other);
-        let is_free = is_ours_marked && !is_marked || theirs.saturating_mul(SHORTER) < ours;
+        let is_unmarked = is_ours_marked && !is_marked && speaks_ecn(other);
+        let is_free = is_unmarked || theirs.saturating_mul(SHORTER) < ours;
         let is_alike = percent(theirs.abs_diff(ours), ours) <= ALIKE_PERCENT;
         match (is_free, is_marked == is_ours_marked && is_alike) {
             (true, _) => free += 1,
@@ -132,10 +133,6 @@ pub(super) fn place(window: &Window, link: &Link) -> Option<(&'static str, Strin
 /// Over TCP: segments of this link are lost, and not one was acknowledged under ECN, while queues mark those of
 /// other links. What a queue would mark it drops, if the two kernels have not agreed on ECN.
 pub(super) fn half_ecn(window: &Window, link: &Link) -> Option<Told> {
-    let total = |link: &Link, counter: PathCounter| {
-        let counted = |path: &PathNow| path.counters[counter];
-        sum(link.paths.iter().map(counted))
-    };
     let again = total(link, PathCounter::Retransmits);
     let segments = total(link, PathCounter::SentBytes) / SEGMENT_BYTES;
     let has_losses = again >= LOSSES && again.saturating_mul(LOSS_ONE_IN) >= segments;
@@ -163,7 +160,7 @@ mod tests {
     use super::super::{Finding, Subject, explain};
     use super::*;
     use crate::telemetry::Role;
-    use crate::telemetry::schema::LinkCounter;
+    use crate::telemetry::reader::PathNow;
     use crate::telemetry::values::Values;
 
     /// A link that waited for the network, with its one path.
@@ -243,7 +240,12 @@ mod tests {
         let counters = &mut marked.paths[0].counters;
         counters[PathCounter::Delivered] = 1000;
         counters[PathCounter::Marks] = 100;
-        let findings = said(vec![marked, to_peer(2, "10.0.1.2", 1000)]);
+        let mut unmarked = to_peer(2, "10.0.1.2", 1000);
+        unmarked.paths[0].counters[PathCounter::Delivered] = 1000;
+        let without_ecn = said(vec![marked.clone(), to_peer(2, "10.0.1.2", 1000)]);
+        let says = &to(&without_ecn, "10.0.1.1").says;
+        assert!(says.contains("a port at either end"), "{says}");
+        let findings = said(vec![marked, unmarked]);
         let finding = to(&findings, "10.0.1.1");
         assert!(finding.says.contains("that peer's port"), "{finding:?}");
     }
