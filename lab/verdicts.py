@@ -203,7 +203,8 @@ SCENES = [
           ["pingpong", "-b", "64K", "-e", "64K", "--inflight", "1"]),
     Scene("starved", {"sender": "software"}, ways("400,400"), BULK, trouble=starve(0, 3)),
     Scene("small", {"sender": "latency"}, ways("20", [
-        "tc -n {fabric}-r0 qdisc replace dev to_b root netem delay 5ms", "tc -n {fabric}-r0 qdisc replace dev to_a root netem delay 5ms"]),
+        "tc -n {fabric}-r0 qdisc replace dev to_b root netem delay 5ms",
+        "tc -n {fabric}-r0 qdisc replace dev to_a root netem delay 5ms"]),
           ["sendrecv", "--oneway", "-b", "1K", "-e", "1K", "--inflight", "1"], is_guest=True),
     Scene("incast", {"sender": "shared", "receiver": "receiver-shared"}, star(300, "b", "s0", "s1", "s2"),
           ["incast", "-b", "12M", "-e", "12M"]),
@@ -235,8 +236,8 @@ SCENES = [
           trouble=freeze(1, 1.4, 0.1), is_guest=True),
     Scene("rdma-receiver-late", {"sender": "receiver-late", "receiver": "receiver-late"},
           Rails(shaped(24), shaped(24)), [*RDMA_BULK, "--pause", "200"], is_guest=True),
-    Scene("rdma-mtu", {"sender": "shared", "rxea1:1": "misconfigured"}, Rails(shaped(20), shaped(20), mtus=(4200, 1500)), RDMA_BULK,
-          is_guest=True),
+    Scene("rdma-mtu", {"sender": "shared", "rxea1:1": "misconfigured"}, Rails(shaped(20), shaped(20), mtus=(4200, 1500)),
+          RDMA_BULK, is_guest=True),
 ]
 
 
@@ -262,15 +263,16 @@ def run(scene, programs, keep):
                 told[to] = finding["cause"]
         told = {who: told.get(who, "nothing") for who in scene.expected}
         is_right = told == scene.expected
-        print(f"{'ok  ' if is_right else 'FAIL'} {scene.name}: {told}{'' if is_right else f' (expected {scene.expected})'}", flush=True)
+        wanted = "" if is_right else f" (expected {scene.expected})"
+        print(f"{'ok  ' if is_right else 'FAIL'} {scene.name}: {told}{wanted}", flush=True)
         if not is_right or keep is None:
             print("    " + text.replace("\n", "\n    "), flush=True)
         if keep:
-            folder = Path(keep) if is_right else Path(keep) / "wrong"
-            folder.mkdir(parents=True, exist_ok=True)
-            # `record` flushes each line, which costs a third of what compression saves.
+            place = Path(keep) if is_right else Path(keep) / "wrong"
+            place.mkdir(parents=True, exist_ok=True)
+            # `record` flushes each line: packed as a whole it is smaller.
             packed = gzip.compress(gzip.decompress(recording.read_bytes()), 9, mtime=0)
-            (folder / recording.name).write_bytes(packed)
+            (place / recording.name).write_bytes(packed)
         return is_right
 
 
