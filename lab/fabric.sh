@@ -72,7 +72,11 @@ in_namespace() {
   # shellcheck disable=SC2016 # the inner shell expands these
   ip netns exec "$ns" sh -c '
     for setting; do
-      for file in /proc/sys/net/${setting%=*}; do [ ! -e "$file" ] || echo "${setting#*=}" >"$file"; done
+      value=${setting#*=}
+      for file in /proc/sys/net/${setting%=*}; do
+        # Linux 6.1 takes ignore_routes_with_linkdown of IPv6, and yet calls it an error.
+        [ ! -e "$file" ] || echo "$value" 2>/dev/null >"$file" || [ "$(cat "$file")" = "$value" ] || exit
+      done
     done' sh "$@"
   ip -n "$ns" -batch - <<<"${input%%--*}"
   [[ $input != *--* ]] || tc -n "$ns" -batch - <<<"${input#*--}"

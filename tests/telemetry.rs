@@ -274,7 +274,7 @@ fn a_receiver_that_posts_late_is_told_at_both_ends() {
     let findings = verdict::explain(&after.since(&before));
     let told = |finding: &Finding| match finding.subject {
         Subject::Link { role, .. } => Some((role, finding.cause)),
-        Subject::Port { .. } => None,
+        Subject::Port { .. } | Subject::Host { .. } => None,
     };
     let causes: Vec<_> = findings.iter().filter_map(told).collect();
     let late = Cause::ReceiverLate;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::Job;
 use crate::net::{HANDLE_BYTES, Handle, ListenComm, RecvComm, Request, SendComm};
+use crate::options::Options;
 
 /// Zeroed memory on page boundaries. It is reached through raw pointers only, since a plugin works
 /// on parts of it while the program works on others.
@@ -128,6 +129,8 @@ pub struct RecvLane {
     pub channel: usize,
     /// Oldest first, as they are tested.
     pub pending: VecDeque<Pending>,
+    /// When the last receive was posted.
+    pub posted: Option<Instant>,
 }
 
 /// The connections of one rank, and how long they took to make.
@@ -267,6 +270,7 @@ fn connect_channels(
                             peer: *peer,
                             channel: *channel,
                             pending: VecDeque::new(),
+                            posted: None,
                         });
                         let Making::Awaiting { listener, .. } = one else {
                             continue;
@@ -286,7 +290,7 @@ fn connect_channels(
                     making.len()
                 ));
             }
-            thread::yield_now();
+            rest(job.options.nap);
         }
     }
     let took = start.elapsed();
@@ -311,14 +315,16 @@ pub fn close(job: &Job, lanes: Lanes) -> Result<(), String> {
 pub struct Watchdog {
     last: Instant,
     limit: Duration,
+    nap: Duration,
     turns: u32,
 }
 
 impl Watchdog {
-    pub fn new(limit: Duration) -> Self {
+    pub fn new(options: &Options) -> Self {
         Self {
             last: Instant::now(),
-            limit,
+            limit: options.timeout,
+            nap: options.nap,
             turns: 0,
         }
     }
@@ -339,7 +345,16 @@ impl Watchdog {
                 self.limit.as_secs_f64()
             ));
         }
-        thread::yield_now();
+        rest(self.nap);
         Ok(())
+    }
+}
+
+/// Lets others run, for so long at least.
+fn rest(nap: Duration) {
+    if nap.is_zero() {
+        thread::yield_now();
+    } else {
+        thread::sleep(nap);
     }
 }

@@ -29,6 +29,8 @@ what    -b BYTES -e BYTES -f FACTOR   sizes: first, last, step (1M, as first, 2)
         --inflight K      requests outstanding per connection (8, at most 32)
         --comms C         connections per pair of ranks, or rings (1)
         --group N         sendrecv: receive in groups of N with tags (1)
+        --pause MS        receivers that are late: they post one receive in MS milliseconds at most
+        --nap US          sleep so long when there is nothing to do, instead of looking again at once
         --slice BYTES     allreduce: largest message (1M)
         --check           a new pattern in every iteration, every byte compared (takes time too)
         --dev D           device (0)
@@ -92,6 +94,10 @@ pub struct Options {
     pub inflight: usize,
     pub comms: usize,
     pub group: usize,
+    /// Between two receives that are posted on a connection.
+    pub pause: Duration,
+    /// In a turn of the loop that found nothing to do.
+    pub nap: Duration,
     pub slice_bytes: usize,
     pub oneway: bool,
     pub check: bool,
@@ -126,6 +132,8 @@ impl Options {
             inflight: 8,
             comms: 1,
             group: 1,
+            pause: Duration::ZERO,
+            nap: Duration::ZERO,
             slice_bytes: 1 << 20,
             oneway: false,
             check: false,
@@ -165,6 +173,8 @@ impl Options {
                 "--inflight" => o.inflight = number(name, value()?)?,
                 "--comms" => o.comms = number(name, value()?)?,
                 "--group" => o.group = number(name, value()?)?,
+                "--pause" => o.pause = duration(name, value()?, 1e-3)?,
+                "--nap" => o.nap = duration(name, value()?, 1e-6)?,
                 "--slice" => o.slice_bytes = bytes(name, value()?)?,
                 "--oneway" => o.oneway = true,
                 "-c" | "--check" => o.check = true,

@@ -171,7 +171,7 @@ pub fn run(
     meter: &mut Meter,
     base: u64,
 ) -> Result<(), String> {
-    let mut watchdog = Watchdog::new(job.options.timeout);
+    let mut watchdog = Watchdog::new(&job.options);
     let mut iteration = 0;
     let mut progress = vec![Progress::default(); plan.rings.len()];
     loop {

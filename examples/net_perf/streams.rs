@@ -103,7 +103,7 @@ pub fn run(
     let per_group = group as u64;
     let mut sends = vec![Counts::default(); lanes.sends.len()];
     let mut recvs = vec![Counts::default(); lanes.recvs.len()];
-    let mut watchdog = Watchdog::new(job.options.timeout);
+    let mut watchdog = Watchdog::new(&job.options);
     let mut now = Instant::now();
     loop {
         let started = sends
@@ -174,6 +174,10 @@ fn receive(
     let group = job.options.group;
     let named = |e: crate::net::NetError| format!("from rank {}: {e}", lane.peer);
     while counts.issued < until && lane.pending.len() < job.options.inflight {
+        let is_paused = |posted| now.duration_since(posted) < job.options.pause;
+        if lane.posted.is_some_and(is_paused) {
+            break;
+        }
         let mut group_slots = [const { None }; crate::net::MAX_GROUP];
         for (tag, slot) in (0..).zip(group_slots.iter_mut().take(group)) {
             let message = counts.issued * group as u64 + tag;
@@ -193,6 +197,7 @@ fn receive(
             request,
             since: now,
         });
+        lane.posted = Some(now);
         counts.issued += 1;
     }
     let Some(oldest) = lane.pending.front() else {
@@ -306,7 +311,7 @@ pub fn ping_pong(
     let begins = job.world.rank.is_multiple_of(2);
     let mut sent = Counts::default();
     let mut received = Counts::default();
-    let mut watchdog = Watchdog::new(job.options.timeout);
+    let mut watchdog = Watchdog::new(&job.options);
     let mut round = 0;
     let mut started = Instant::now();
     loop {

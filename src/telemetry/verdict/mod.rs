@@ -9,6 +9,7 @@
 //! Nothing but the window goes in, and all arithmetic is whole, so a recording gives the same answer for
 //! ever.
 
+mod others;
 mod ports;
 
 use std::cmp::Reverse;
@@ -18,11 +19,11 @@ use std::fmt;
 use serde::Serialize;
 
 use super::Role;
-use super::event::Event;
+use super::event::{Event, FenceReason};
 use super::histogram::Counts;
 use super::reader::{Happened, Link, PathNow};
 use super::schema::{
-    LINK_TIMES, LinkCounter, MessageHistogram, PathCounter, PathGauge, PathHistogram,
+    HostCounter, LINK_TIMES, LinkCounter, MessageHistogram, PathCounter, PathGauge, PathHistogram,
 };
 use super::snapshot::{Watched, Window};
 
@@ -32,12 +33,18 @@ const IDLE_PERCENT: u64 = 60;
 const MATTERS_PERCENT: u64 = 20;
 /// A path that delivers so many per cent of what its siblings do is slow.
 const SLOW_PERCENT: u64 = 65;
+/// Ports that carry so many per cent of the busiest one are alike.
+const SAME_PERCENT: u64 = 90;
 /// Of so many segments, one that is sent again is loss that matters: TCP's throughput suffers from there on.
 const LOSS_ONE_IN: u64 = 1000;
+/// Fewer segments than that, sent again, are an accident.
+const LOSSES: u64 = 10;
 /// Of so many segments, one mark says that queues are held at the mark.
 const MARK_ONE_IN: u64 = 50;
 /// Paths that carried less of the link's bytes than this share are not compared: they hardly ran.
 const COMPARED_PERMILLE: u64 = 5;
+/// Events that are shown as evidence, at most.
+const EVENTS: usize = 8;
 /// What a segment carries, where it is not known how many there were.
 const SEGMENT_BYTES: u64 = 1448;
 
@@ -53,7 +60,7 @@ pub enum Cause {
     SlowPath,
     /// What all paths have in common is full: the fabric's core, or the port at either end.
     Shared,
-    /// The receiver holds back what others want to send too.
+    /// Several send to the receiver's port at once.
     ReceiverShared,
     /// The receiver's program has not posted its receives.
     ReceiverLate,
@@ -79,7 +86,12 @@ impl Cause {
     pub fn is_network(self) -> bool {
         matches!(
             self,
-            Self::PathLoss | Self::PathCollision | Self::SlowPath | Self::Shared | Self::WornLink
+            Self::PathLoss
+                | Self::PathCollision
+                | Self::SlowPath
+                | Self::Shared
+                | Self::ReceiverShared
+                | Self::WornLink
         )
     }
 
@@ -124,6 +136,11 @@ pub enum Subject {
         /// Its name.
         port: String,
     },
+    /// This host.
+    Host {
+        /// That it is.
+        host: bool,
+    },
 }
 
 impl fmt::Display for Subject {
@@ -136,6 +153,7 @@ impl fmt::Display for Subject {
                 peer,
             } => write!(f, "{program} {pid} {} {peer}", role.way()),
             Self::Port { port } => write!(f, "port {port}"),
+            Self::Host { .. } => f.write_str("this host"),
         }
     }
 }
@@ -158,8 +176,8 @@ pub struct Finding {
     pub evidence: Vec<String>,
 }
 
-/// What limited the links of a window, those that send first and the busiest first, and what its ports say.
-/// Links on which nothing went, and nothing waited, are left out.
+/// What limited the links of a window, those that send first and the busiest first, and what its ports and the
+/// host say. Links on which nothing went, and nothing waited, are left out.
 #[must_use]
 pub fn explain(window: &Window) -> Vec<Finding> {
     let of_process = |watched| {
@@ -173,7 +191,8 @@ pub fn explain(window: &Window) -> Vec<Finding> {
         (link.role == Role::Receiver, Reverse(bytes))
     });
     let links = found.into_iter().map(|(_, finding)| finding);
-    links.chain(ports::explain(window)).collect()
+    let host = ports::host(window);
+    links.chain(ports::explain(window)).chain(host).collect()
 }
 
 /// The times of a link, in per cent of all.
@@ -224,7 +243,12 @@ fn percent(part: u64, all: u64) -> u64 {
     u64::try_from(percent).unwrap_or(u64::MAX)
 }
 
+/// Below 0.1 Gb/s in Mb/s.
 fn gigabits(bytes_per_second: u64) -> String {
+    if bytes_per_second < 12_500_000 {
+        let tenths = bytes_per_second / 12_500;
+        return format!("{}.{} Mb/s", tenths / 10, tenths % 10);
+    }
     let hundredths = bytes_per_second / 1_250_000;
     format!("{}.{:02} Gb/s", hundredths / 100, hundredths % 100)
 }
@@ -250,7 +274,7 @@ fn of_link(window: &Window, watched: &Watched, link: &Link) -> Option<Finding> {
         .collect();
     let (cause, confidence, says, mut evidence) = match link.role {
         Role::Sender => sender(window, link, &shares, &events),
-        Role::Receiver => receiver(&shares)?,
+        Role::Receiver => receiver(window, link, &shares)?,
     };
     let rate = gigabits(window.per_second(bytes));
     let messages = link.counters[LinkCounter::Messages];
@@ -285,7 +309,7 @@ fn of_link(window: &Window, watched: &Watched, link: &Link) -> Option<Finding> {
     })
 }
 
-fn receiver(shares: &Shares) -> Option<Told> {
+fn receiver(window: &Window, link: &Link, shares: &Shares) -> Option<Told> {
     let waits = [
         LinkCounter::IdleTime,
         LinkCounter::CreditTime,
@@ -294,9 +318,10 @@ fn receiver(shares: &Shares) -> Option<Told> {
     ];
     let longest = waits.into_iter().max_by_key(|&wait| shares.get(wait))?;
     let share = shares.get(longest);
-    // While parts of messages arrive, the sender knows more.
-    if share < shares.get(LinkCounter::NetworkTime) || share < MATTERS_PERCENT {
-        return None;
+    let network = shares.get(LinkCounter::NetworkTime);
+    if share < network || share < MATTERS_PERCENT {
+        // While parts of messages arrive, their sender knows more, but not who else sends.
+        return others::incast(window, link, network);
     }
     let (cause, says) = match longest {
         LinkCounter::CreditTime => (
@@ -358,19 +383,55 @@ fn sender(window: &Window, link: &Link, shares: &Shares, events: &[&Happened]) -
             "not the network's bandwidth: each message waits for its round trip; more of them at once, \
              or larger ones, would fill it",
         ),
-        Cause::Software => plain(
-            "not the network: this host's own work (calls that come late, copies, checks) took the time",
-        ),
-        _ => network(window, link, share, lossy),
+        Cause::Software => {
+            let (cause, share, says, mut evidence) = plain(
+                "not the network: this host's own work (calls that come late, copies, checks) took the time",
+            );
+            evidence.extend(processors(window));
+            (cause, share, says, evidence)
+        }
+        _ => network(window, link, share, lossy, events),
     }
 }
 
+/// For how long work had to wait for a processor of this host, if that matters.
+fn processors(window: &Window) -> Option<String> {
+    let host = window.host.as_ref()?;
+    let waited = percent(
+        host.counters[HostCounter::CpuPressureSome]?,
+        host.between_ns?,
+    );
+    (waited >= MATTERS_PERCENT).then(|| {
+        format!("on this host some work waited for a processor for {waited} % of the time")
+    })
+}
+
 /// The network was waited for: what of it?
-fn network(window: &Window, link: &Link, share: u64, lossy: Option<Told>) -> Told {
-    lossy
-        .or_else(|| unequal(window, link, share))
-        .or_else(|| marked(link, share))
-        .unwrap_or_else(|| alike(link, share))
+fn network(
+    window: &Window,
+    link: &Link,
+    share: u64,
+    lossy: Option<Told>,
+    events: &[&Happened],
+) -> Told {
+    if let Some(told) = lossy.or_else(|| others::half_ecn(window, link)) {
+        return told;
+    }
+    if let Some(mut told) = unequal(window, link, share) {
+        told.3.extend(given_up(events));
+        return told;
+    }
+    let place = others::place(window, link);
+    let whose = place
+        .as_ref()
+        .map_or("a port at either end or the fabric's core", |(place, _)| {
+            place
+        });
+    let mut told = marked(link, share, whose).unwrap_or_else(|| alike(link, share, whose));
+    if told.0 == Cause::Shared {
+        told.3.extend(place.map(|(_, seen)| seen));
+    }
+    told
 }
 
 /// Paths of which there is enough to say.
@@ -385,49 +446,87 @@ fn compared(link: &Link) -> Vec<&PathNow> {
 }
 
 fn lost_paths(link: &Link, events: &[&Happened]) -> Option<Told> {
-    let mut evidence = Vec::new();
     let mut silent = Vec::new();
+    let mut is_port_down = true;
+    // What ports say comes first: paths fall silent by it.
+    let (mut evidence, mut of_paths) = (Vec::new(), Vec::new());
     for event in events {
         match event.event {
-            Event::PathFenced { .. } => silent.extend(event.path),
-            Event::PortLossy { .. } | Event::PathReplayed { .. } => {}
+            // It lost nothing: the sender looked for a better way.
+            Event::PathFenced {
+                reason: FenceReason::Slow,
+                ..
+            } => continue,
+            Event::PortLossy { port, .. } => {
+                evidence.push(format!("port {port} {}", event.event));
+                continue;
+            }
+            Event::PathFenced { reason, .. } => {
+                is_port_down &= reason == FenceReason::PortDown;
+                silent.extend(event.path);
+            }
+            Event::PathReplayed { .. } if event.path.is_some_and(|path| silent.contains(&path)) => {
+            }
             _ => continue,
         }
         let path = event
             .path
             .map_or_else(String::new, |path| format!("path {path} "));
-        evidence.push(format!("{path}{}", event.event));
+        of_paths.push(format!("{path}{}", event.event));
     }
     silent.sort_unstable();
     silent.dedup();
-    evidence.truncate(8);
-    if !silent.is_empty() {
-        let says = format!(
-            "{} fell silent or broke; its traffic went by the others",
+    let says = if !evidence.is_empty() {
+        "a port loses packets: look at its cable, its transceiver and its switch port".into()
+    } else if let [_, others @ ..] = &silent[..] {
+        let whose = if others.is_empty() { "its" } else { "their" };
+        let what = if is_port_down {
+            "left by a port that went down"
+        } else {
+            "fell silent or broke"
+        };
+        format!(
+            "{} {what}; {whose} traffic went by the others",
             numbered(&silent)
-        );
-        return Some((Cause::PathLoss, 95, says, evidence));
-    }
-    if !evidence.is_empty() {
-        let says = "a port loses packets: look at its cable, its transceiver and its switch port";
-        return Some((Cause::PathLoss, 90, says.into(), evidence));
-    }
-    retransmitting(link)
+        )
+    } else {
+        return retransmitting(link);
+    };
+    evidence.append(&mut of_paths);
+    evidence.truncate(EVENTS);
+    Some((Cause::PathLoss, 95, says, evidence))
+}
+
+/// Paths that the sender has given up because they stayed slower than others.
+fn given_up(events: &[&Happened]) -> impl Iterator<Item = String> {
+    let is_slow = |event: &&&Happened| {
+        let reason = match event.event {
+            Event::PathFenced { reason, .. } => Some(reason),
+            _ => None,
+        };
+        reason == Some(FenceReason::Slow)
+    };
+    let slow = events.iter().filter(is_slow);
+    let told = slow.filter_map(|event| Some(format!("path {} {}", event.path?, event.event)));
+    told.take(EVENTS)
 }
 
 /// Over TCP: paths on which more is sent again than on the others, or on which that cannot come from a queue.
 fn retransmitting(link: &Link) -> Option<Told> {
     let again = |path: &PathNow| path.counters[PathCounter::Retransmits];
     let segments = |path: &PathNow| path.counters[PathCounter::SentBytes] / SEGMENT_BYTES;
-    let per_million =
-        |path: &PathNow| again(path).saturating_mul(1_000_000) / segments(path).max(1);
+    let per_million = |path: &PathNow| {
+        let lost = again(path);
+        let lost = if lost < LOSSES { 0 } else { lost };
+        lost.saturating_mul(1_000_000) / segments(path).max(1)
+    };
     let paths = compared(link);
     let mut ratios: Vec<_> = paths.iter().map(|path| per_million(path)).collect();
     ratios.sort_unstable();
     let usual = *ratios.get(ratios.len().saturating_sub(1) / 2)?;
     let lossy = |path: &&&PathNow| {
         let stands_out = per_million(path) / 5 > usual || (paths.len() > 1 && usual == 0);
-        again(path) >= 10 && per_million(path) >= 1_000_000 / LOSS_ONE_IN && stands_out
+        per_million(path) >= 1_000_000 / LOSS_ONE_IN && stands_out
     };
     let found: Vec<_> = paths.iter().filter(lossy).collect();
     let numbers: Vec<_> = found.iter().map(|path| path.number).collect();
@@ -464,17 +563,43 @@ fn leaves_by(path: &PathNow) -> &str {
     local.rsplit_once(':').map_or(local, |(address, _)| address)
 }
 
+/// How many chunks of a path were timed.
+fn chunks(path: &PathNow) -> u64 {
+    path.histograms[PathHistogram::Delay].count()
+}
+
+/// Whether two paths that are alike carry such different numbers of chunks now and then: the difference of two
+/// counts scatters by the root of their sum, and three times that is rare.
+fn is_chance(few: u64, many: u64) -> bool {
+    let apart = u128::from(few.abs_diff(many));
+    let all = u128::from(few) + u128::from(many);
+    all > 0 && apart.saturating_mul(apart) < 9 * all
+}
+
 /// Paths or ports that deliver less than the others.
 fn unequal(window: &Window, link: &Link, share: u64) -> Option<Told> {
     let paths = compared(link);
     // What each carried: while there is more to send than the paths take, that is what each can do.
     let rate = |path: &PathNow| window.per_second(path.counters[PathCounter::SentBytes]);
-    let fastest = paths.iter().map(|path| rate(path)).max()?;
-    let slow: Vec<_> = paths
-        .iter()
-        .filter(|path| percent(rate(path), fastest) <= SLOW_PERCENT)
-        .collect();
+    let best = paths.iter().max_by_key(|path| rate(path))?;
+    let fastest = rate(best);
+    let is_slow = |path: &PathNow| {
+        percent(rate(path), fastest) <= SLOW_PERCENT && !is_chance(chunks(path), chunks(best))
+    };
+    let slow: Vec<_> = paths.iter().filter(|path| is_slow(path)).collect();
     if slow.is_empty() || fastest == 0 {
+        return None;
+    }
+    // A queue that is held at its mark has as many bytes on a slow link as on a fast one, so there it takes longer: a
+    // marked path that waits no longer than the fastest has got less of the same queue. Several such may also be a
+    // collision.
+    let queue = |path: &PathNow| path.histograms[PathHistogram::Queue].quantile(500);
+    let longest = queue(best).map_or(u64::MAX, |queue| queue.saturating_mul(4) / 3);
+    if let [path] = &slow[..]
+        && is_marked(best)
+        && is_marked(path)
+        && queue(path).is_some_and(|queue| queue <= longest)
+    {
         return None;
     }
     let mut ports: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
@@ -486,7 +611,7 @@ fn unequal(window: &Window, link: &Link, share: u64) -> Option<Told> {
     let evidence: Vec<_> = paths
         .iter()
         .map(|path| {
-            let queue = path.histograms[PathHistogram::Queue].quantile(500);
+            let queue = queue(path);
             format!(
                 "path {} ({}) carried {}, with {} in queues",
                 path.number,
@@ -497,21 +622,27 @@ fn unequal(window: &Window, link: &Link, share: u64) -> Option<Told> {
         })
         .collect();
     let mean = |(sum, count): &(u64, u64)| sum / count.max(&1);
-    let best = ports.values().map(mean).max().unwrap_or(0);
+    let best_port = ports.values().map(mean).max().unwrap_or(0);
     let is_slow_port = |name: &str| {
         let of = ports.get(name).map_or(0, mean);
-        percent(of, best) <= SLOW_PERCENT
+        percent(of, best_port) <= SLOW_PERCENT
     };
     let confidence = 50 + share.min(100) / 2;
     let is_whole = |name: &str| {
         let mut of_port = paths.iter().filter(|path| leaves_by(path) == name);
-        of_port.all(|path| percent(rate(path), fastest) <= SLOW_PERCENT)
+        of_port.all(|path| is_slow(path))
     };
     // Addresses of both families may be one port's.
     let is_ipv6 = |name: &&str| name.starts_with('[');
     let is_one_family = ports
         .keys()
         .all(|name| is_ipv6(name) == is_ipv6(&leaves_by(slow[0])));
+    // What a path lacks another of its port has got beside: the ports are full, and their paths share that.
+    let least = ports.values().map(|(sum, _)| *sum).min().unwrap_or(0);
+    let most = ports.values().map(|(sum, _)| *sum).max().unwrap_or(0);
+    if is_one_family && ports.len() > 1 && percent(least, most) >= SAME_PERCENT {
+        return None;
+    }
     let is_port = |path: &&&&PathNow| {
         is_one_family && is_slow_port(leaves_by(path)) && is_whole(leaves_by(path))
     };
@@ -527,7 +658,12 @@ fn unequal(window: &Window, link: &Link, share: u64) -> Option<Told> {
     let numbers: Vec<_> = slow.iter().map(|path| path.number).collect();
     // Together they carry what one of the others does: they have one way between them.
     let together = sum(slow.iter().map(|path| rate(path)));
-    let share_one = slow.len() > 1 && (75..=125).contains(&percent(together, fastest));
+    let is_one_port = !is_one_family
+        || slow
+            .iter()
+            .all(|path| leaves_by(path) == leaves_by(slow[0]));
+    let share_one =
+        slow.len() > 1 && is_one_port && (75..=125).contains(&percent(together, fastest));
     let (cause, says) = if share_one {
         (
             Cause::PathCollision,
@@ -549,14 +685,16 @@ fn unequal(window: &Window, link: &Link, share: u64) -> Option<Told> {
     Some((cause, confidence, says, evidence))
 }
 
+/// A path's queues are held at the mark.
+fn is_marked(path: &PathNow) -> bool {
+    let marks = path.counters[PathCounter::Marks];
+    marks > 0 && marks.saturating_mul(MARK_ONE_IN) >= path.counters[PathCounter::Delivered]
+}
+
 /// Queues that mark on most paths.
-fn marked(link: &Link, share: u64) -> Option<Told> {
+fn marked(link: &Link, share: u64, whose: &str) -> Option<Told> {
     let paths = compared(link);
-    let is_marked = |path: &&&PathNow| {
-        let marks = path.counters[PathCounter::Marks];
-        marks > 0 && marks.saturating_mul(MARK_ONE_IN) >= path.counters[PathCounter::Delivered]
-    };
-    let marked: Vec<_> = paths.iter().filter(is_marked).collect();
+    let marked: Vec<_> = paths.iter().filter(|path| is_marked(path)).collect();
     if marked.is_empty() || marked.len() * 2 < paths.len() {
         return None;
     }
@@ -568,18 +706,14 @@ fn marked(link: &Link, share: u64) -> Option<Told> {
             path.counters[PathCounter::Delivered]
         )
     });
-    let says =
-        "queues mark on most paths to this peer: the fabric's core or the receiver's port is full";
-    Some((
-        Cause::Shared,
-        60 + share / 3,
-        says.into(),
-        evidence.collect(),
-    ))
+    let says = format!(
+        "queues mark on most paths to this peer: {whose} is full; more paths would not help"
+    );
+    Some((Cause::Shared, 60 + share / 3, says, evidence.collect()))
 }
 
 /// No path differs from the others.
-fn alike(link: &Link, share: u64) -> Told {
+fn alike(link: &Link, share: u64, whose: &str) -> Told {
     let paths = compared(link);
     let describe = |path: &&PathNow| {
         let queue = path.histograms[PathHistogram::Queue].quantile(500);
@@ -597,9 +731,10 @@ fn alike(link: &Link, share: u64) -> Told {
     let evidence: Vec<_> = evidence.collect();
     let is_queued = |&&(_, queue, least): &&(u32, u64, u64)| queue >= (least / 2).max(20_000);
     if queues.iter().filter(is_queued).count() * 2 > queues.len() {
-        let says = "all paths have the same queue: what they have in common is full, a port at either end \
-                    or the fabric's core; more paths would not help";
-        return (Cause::Shared, 40 + share / 2, says.into(), evidence);
+        let says = format!(
+            "all paths have the same queue: what they have in common is full, {whose}; more paths would not help"
+        );
+        return (Cause::Shared, 40 + share / 2, says, evidence);
     }
     let says = "queues are short on all paths, and yet the window was waited for: the controller holds back \
                 more than the network asks for";
@@ -611,15 +746,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::telemetry::event::FenceReason;
     use crate::telemetry::histogram::{BUCKETS, bucket_of};
     use crate::telemetry::made;
     use crate::telemetry::values::Values;
 
-    const SECOND: u64 = 1_000_000_000;
+    pub(super) const SECOND: u64 = 1_000_000_000;
 
     /// A path that carried so many megabytes, its chunks in queues for so long.
-    fn path(number: u32, local: &str, megabytes: u64, queue_us: u64) -> PathNow {
+    pub(super) fn path(number: u32, local: &str, megabytes: u64, queue_us: u64) -> PathNow {
         let mut path = made::path(number, &format!("{local}:1->10.0.0.9:2"));
         path.counters[PathCounter::SentBytes] = megabytes * 1_000_000;
         path.gauges[PathGauge::RoundTripMin] = 20_000;
@@ -650,7 +784,7 @@ mod tests {
         findings.remove(0)
     }
 
-    fn window(link: Link, events: Vec<Happened>) -> Window {
+    pub(super) fn window(link: Link, events: Vec<Happened>) -> Window {
         let mut watched = made::watched(1, "x", 0, vec![link]);
         watched.events = events;
         made::window(SECOND, vec![watched])
@@ -672,7 +806,7 @@ mod tests {
                 &[],
             );
             assert_eq!(finding.cause, cause);
-            assert!(!finding.is_network);
+            assert_eq!(finding.is_network, cause == Cause::ReceiverShared);
             assert_eq!(finding.confidence_percent, 70);
         }
     }
@@ -697,14 +831,40 @@ mod tests {
         let finding = said(&network, paths, &[]);
         assert_eq!(finding.cause, Cause::SlowPath);
         assert!(finding.says.contains("from 10.0.1.1"), "{}", finding.says);
+        // Both ports carry the same, however their paths share that.
+        let mut paths: Vec<_> = (0..4)
+            .map(|at| path(at, ["10.0.0.1", "10.0.1.1"][at as usize % 2], 100, 900))
+            .collect();
+        (paths[0], paths[2]) = (path(0, "10.0.0.1", 140, 900), path(2, "10.0.0.1", 60, 900));
+        assert_eq!(cause(paths), Cause::Shared);
+        // Two ports have no way between them, so far as their paths tell.
+        let mut paths: Vec<_> = (0..4)
+            .map(|at| path(at, ["10.0.0.1", "10.0.1.1"][at as usize % 2], 100, 900))
+            .collect();
+        (paths[1], paths[2]) = (path(1, "10.0.1.1", 60, 900), path(2, "10.0.0.1", 40, 900));
+        assert_eq!(cause(paths), Cause::SlowPath);
+        // Of few chunks, so different numbers are chance.
+        let mut paths = alike(900);
+        paths[2] = path(2, "10.0.0.1", 60, 900);
+        for path in &mut paths {
+            let megabytes = path.counters[PathCounter::SentBytes] / 1_000_000;
+            let delay = &mut path.histograms[PathHistogram::Delay];
+            delay.buckets = vec![megabytes / 4];
+        }
+        assert_eq!(cause(paths), Cause::Shared);
         let mut paths = alike(900);
         for path in &mut paths {
             path.counters[PathCounter::Delivered] = 1000;
             path.counters[PathCounter::Marks] = 100;
         }
-        let finding = said(&network, paths, &[]);
+        let finding = said(&network, paths.clone(), &[]);
         assert_eq!(finding.cause, Cause::Shared);
         assert!(finding.says.contains("mark"), "{}", finding.says);
+        // One has got less of the same queue, or has a slower one.
+        paths[1].counters[PathCounter::SentBytes] /= 2;
+        assert_eq!(cause(paths.clone()), Cause::Shared);
+        paths[1].histograms = path(1, "", 1, 3000).histograms;
+        assert_eq!(cause(paths), Cause::SlowPath);
         let mut paths = alike(900);
         paths[3].counters[PathCounter::Retransmits] = 700;
         let finding = said(&network, paths, &[]);
@@ -728,13 +888,26 @@ mod tests {
         let idle = [(LinkCounter::IdleTime, 90), (LinkCounter::NetworkTime, 10)];
         let finding = said(&idle, alike(0), &[fenced]);
         assert_eq!((finding.cause, finding.is_network), (Cause::PathLoss, true));
+        let slow = Event::PathFenced {
+            reason: FenceReason::Slow,
+            silent_ns: 0,
+            frames: 3,
+        };
+        assert_eq!(said(&idle, alike(0), &[slow]).cause, Cause::Sender);
         let lossy = Event::PortLossy {
             port: 0,
             lost_packets: 12,
             sent_packets: 1800,
             for_ns: SECOND,
         };
-        assert_eq!(said(&idle, alike(0), &[lossy]).cause, Cause::PathLoss);
+        let finding = said(&idle, alike(0), &[fenced, lossy]);
+        assert_eq!(finding.cause, Cause::PathLoss);
+        assert!(finding.says.starts_with("a port"), "{}", finding.says);
+        assert!(
+            finding.evidence[2].starts_with("port 0"),
+            "{:?}",
+            finding.evidence
+        );
     }
 
     #[test]

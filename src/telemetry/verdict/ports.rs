@@ -1,9 +1,9 @@
-//! What the ports of this host say of themselves: a host that is too slow for what comes, a network that asks
+//! What the ports of this host, and the host, say of themselves: a host that is too slow for what comes, a network that asks
 //! for less, packets that are lost, a link that wears out, congestion control that is set up by halves. The
 //! signatures are those of the counters together: one of them alone says little.
 
 use super::{Cause, Finding, Subject, percent};
-use crate::telemetry::schema::{PortCounter, PortGauge};
+use crate::telemetry::schema::{HostCounter, PortCounter, PortGauge};
 use crate::telemetry::snapshot::{PortWindow, Window};
 
 /// A port that pauses its switch for this share of the time takes in less than comes.
@@ -12,6 +12,8 @@ const PAUSING_PER_MILLE: u64 = 5;
 const LOSS_ONE_IN: u64 = 10_000;
 /// Of so many packets, one notification (CNP): the network holds this port back all the time.
 const NOTIFIED_ONE_IN: u64 = 10_000;
+/// Ports that carried less of the busiest one's RDMA packets than this share are not compared with it.
+const COMPARED_PERCENT: u64 = 5;
 /// Share of a second in which the adapter waited for PCIe.
 const STALLED_PPM: u64 = 100_000;
 
@@ -44,7 +46,102 @@ pub(super) fn explain(window: &Window) -> impl Iterator<Item = Finding> + '_ {
             };
         told.map(finding).collect::<Vec<_>>()
     };
-    window.ports.iter().flat_map(of_port)
+    let unequal = SETTINGS.iter().flat_map(|setting| unequal(window, setting));
+    window.ports.iter().flat_map(of_port).chain(unequal)
+}
+
+/// What the host says: packets that had arrived were dropped, because the processor that takes them in was late. Linux
+/// counts there too what arrives at an interface that has been taken down.
+pub(super) fn host(window: &Window) -> Option<Finding> {
+    let was_down = |port: &PortWindow| count(port, PortCounter::CarrierDowns) > 0;
+    if window.ports.iter().any(was_down) {
+        return None;
+    }
+    let counters = &window.host.as_ref()?.counters;
+    let drops = counters[HostCounter::SoftnetDrops].unwrap_or(0);
+    let taken = counters[HostCounter::SoftnetPackets].unwrap_or(0);
+    let squeezes = counters[HostCounter::SoftnetSqueezes].unwrap_or(0);
+    if drops == 0 || drops.saturating_mul(LOSS_ONE_IN) < taken {
+        return None;
+    }
+    Some(Finding {
+        subject: Subject::Host { host: true },
+        cause: Cause::ReceiverHost,
+        is_network: false,
+        confidence_percent: 85,
+        says: "not the network: packets that had arrived were dropped, because a processor's queue was full: spread \
+               them over more processors (RSS, RPS), or raise net.core.netdev_max_backlog"
+            .into(),
+        evidence: vec![
+            format!("packets dropped from processors' queues: {drops}, beside {taken} that were taken in"),
+            format!("times that taking in was cut short: {squeezes}"),
+        ],
+    })
+}
+
+/// What the ports that carry the same traffic should have alike.
+struct Setting {
+    gauge: PortGauge,
+    cause: Cause,
+    says: &'static str,
+    name: &'static str,
+}
+
+const SETTINGS: [Setting; 2] = [
+    Setting {
+        gauge: PortGauge::Mtu,
+        cause: Cause::Misconfigured,
+        says: "this port's MTU is smaller than that of others that carry RDMA: its packets are smaller, and there \
+               are more of them; set it alike on all rails and switches",
+        name: "MTU",
+    },
+    Setting {
+        gauge: PortGauge::RdmaSpeed,
+        cause: Cause::SlowPath,
+        says: "this port is slower than others that carry RDMA: another link, or one that has come up at less \
+               than it can",
+        name: "bytes a second",
+    },
+];
+
+/// Ports of one driver that carry RDMA are rails of one job: the least of them is told of. Not more than a guess,
+/// for a host may have ports for its storage too.
+fn unequal(window: &Window, setting: &Setting) -> Vec<Finding> {
+    let packets = |port: &PortWindow| {
+        let sent = count(port, PortCounter::RdmaSentPackets);
+        sent.saturating_add(count(port, PortCounter::RdmaReceivedPackets))
+    };
+    let busiest = window.ports.iter().map(packets).max().unwrap_or(0);
+    let carries = |port: &&PortWindow| {
+        packets(port) > 0 && percent(packets(port), busiest) >= COMPARED_PERCENT
+    };
+    let of_driver = |port: &PortWindow| {
+        let others = window.ports.iter().filter(carries);
+        let alike = others.filter(|other| other.driver == port.driver);
+        alike
+            .filter_map(|other| Some((other.gauges[setting.gauge]?, &other.name)))
+            .max_by_key(|(value, _)| *value)
+    };
+    let told = |port: &PortWindow| {
+        let ours = port.gauges[setting.gauge]?;
+        let (most, whose) = of_driver(port).filter(|(most, _)| ours < *most)?;
+        Some(Finding {
+            subject: Subject::Port {
+                port: port.name.clone(),
+            },
+            cause: setting.cause,
+            is_network: setting.cause.is_network(),
+            confidence_percent: 50,
+            says: setting.says.to_owned(),
+            evidence: vec![format!("{}: {ours}, and {most} of {whose}", setting.name)],
+        })
+    };
+    window
+        .ports
+        .iter()
+        .filter(carries)
+        .filter_map(told)
+        .collect()
 }
 
 fn count(port: &PortWindow, counter: PortCounter) -> u64 {
@@ -84,6 +181,10 @@ fn slow_host(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<String>
             (
                 PortCounter::HostCongestionMarks,
                 "frames marked because this host is congested",
+            ),
+            (
+                PortCounter::ReceiveMisses,
+                "frames that the host did not take in time",
             ),
             (PortCounter::PcieOverflows, "frames that PCIe did not take"),
             (PortCounter::PauseStormErrors, "pause storms"),
@@ -127,6 +228,10 @@ fn worn_link(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<String>
         port,
         &[
             (PortCounter::LinkDowns, "times that the link went down"),
+            (
+                PortCounter::CarrierDowns,
+                "times that the interface lost its carrier",
+            ),
             (
                 PortCounter::RdmaLinkDowns,
                 "times that the RDMA port went down",
@@ -273,6 +378,7 @@ fn below_capability(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<
 mod tests {
     use super::*;
     use crate::telemetry::made;
+    use crate::telemetry::snapshot::HostWindow;
     use crate::telemetry::sources::SourceTimes;
 
     fn port(counters: &[(PortCounter, u64)], gauges: &[(PortGauge, u64)]) -> Window {
@@ -291,6 +397,59 @@ mod tests {
             ports: vec![port],
             ..made::window(1_000_000_000, Vec::new())
         }
+    }
+
+    #[test]
+    fn rails_are_compared_with_each_other() {
+        let rail = |name: &str, packets, mtu, speed| {
+            let counters = [(PortCounter::RdmaSentPackets, packets)];
+            let gauges = [(PortGauge::Mtu, mtu), (PortGauge::RdmaSpeed, speed)];
+            let mut port = port(&counters, &gauges).ports.remove(0);
+            port.name = name.into();
+            port
+        };
+        let said = |other: PortWindow| {
+            let mut window = port(&[], &[]);
+            window.ports = vec![rail("mlx5_0:1", 1000, 9000, 50), other];
+            let findings = explain(&window);
+            let told = findings.map(|finding| (finding.subject.to_string(), finding.cause));
+            told.collect::<Vec<_>>()
+        };
+        let second = || "port mlx5_1:1".to_owned();
+        assert_eq!(said(rail("mlx5_1:1", 900, 9000, 50)), []);
+        assert_eq!(
+            said(rail("mlx5_1:1", 900, 1500, 50)),
+            [(second(), Cause::Misconfigured)]
+        );
+        assert_eq!(
+            said(rail("mlx5_1:1", 900, 9000, 25)),
+            [(second(), Cause::SlowPath)]
+        );
+        // Another use, or another adapter.
+        assert_eq!(said(rail("mlx5_1:1", 10, 1500, 25)), []);
+        let mut other = rail("bnxt_re0:1", 900, 1500, 25);
+        other.driver = Some("bnxt_en".into());
+        assert_eq!(said(other), []);
+    }
+
+    #[test]
+    fn a_host_that_drops_what_has_arrived_is_named() {
+        let said = |drops| {
+            let mut window = port(&[], &[]);
+            let mut host = HostWindow::default();
+            host.counters[HostCounter::SoftnetPackets] = Some(1_000_000);
+            host.counters[HostCounter::SoftnetDrops] = Some(drops);
+            window.host = Some(host);
+            super::host(&window).map(|finding| finding.cause)
+        };
+        assert_eq!(said(0), None);
+        assert_eq!(said(99), None);
+        assert_eq!(said(100), Some(Cause::ReceiverHost));
+        let mut window = port(&[(PortCounter::CarrierDowns, 1)], &[]);
+        let mut host = HostWindow::default();
+        host.counters[HostCounter::SoftnetDrops] = Some(100);
+        window.host = Some(host);
+        assert_eq!(super::host(&window), None);
     }
 
     fn causes(counters: &[(PortCounter, u64)], gauges: &[(PortGauge, u64)]) -> Vec<Cause> {
@@ -321,7 +480,9 @@ mod tests {
         assert_eq!(causes(&[(C::PausesSent, 2)], &[]), [Cause::ReceiverHost]);
         let stalled = [(PortGauge::PcieReadStalled, 300_000)];
         assert_eq!(causes(&[], &stalled), [Cause::ReceiverHost]);
+        assert_eq!(causes(&[(C::ReceiveMisses, 1)], &[]), [Cause::ReceiverHost]);
         assert_eq!(causes(&[(C::LinkDowns, 1)], &[]), [Cause::WornLink]);
+        assert_eq!(causes(&[(C::CarrierDowns, 1)], &[]), [Cause::WornLink]);
         assert_eq!(
             causes(&[], &[(PortGauge::ModuleAlarms, 1)]),
             [Cause::WornLink]
