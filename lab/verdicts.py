@@ -129,9 +129,12 @@ def lossy_ipv6(dev, mbit, loss, in_namespace):
     tc = f"tc -n {{fabric}}-{in_namespace}"
     return [
         f"{tc} qdisc replace dev {dev} root handle 1: tbf rate {mbit}mbit burst 70000 limit 1000000",
-        f"{tc} qdisc add dev {dev} parent 1:1 handle 2: prio bands 2 priomap {'0 ' * 16}",
+        f"{tc} qdisc add dev {dev} parent 1:1 handle 2: drr",
+        f"{tc} class add dev {dev} parent 2: classid 2:1 drr quantum 15000",
+        f"{tc} class add dev {dev} parent 2: classid 2:2 drr quantum 15000",
         f"{tc} qdisc add dev {dev} parent 2:2 netem loss {loss} limit 10000",
-        f"{tc} filter add dev {dev} parent 2: protocol ipv6 matchall flowid 2:2",
+        f"{tc} filter add dev {dev} parent 2: protocol ipv6 prio 1 matchall flowid 2:2",
+        f"{tc} filter add dev {dev} parent 2: protocol all prio 2 matchall flowid 2:1",
     ]
 
 
@@ -217,7 +220,7 @@ SCENES = [
           star(20, "s0", "b", "s1", then=marking("to_b", 5, "sw") + marking("to_s1", 5, "sw") + ecn(1, "s0", "s1") + ecn(0, "b")),
           EXCHANGE, is_guest=True),
     # Two paths over one way, each with an address family of its own, of which one is hit.
-    Scene("lossy-path", {"sender": "path-loss"}, ways("12", lossy_ipv6("to_b", 12, "3%", "r0"), 400_000), SLOW_BULK,
+    Scene("lossy-path", {"sender": "path-loss"}, ways("12", lossy_ipv6("to_b", 12, "2%", "r0"), 400_000), SLOW_BULK,
           {"THALWEG_PATHS": "2", "THALWEG_PATH_SEARCH": "off"}, is_guest=True),
     Scene("no-buffer", {"host": "receiver-host"}, ways(
         "6,6", ["sysctl -qw net.core.netdev_max_backlog=2"], after=["sysctl -qw net.core.netdev_max_backlog=1000"]),
