@@ -49,20 +49,16 @@ pub struct Histogram {
 impl Histogram {
     /// Counts a value. One at a time: whoever holds the link; of two that count at once, one is lost.
     pub fn observe(&self, value: u64) {
-        // Relaxed: readers are told no more than that each counter is right.
-        let add = |place: &AtomicU64, value: u64| {
-            let so_far = place.load(Ordering::Relaxed);
-            place.store(so_far.wrapping_add(value), Ordering::Relaxed);
-        };
         add(&self.sum, value);
         add(&self.buckets[bucket_of(value)], 1);
     }
 
-    /// Counts a value, whoever else does so at the same time.
-    pub fn observe_shared(&self, value: u64) {
-        // Relaxed: as above.
-        self.sum.fetch_add(value, Ordering::Relaxed);
-        self.buckets[bucket_of(value)].fetch_add(1, Ordering::Relaxed);
+    /// Holds what another does.
+    pub(super) fn copy(&self, other: &Self) {
+        let buckets = self.buckets.iter().zip(&other.buckets);
+        for (place, value) in buckets.chain([(&self.sum, &other.sum)]) {
+            place.store(value.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
     }
 
     /// Forgets all values.
@@ -85,6 +81,13 @@ impl Histogram {
                 .collect(),
         }
     }
+}
+
+/// Adds to what only one thread writes at a time. Relaxed: readers are told no more than that each counter is
+/// right.
+pub(super) fn add(place: &AtomicU64, more: u64) {
+    let so_far = place.load(Ordering::Relaxed);
+    place.store(so_far.wrapping_add(more), Ordering::Relaxed);
 }
 
 /// What a histogram held at one time, or between two.

@@ -7,8 +7,8 @@
 //! **Whoever holds a link publishes.** Engines count in plain numbers, under the lock of their link; with
 //! the timers, every 10 ms, the numbers are copied into the segment. So the data path pays nothing for
 //! counters, and only a histogram's values are put there one by one. What a reader sees is 10 ms old at most
-//! while a link is driven, and a second once it is not. Messages are rarer than chunks: theirs is put there at
-//! once, for the connection, and for all of its device and of its class, which threads of several links share.
+//! while a link is driven, and a second once it is not. Messages are rarer than chunks: what becomes of them is
+//! put there at once.
 
 pub mod event;
 pub mod histogram;
@@ -34,8 +34,8 @@ use self::schema::{
     LinkCounter, LinkGauge, MessageCounter, MessageHistogram, PathCounter, PathGauge, PathHistogram,
 };
 use self::segment::{
-    LABEL_WORDS, LinkPlace, Mapping, MessagesPlace, PathPlace, TotalOf, event_words, label_words,
-    link_id, role_of,
+    ConnectionPlace, LABEL_WORDS, LinkPlace, Mapping, PathPlace, TotalOf, Totals, event_words,
+    label_words, link_id, role_of,
 };
 use crate::clock::Timestamp;
 use crate::units::Nanos;
@@ -100,6 +100,25 @@ impl Shared {
         Some(index)
     }
 
+    /// A place for a connection, that was nobody's or of another with these totals; as [`Self::take`].
+    fn take_connection(&self, totals: Totals) -> Option<usize> {
+        let mut free = self.free();
+        let returned = free.connections.iter().rposition(|(_, of)| *of == totals);
+        if let Some(at) = returned {
+            return Some(free.connections.swap_remove(at).0);
+        }
+        let (segment, index) = (self.mapping.get(), free.connections_used);
+        let place = segment.connections.get(index)?;
+        if !self.mapping.reserve(place) {
+            return None;
+        }
+        free.connections_used += 1;
+        place.totals.store(totals.word(), Ordering::Relaxed);
+        let used = &segment.header.connections_used;
+        used.store(free.connections_used as u64, Ordering::Relaxed);
+        Some(index)
+    }
+
     /// The place of the total of a device or class; as [`Self::take`].
     fn total(&self, of: TotalOf, role: Role, name: &str) -> Option<usize> {
         let mut free = self.free();
@@ -131,7 +150,9 @@ const FREE: [u64; LABEL_WORDS] = [0; LABEL_WORDS];
 struct Free {
     links: Places,
     paths: Places,
-    connections: Places,
+    /// Of connections, with what they belong to, and how many have ever been taken.
+    connections: Vec<(usize, Totals)>,
+    connections_used: usize,
     /// Devices and classes by their places, which they keep.
     totals: Vec<(TotalOf, Role, String)>,
 }
@@ -274,16 +295,18 @@ impl LinkRecorder {
     #[must_use]
     pub fn connection(&self, number: u32, class: &str) -> Option<ConnectionRecorder> {
         let shared = &self.0.shared;
-        let segment = shared.mapping.get();
-        let used = &segment.header.connections_used;
-        let index = shared.take(|free| &mut free.connections, &segment.connections, used)?;
-        let place = &segment.connections[index];
+        let class = shared.total(TotalOf::Class, role_of(self.0.id), class);
+        let totals = Totals([self.0.device, class]);
+        let index = shared.take_connection(totals)?;
+        let place = &shared.mapping.get().connections[index];
         let label = label_words([shared.owner(), self.0.id, number.into()], "");
-        place.label.write(&label, || place.clear());
+        place
+            .label
+            .write(&label, || place.before.copy(&place.counted));
         Some(ConnectionRecorder {
             link: Arc::clone(&self.0),
             index,
-            class: shared.total(TotalOf::Class, role_of(self.0.id), class),
+            totals,
         })
     }
 
@@ -353,48 +376,23 @@ impl Drop for PathRecorder {
 }
 
 /// Records the messages of a connection, until it is dropped. One thread at a time: whoever holds its link.
+///
+/// A message costs its connection some plain stores, and its device and class nothing: readers add up what is in
+/// the places of connections, where it stays.
 #[derive(Debug)]
 pub struct ConnectionRecorder {
     link: Arc<LinkGuard>,
     index: usize,
-    /// The place of the total of its class.
-    class: Option<usize>,
-}
-
-impl MessagesPlace {
-    fn clear(&self) {
-        clear(&self.counters);
-        for histogram in &self.histograms {
-            histogram.clear();
-        }
-    }
+    totals: Totals,
 }
 
 impl ConnectionRecorder {
-    fn place(&self) -> &MessagesPlace {
+    fn place(&self) -> &ConnectionPlace {
         &self.link.shared.mapping.get().connections[self.index]
     }
 
-    /// Of its device and of its class.
-    fn totals(&self) -> impl Iterator<Item = &MessagesPlace> {
-        let totals = &self.link.shared.mapping.get().totals;
-        let places = [self.link.device, self.class].into_iter().flatten();
-        places.map(|place| &totals[place])
-    }
-
     fn add(&self, counter: MessageCounter, more: u64) {
-        let own = &self.place().counters[counter as usize];
-        own.store(own.load(Ordering::Relaxed) + more, Ordering::Relaxed);
-        for total in self.totals() {
-            total.counters[counter as usize].fetch_add(more, Ordering::Relaxed);
-        }
-    }
-
-    fn observe(&self, histogram: MessageHistogram, value: u64) {
-        self.place().histograms[histogram as usize].observe(value);
-        for total in self.totals() {
-            total.histograms[histogram as usize].observe_shared(value);
-        }
+        histogram::add(&self.place().counted.counters[counter as usize], more);
     }
 
     /// The link has taken up a request.
@@ -406,8 +404,9 @@ impl ConnectionRecorder {
     pub fn ended(&self, bytes: u64, took: Nanos) {
         self.add(MessageCounter::Messages, 1);
         self.add(MessageCounter::Bytes, bytes);
-        self.observe(MessageHistogram::Time, took.0);
-        self.observe(MessageHistogram::Size, bytes);
+        let histograms = &self.place().counted.histograms;
+        histograms[MessageHistogram::Time as usize].observe(took.0);
+        histograms[MessageHistogram::Size as usize].observe(bytes);
     }
 
     /// One has ended with an error.
@@ -420,7 +419,7 @@ impl Drop for ConnectionRecorder {
     fn drop(&mut self) {
         self.place().label.write(&FREE, || ());
         let mut free = self.link.shared.free();
-        free.connections.returned.push(self.index);
+        free.connections.push((self.index, self.totals));
     }
 }
 
@@ -429,7 +428,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::telemetry::reader::{links_in, totals_in};
+    use crate::telemetry::reader::read;
 
     /// Under miri too, in memory of this process: it knows no files that are mapped.
     #[test]
@@ -454,7 +453,7 @@ mod tests {
                     }
                 });
             }
-            for link in (0..rounds * 5).flat_map(|_| links_in(segment)) {
+            for link in (0..rounds * 5).flat_map(|_| read(segment).0) {
                 assert!(["eth0", "eth1"].contains(&link.peer.as_str()), "{link:?}");
                 for path in &link.paths {
                     assert!(["", link.peer.as_str()].contains(&path.ends.as_str()));
@@ -465,13 +464,46 @@ mod tests {
                 }
             }
         });
-        assert_eq!(links_in(segment), []);
-        let messages = |of| -> Vec<_> {
-            let totals = totals_in(segment, of);
-            let counted = |total: &reader::Total| total.messages.counters[MessageCounter::Messages];
-            totals.iter().map(counted).collect()
-        };
-        assert_eq!(messages(TotalOf::Device), [rounds * 5; 2]);
-        assert_eq!(messages(TotalOf::Class), [rounds * 10]);
+        let (links, totals) = read(segment);
+        assert_eq!(links, []);
+        let messages = totals.map(|totals| -> Vec<_> {
+            let counters = totals.into_iter().map(|total| total.messages.counters);
+            counters.map(|of| of[MessageCounter::Messages]).collect()
+        });
+        assert_eq!(messages, [vec![rounds * 5; 2], vec![rounds * 10]]);
+    }
+
+    #[test]
+    fn a_total_never_shrinks_while_connections_end() {
+        let recorder = Recorder::within(Mapping::private().unwrap());
+        let segment = recorder.0.mapping.get();
+        let rounds = if cfg!(miri) { 3 } else { 1000 };
+        let link = recorder.link(Role::Receiver, "peer", "eth0").unwrap();
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for number in 0..rounds {
+                    let connection = link.connection(number, "bulk").unwrap();
+                    connection.requested();
+                    connection.ended(7, Nanos(9));
+                }
+            });
+            let mut before = 0;
+            while !writer.is_finished() {
+                for total in read(segment).1.into_iter().flatten() {
+                    let messages = total.messages.counters[MessageCounter::Messages];
+                    if total.name == "bulk" {
+                        assert!(messages >= before, "{messages} after {before}");
+                        assert!(messages <= u64::from(rounds));
+                        before = messages;
+                    }
+                }
+            }
+        });
+        let [_, classes] = read(segment).1;
+        let times = &classes[0].messages.histograms[MessageHistogram::Time];
+        assert_eq!(
+            (times.count(), times.sum),
+            (rounds.into(), u64::from(rounds) * 9)
+        );
     }
 }

@@ -15,8 +15,8 @@ use super::schema::{
     PathHistogram, Table,
 };
 use super::segment::{
-    self, LABEL_WORDS, LinkPlace, Mapping, MessagesPlace, PathPlace, Segment, TotalOf, event_of,
-    label_text, role_of,
+    self, ConnectionPlace, Counted, LABEL_WORDS, LinkPlace, Mapping, PathPlace, Segment, TotalOf,
+    TotalPlace, Totals, event_of, label_text, role_of,
 };
 use super::values::Values;
 use crate::clock::Timestamp;
@@ -93,6 +93,15 @@ pub struct Messages {
 }
 
 impl Messages {
+    /// What has come since `earlier`; what is lower than then has begun anew.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            counters: self.counters.since(&earlier.counters),
+            histograms: Values::new(|of| self.histograms[of].since(&earlier.histograms[of])),
+        }
+    }
+
     /// Adds those of another time, or of another.
     pub fn add(&mut self, other: &Self) {
         for (counter, more) in other.counters.iter() {
@@ -271,15 +280,16 @@ impl Reader {
         let header = &segment.header;
         let number = |word: &AtomicU64| word.load(Ordering::Relaxed);
         let (pid, program) = self.process();
+        let (links, [devices, classes]) = read(segment);
         Process {
             pid,
             program,
             is_alive: !self.mapping.is_abandoned(),
             started_wall_ns: number(&header.started_wall),
             age_ns: (Timestamp::now().since(Timestamp::from_nanos(number(&header.beat)))).0,
-            links: links_in(segment),
-            devices: totals_in(segment, TotalOf::Device),
-            classes: totals_in(segment, TotalOf::Class),
+            links,
+            devices,
+            classes,
         }
     }
 }
@@ -336,8 +346,8 @@ impl Reader {
     }
 }
 
-/// The links that are there, in the order in which they began.
-pub(super) fn links_in(segment: &Segment) -> Vec<Link> {
+/// The links that are there, in the order in which they began, without connections.
+fn links_in(segment: &Segment) -> BTreeMap<u64, Link> {
     let header = &segment.header;
     let links = used(&segment.links, &header.links_used).iter();
     let mut links: BTreeMap<u64, Link> =
@@ -349,7 +359,26 @@ pub(super) fn links_in(segment: &Segment) -> Vec<Link> {
             link.paths.push(path);
         }
     }
+    for link in links.values_mut() {
+        link.paths.sort_by_key(|path| path.number);
+    }
+    links
+}
+
+/// All that there is: links with their paths and connections, and the totals of devices and of classes.
+pub(super) fn read(segment: &Segment) -> (Vec<Link>, [Vec<Total>; 2]) {
+    let header = &segment.header;
+    let mut links = links_in(segment);
+    let totals = used(&segment.totals, &header.totals_used).iter();
+    let mut totals: Vec<_> = totals.map(total).collect();
     for place in used(&segment.connections, &header.connections_used) {
+        let counted = messages(&place.counted);
+        let of = Totals::of(place.totals.load(Ordering::Relaxed));
+        for at in of.0.into_iter().flatten() {
+            if let Some(Some((_, total))) = totals.get_mut(at) {
+                total.messages.add(&counted);
+            }
+        }
         if let Some((owner, connection)) = connection(place)
             && let Some(link) = links.get_mut(&owner)
         {
@@ -358,16 +387,13 @@ pub(super) fn links_in(segment: &Segment) -> Vec<Link> {
     }
     let mut links: Vec<_> = links.into_values().collect();
     for link in &mut links {
-        link.paths.sort_by_key(|path| path.number);
         link.connections.sort_by_key(|connection| connection.number);
     }
-    links
-}
-
-/// The totals of a kind, in the order of their places.
-pub(super) fn totals_in(segment: &Segment, of: TotalOf) -> Vec<Total> {
-    let places = used(&segment.totals, &segment.header.totals_used).iter();
-    places.filter_map(|place| total(place, of)).collect()
+    let totals = |of: TotalOf| {
+        let of_kind = totals.iter().flatten().filter(|(its, _)| *its == of);
+        of_kind.map(|(_, total)| total.clone()).collect()
+    };
+    (links, [TotalOf::Device, TotalOf::Class].map(totals))
 }
 
 /// The peer of a link, as long as its place is not another's.
@@ -408,52 +434,49 @@ fn used<'a, T>(places: &'a [T], count: &AtomicU64) -> &'a [T] {
     &places[..count.map_or(places.len(), |count| count.min(places.len()))]
 }
 
-/// The id of the link that a label names, and the number there.
-fn owner_of(label: &[u64; LABEL_WORDS]) -> (u64, u32) {
-    (label[1], u32::try_from(label[2]).unwrap_or(u32::MAX))
-}
-
 /// With the id of its link. None as for a link.
 fn path(place: &PathPlace) -> Option<(u64, PathNow)> {
     let path = |label: &[u64; LABEL_WORDS]| {
-        let (link, number) = owner_of(label);
         let path = PathNow {
-            number,
+            number: u32::try_from(label[2]).unwrap_or(u32::MAX),
             ends: label_text(label),
             counters: numbers(&place.counters),
             gauges: numbers(&place.gauges),
             histograms: histograms(&place.histograms),
         };
-        (label[0] != 0).then_some((link, path))
+        (label[0] != 0).then_some((label[1], path))
     };
     place.label.read(path).flatten()
 }
 
 /// With the id of its link. None as for a link.
-fn connection(place: &MessagesPlace) -> Option<(u64, Connection)> {
+fn connection(place: &ConnectionPlace) -> Option<(u64, Connection)> {
     let connection = |label: &[u64; LABEL_WORDS]| {
-        let (link, number) = owner_of(label);
-        let messages = messages(place);
-        (label[0] != 0).then_some((link, Connection { number, messages }))
+        let number = u32::try_from(label[2]).unwrap_or(u32::MAX);
+        let messages = messages(&place.counted).since(&messages(&place.before));
+        (label[0] != 0).then_some((label[1], Connection { number, messages }))
     };
     place.label.read(connection).flatten()
 }
 
-/// None of another kind.
-fn total(place: &MessagesPlace, of: TotalOf) -> Option<Total> {
+/// Of which nothing is counted yet. None of a place that is being taken.
+fn total(place: &TotalPlace) -> Option<(TotalOf, Total)> {
     let total = |label: &[u64; LABEL_WORDS]| {
-        (label[0] == of as u64).then(|| Total {
+        let of = [TotalOf::Device, TotalOf::Class];
+        let of = of.into_iter().find(|of| *of as u64 == label[0])?;
+        let total = Total {
             name: label_text(label),
             role: role_of(label[1]),
-            messages: messages(place),
-        })
+            messages: Messages::default(),
+        };
+        Some((of, total))
     };
     place.label.read(total).flatten()
 }
 
-fn messages(place: &MessagesPlace) -> Messages {
+fn messages(counted: &Counted) -> Messages {
     Messages {
-        counters: numbers(&place.counters),
-        histograms: histograms(&place.histograms),
+        counters: numbers(&counted.counters),
+        histograms: histograms(&counted.histograms),
     }
 }

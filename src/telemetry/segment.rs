@@ -103,12 +103,63 @@ pub(super) struct PathPlace {
     pub(super) histograms: [Histogram; PathHistogram::COUNT],
 }
 
-/// What is known of the messages of a connection, or of all at a device or of a class.
+/// A connection's place. What is counted there stays when the connection is gone, and the next to have it is one
+/// of the same device and class: so all places together are what these have had, at any time.
 #[repr(C, align(64))]
-pub(super) struct MessagesPlace {
+pub(super) struct ConnectionPlace {
     pub(super) label: Notice<LABEL_WORDS>,
+    /// Places of its device and its class: [`Totals`].
+    pub(super) totals: AtomicU64,
+    pub(super) counted: Counted,
+    /// What it was when the connection that has it now began.
+    pub(super) before: Counted,
+}
+
+/// What is counted of messages.
+#[repr(C)]
+pub(super) struct Counted {
     pub(super) counters: [AtomicU64; MessageCounter::COUNT],
     pub(super) histograms: [Histogram; MessageHistogram::COUNT],
+}
+
+impl Counted {
+    /// Holds what another does.
+    pub(super) fn copy(&self, other: &Self) {
+        for (counter, value) in self.counters.iter().zip(&other.counters) {
+            counter.store(value.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        for (histogram, other) in self.histograms.iter().zip(&other.histograms) {
+            histogram.copy(other);
+        }
+    }
+}
+
+/// The name of a device or class, with its role.
+#[repr(C, align(64))]
+pub(super) struct TotalPlace {
+    pub(super) label: Notice<LABEL_WORDS>,
+}
+
+/// The places of the totals of a connection: of its device and of its class, where there was room for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Totals(pub(super) [Option<usize>; 2]);
+
+impl Totals {
+    /// As one word; 0 is none.
+    pub(super) fn word(self) -> u64 {
+        let place = |place: Option<usize>| place.map_or(0, |place| place as u64 + 1);
+        place(self.0[0]) | place(self.0[1]) << 32
+    }
+
+    /// Of such a word.
+    pub(super) fn of(word: u64) -> Self {
+        let place = |word: u64| {
+            usize::try_from(word & u64::from(u32::MAX))
+                .ok()?
+                .checked_sub(1)
+        };
+        Self([place(word), place(word >> 32)])
+    }
 }
 
 /// Of what something is the total. As a number it is the first word of the label of its place.
@@ -141,8 +192,8 @@ pub(super) struct Segment {
     pub(super) samples: Ring<EVENTS>,
     pub(super) links: [LinkPlace; LINKS],
     pub(super) paths: [PathPlace; PATHS],
-    pub(super) connections: [MessagesPlace; CONNECTIONS],
-    pub(super) totals: [MessagesPlace; TOTALS],
+    pub(super) connections: [ConnectionPlace; CONNECTIONS],
+    pub(super) totals: [TotalPlace; TOTALS],
 }
 
 impl Segment {

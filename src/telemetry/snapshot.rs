@@ -7,12 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::reader::{
-    Connection, Events, Happened, Link, Messages, PathNow, Process, Reader, Total, Watcher,
-};
-use super::schema::{
-    HostCounter, HostGauge, LaneGauge, PortCounter, PortGauge, PriorityCounter, Table,
-};
+use super::reader::{Connection, Events, Happened, Link, PathNow, Process, Reader, Total, Watcher};
+use super::schema::{HostCounter, HostGauge, LaneGauge, PortCounter, PortGauge, PriorityCounter};
 use super::sources::switches::SwitchValue;
 use super::sources::{self, HostNow, PortNow, SourceTimes};
 use super::values::Values;
@@ -252,15 +248,6 @@ pub fn per_second(count: u64, length_ns: u64) -> u64 {
     u64::try_from(per_second).unwrap_or(u64::MAX)
 }
 
-/// A counter that is lower than before has begun anew.
-fn counted<T: Table>(now: &Values<T>, before: &Values<T>) -> Values<T> {
-    Values::new(|metric| {
-        now[metric]
-            .checked_sub(before[metric])
-            .unwrap_or(now[metric])
-    })
-}
-
 fn link_since(now: &Link, before: &Link) -> Link {
     let path_since = |path: &PathNow| {
         let mut paths = before.paths.iter();
@@ -268,7 +255,7 @@ fn link_since(now: &Link, before: &Link) -> Link {
         before.map_or_else(
             || path.clone(),
             |before| PathNow {
-                counters: counted(&path.counters, &before.counters),
+                counters: path.counters.since(&before.counters),
                 histograms: Values::new(|metric| {
                     path.histograms[metric].since(&before.histograms[metric])
                 }),
@@ -281,22 +268,15 @@ fn link_since(now: &Link, before: &Link) -> Link {
         let before = connections.find(|before| before.number == connection.number);
         let mut connection = connection.clone();
         if let Some(before) = before {
-            connection.messages = messages_since(&connection.messages, &before.messages);
+            connection.messages = connection.messages.since(&before.messages);
         }
         connection
     };
     Link {
-        counters: counted(&now.counters, &before.counters),
+        counters: now.counters.since(&before.counters),
         paths: now.paths.iter().map(path_since).collect(),
         connections: now.connections.iter().map(connection_since).collect(),
         ..now.clone()
-    }
-}
-
-fn messages_since(now: &Messages, before: &Messages) -> Messages {
-    Messages {
-        counters: counted(&now.counters, &before.counters),
-        histograms: Values::new(|metric| now.histograms[metric].since(&before.histograms[metric])),
     }
 }
 
@@ -304,7 +284,7 @@ fn totals_since(now: &mut [Total], before: &[Total]) {
     for total in now {
         let is_its = |before: &&Total| (&before.name, before.role) == (&total.name, total.role);
         if let Some(before) = before.iter().find(is_its) {
-            total.messages = messages_since(&total.messages, &before.messages);
+            total.messages = total.messages.since(&before.messages);
         }
     }
 }

@@ -52,6 +52,14 @@ impl<T: Table, V> Values<T, V> {
     }
 }
 
+impl<T: Table> Values<T> {
+    /// What was counted since `earlier`. A counter that is lower than then has begun anew.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self::new(|of| self[of].checked_sub(earlier[of]).unwrap_or(self[of]))
+    }
+}
+
 impl<T: Table, V: Default> Default for Values<T, V> {
     fn default() -> Self {
         Self::new(|_| V::default())
