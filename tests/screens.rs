@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -141,7 +142,7 @@ fn commands_print_what_they_did() {
         &["events", "--verdict", "lost"],
         &["export", "--no-host", "--json"],
     ] {
-        text += &format!("=== thalweg {}\n", arguments.join(" "));
+        writeln!(text, "=== thalweg {}", arguments.join(" ")).unwrap();
         text += &told(&folder.0, arguments);
     }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshots/screens.txt");
