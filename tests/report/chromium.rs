@@ -236,17 +236,17 @@ fn it_shows_the_page_whole() {
         // All links over time, of ports what they sent, received, and what went wrong, throughput of three links,
         // delay of the two that send.
         assert_eq!(seen["svgs"], 1 + 3 + 3 + 2, "{seen}");
-        // The page, Verdicts, Processes, Links, Peers with two, Links over time, Ports with three, three links with
-        // five charts, Events.
+        // The page, Verdicts, Processes, Links, Peers with two, Links over time, Messages, Ports with three, three
+        // links with five charts, Events.
         assert_eq!(
             seen["headings"],
-            1 + 4 + 2 + 1 + (1 + 3) + 3 + 5 + 1,
+            1 + 4 + 2 + 1 + 1 + (1 + 3) + 3 + 5 + 1,
             "{seen}"
         );
         assert_eq!(seen["bands"], 5, "{seen}");
         // Of the first link, in both charts: suspect and fenced, up, failed.
         assert_eq!(seen["marks"], 2 * 3, "{seen}");
-        assert_eq!(seen["tables"], 9, "{seen}");
+        assert_eq!(seen["tables"], 10, "{seen}");
         for nothing in ["overlaps", "outside", "fetched"] {
             assert_eq!(seen[nothing], Value::Array(Vec::new()), "{nothing}: {seen}");
         }
