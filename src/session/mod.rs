@@ -297,14 +297,7 @@ impl Session {
     /// and behind them those that have been made of several.
     #[must_use]
     pub fn devices(&self) -> Vec<DeviceInfo> {
-        let joined = locked(&self.0.shared.virtual_devices);
-        self.0
-            .shared
-            .devices
-            .iter()
-            .chain(&*joined)
-            .cloned()
-            .collect()
+        self.0.shared.all_devices()
     }
 
     /// Makes one device of several RDMA ports, 1 to [`DEVICE_MEMBERS_MAX`]: links at it go over these ports

@@ -197,11 +197,16 @@ impl Shared {
         }))
     }
 
+    /// The devices of this host, and behind them those made of several.
+    pub(super) fn all_devices(&self) -> Vec<DeviceInfo> {
+        let joined = locked(&self.virtual_devices);
+        self.devices.iter().chain(&*joined).cloned().collect()
+    }
+
     /// What a device is called; nothing where there is none of this number.
     pub(super) fn device_name(&self, device: usize) -> String {
-        let joined = locked(&self.virtual_devices);
-        let device = self.devices.iter().chain(&*joined).nth(device);
-        device.map_or_else(String::new, |device| device.name.clone())
+        let device = self.all_devices().into_iter().nth(device);
+        device.map_or_else(String::new, |device| device.name)
     }
 
     /// Writes a log line.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::series::{Key, key};
 use crate::telemetry::Role;
-use crate::telemetry::reader::{Connection, Link, Messages, Total};
+use crate::telemetry::reader::{Link, Messages};
 use crate::telemetry::schema::MessageCounter;
 use crate::telemetry::snapshot::{Watched, Window};
 
@@ -36,7 +36,8 @@ pub(super) struct MessagesRun {
     pub(super) messages: Messages,
 }
 
-/// What has been seen so far, by what tells one from all others: of connections the link and their number.
+/// What has been seen so far, by what tells one from all others: of connections the link and their number, else the
+/// way and the name.
 #[derive(Default)]
 pub(super) struct Gathered(BTreeMap<(Key, Of, u64, String), MessagesRun>);
 
@@ -49,46 +50,39 @@ impl Gathered {
                 (Of::Class, &process.classes),
             ] {
                 for total in totals {
-                    self.add_total(watched, of, total);
+                    let (name, role) = (total.name.clone(), total.role);
+                    self.add_to(watched, (of, name), role, None, &total.messages);
                 }
             }
             for link in &process.links {
                 for connection in &link.connections {
-                    self.add_connection(watched, link, connection);
+                    let whose = (Of::Connection, connection.number.to_string());
+                    self.add_to(watched, whose, link.role, Some(link), &connection.messages);
                 }
             }
         }
     }
 
-    fn add_total(&mut self, watched: &Watched, of: Of, total: &Total) {
-        let role = u64::from(total.role == Role::Receiver);
-        let entry = (self.0).entry((key(watched), of, role, total.name.clone()));
-        let run = entry.or_insert_with(|| MessagesRun {
-            pid: watched.process.pid,
-            program: watched.process.program.clone(),
-            of,
-            name: total.name.clone(),
-            role: total.role,
-            peer: None,
-            messages: Messages::default(),
-        });
-        run.messages.add(&total.messages);
-    }
-
-    fn add_connection(&mut self, watched: &Watched, link: &Link, connection: &Connection) {
-        let name = connection.number.to_string();
-        let of = Of::Connection;
-        let entry = (self.0).entry((key(watched), of, link.id, name.clone()));
+    fn add_to(
+        &mut self,
+        watched: &Watched,
+        (of, name): (Of, String),
+        role: Role,
+        link: Option<&Link>,
+        messages: &Messages,
+    ) {
+        let way = link.map_or(u64::from(role == Role::Receiver), |link| link.id);
+        let entry = self.0.entry((key(watched), of, way, name.clone()));
         let run = entry.or_insert_with(|| MessagesRun {
             pid: watched.process.pid,
             program: watched.process.program.clone(),
             of,
             name,
-            role: link.role,
-            peer: Some(link.peer.clone()),
+            role,
+            peer: link.map(|link| link.peer.clone()),
             messages: Messages::default(),
         });
-        run.messages.add(&connection.messages);
+        run.messages.add(messages);
     }
 
     /// Devices and classes first, and of each the busiest.
