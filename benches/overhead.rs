@@ -1,9 +1,10 @@
 //! What telemetry costs messages over loopback TCP with everything on, told apart from the machine's noise:
-//! the recorder on at both ends, and a reader that looks at each of them.
+//! the recorder on at both ends, and a reader that looks at each of them once a second.
 //!
 //! Three pairs of sessions live in one process: without telemetry, without it once more, and with it. They take
-//! turns of a tenth of a second, in random order and then in the reverse order, so that whatever drifts meets all
-//! three alike; threads are pinned, memory is shared. What disturbs a turn only ever makes it longer, so a sitting's
+//! turns of a tenth of a second, the third pair also turns in which the reader looks once, in random order and then
+//! in the reverse order, so that whatever drifts meets all alike; threads are pinned, memory is shared. A reader that
+//! looks once a second meets one turn in ten: so much do the turns with it count. What disturbs a turn only ever makes it longer, so a sitting's
 //! figure is the ratio of two pairs' lower quartiles. A session may be fast or slow for as long as it lives:
 //! therefore there are many sittings, each with new ones. The figure is their trimmed mean; its interval comes from
 //! drawing sittings at random. The second pair without telemetry says what can be told at all: its figure should be
@@ -40,6 +41,8 @@ use thalweg::telemetry::sources::Host;
 
 /// How long a pair of sessions has its turn: several times the 10 ms after which links publish.
 const TURN: Duration = Duration::from_millis(100);
+/// In such a share of turns does a reader look that does once a second.
+const LOOKS: f64 = TURN.as_secs_f64();
 /// What may be lost with everything on.
 const BUDGET_PERCENT: f64 = 2.0;
 /// Of the sittings' figures, this share of the least and of the greatest does not count.
@@ -50,16 +53,29 @@ const DRAWS: usize = 2000;
 const USAGE: &str = "cargo bench --bench overhead -- [--sittings N] [--rounds N] [WORD...]
 N sittings (20) with new sessions of N rounds (5) each; only what has one of the words in its name";
 
-/// Which pair of sessions.
+/// What a turn is a turn of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Arm {
     Off,
     OffAgain,
     On,
+    /// As [`Self::On`], and the reader looks once.
+    Read,
 }
 
 impl Arm {
-    const ALL: [Self; 3] = [Self::Off, Self::OffAgain, Self::On];
+    const ALL: [Self; 4] = [Self::Off, Self::OffAgain, Self::On, Self::Read];
+    /// Those with sessions of their own.
+    const PAIRS: [Self; 3] = [Self::Off, Self::OffAgain, Self::On];
+
+    /// Which of [`Self::PAIRS`] works.
+    fn pair(self) -> usize {
+        match self {
+            Self::Off => 0,
+            Self::OffAgain => 1,
+            Self::On | Self::Read => 2,
+        }
+    }
 }
 
 /// What is sent.
@@ -113,8 +129,8 @@ fn main() {
         std::process::exit(2);
     };
     println!(
-        "Growth of time, and of the sessions' CPU time, per message in %, with 95 % intervals.\n{:<36}{:>13}  {:<22}{:<22}  {:<22}{:<22}",
-        "", "off: time", "off again: time", "CPU", "on: time", "CPU"
+        "Growth of a message's time in %, with 95 % intervals; last of the sessions' CPU time.\n{:<36}{:>13}  {:<22}{:<22}{:<22}CPU",
+        "", "off", "off again", "on", "on and read each s"
     );
     let folder = Folder::new();
     let cpus = allowed_cpus();
@@ -188,7 +204,7 @@ struct Cost {
 }
 
 /// Of the turns of a sitting, by [`Arm`].
-type Costs = [Vec<Cost>; 3];
+type Costs = [Vec<Cost>; 4];
 
 /// New sessions, and as many rounds with them, on these CPUs.
 fn sitting(
@@ -200,10 +216,10 @@ fn sitting(
     reader: &Reader,
 ) -> Costs {
     let mut random = Stream::new(number as u64, Purpose::Workload, shape.bytes as u64);
-    let mut order = Arm::ALL;
+    let mut order = Arm::PAIRS;
     random.shuffle(&mut order);
     let mut ends = order.map(|arm| (arm, connected(arm, &reader.folder)));
-    ends.sort_by_key(|&(arm, _)| arm as usize);
+    ends.sort_by_key(|&(arm, _)| arm.pair());
     let (first, second): (Vec<_>, Vec<_>) = ends.into_iter().map(|(_, pair)| pair).unzip();
     let first = Side::new(first, shape, true);
     let second = Side::new(second, shape, false);
@@ -247,7 +263,7 @@ struct Peer {
 
 impl Worker {
     fn rounds(mut self, rounds: usize, random: &mut Stream, reader: &Reader) -> Costs {
-        let messages = Arm::ALL.map(|arm| self.messages_of_a_turn(arm))[0];
+        let messages = Arm::PAIRS.map(|arm| self.messages_of_a_turn(arm))[0];
         let cpu = || cpu_time(libc::CLOCK_PROCESS_CPUTIME_ID).saturating_sub(reader.cpu());
         let mut costs = Costs::default();
         for _ in 0..rounds {
@@ -256,7 +272,7 @@ impl Worker {
             for &arm in order.iter().chain(order.iter().rev()) {
                 self.warm_up(arm, messages);
                 let (begin, cpu_begin) = (Instant::now(), cpu());
-                if arm == Arm::On {
+                if arm == Arm::Read {
                     reader.look();
                 }
                 self.exchange(arm, self.bytes(), messages);
@@ -400,7 +416,7 @@ fn connect(from: &Session, to: &Session) -> (SendConnection, RecvConnection) {
 
 /// The same ends of all pairs of sessions. They share memory: how fast a copy is depends on where it is.
 struct Side {
-    /// By [`Arm`].
+    /// By [`Arm::pair`].
     ends: Vec<End>,
     shape: Shape,
     is_first: bool,
@@ -451,7 +467,7 @@ impl<'a> Turn<'a> {
         let Self {
             side, sends, recvs, ..
         } = self;
-        let end = &side.ends[self.exchange.arm as usize];
+        let end = &side.ends[self.exchange.arm.pair()];
         while let Some(range) = recvs.next() {
             let data = &mut side.received[range];
             let buffer = RecvBuffer {
@@ -529,8 +545,7 @@ impl Lane {
 
 // ---- the reader ----
 
-/// A thread that does what `thalweg record` does, whenever it is asked to: once in each turn with telemetry, so
-/// ten times as often as `thalweg record` would by itself. Its CPU time is told apart.
+/// A thread that does what `thalweg record` does once a second, whenever it is asked to. Its CPU time is told apart.
 struct Reader {
     folder: PathBuf,
     ask: Sender<()>,
@@ -618,11 +633,12 @@ struct Growth {
 }
 
 impl Growth {
-    /// Of one arm against [`Arm::Off`].
-    fn of(sittings: &[Costs], arm: Arm, cost: fn(&Cost) -> f64) -> Self {
+    /// Of turns of these arms, in these shares, against [`Arm::Off`].
+    fn of(sittings: &[Costs], arms: &[(Arm, f64)], cost: fn(&Cost) -> f64) -> Self {
         let growth = |costs: &Costs| {
             let of = |arm| lower_quartile(costs[arm as usize].iter().map(cost).collect());
-            (of(arm) / of(Arm::Off) - 1.0) * 100.0
+            let mixed: f64 = arms.iter().map(|&(arm, share)| share * of(arm)).sum();
+            (mixed / of(Arm::Off) - 1.0) * 100.0
         };
         let growths: Vec<f64> = sittings.iter().map(growth).collect();
         let mut random = Stream::new(0, Purpose::Workload, 0);
@@ -673,30 +689,34 @@ fn trimmed_mean(mut values: Vec<f64>) -> f64 {
 struct Row {
     /// Of a message without telemetry.
     time_ns: f64,
-    off_again: [Growth; 2],
-    on: [Growth; 2],
+    off_again: Growth,
+    on: Growth,
+    /// On, and read once a second: time and CPU time.
+    read: [Growth; 2],
 }
 
 impl Row {
     fn of(sittings: &[Costs]) -> Self {
-        let growths = |arm| {
-            let costs: [fn(&Cost) -> f64; 2] = [|cost| cost.time, |cost| cost.cpu];
-            costs.map(|cost| Growth::of(sittings, arm, cost))
-        };
+        let time = |cost: &Cost| cost.time;
+        let read = [(Arm::On, 1.0 - LOOKS), (Arm::Read, LOOKS)];
         let times = sittings.iter().flat_map(|costs| &costs[Arm::Off as usize]);
         Self {
-            time_ns: lower_quartile(times.map(|cost| cost.time).collect()),
-            off_again: growths(Arm::OffAgain),
-            on: growths(Arm::On),
+            time_ns: lower_quartile(times.map(time).collect()),
+            off_again: Growth::of(sittings, &[(Arm::OffAgain, 1.0)], time),
+            on: Growth::of(sittings, &[(Arm::On, 1.0)], time),
+            read: [
+                Growth::of(sittings, &read, time),
+                Growth::of(sittings, &read, |cost| cost.cpu),
+            ],
         }
     }
 }
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [again_time, again_cpu] = self.off_again;
-        let [time, cpu] = self.on;
-        let noise = again_time.most.max(-again_time.least);
+        let Self { off_again, on, .. } = self;
+        let [time, cpu] = self.read;
+        let noise = off_again.most.max(-off_again.least);
         // Time grows by a little more than throughput shrinks.
         let verdict = if noise > BUDGET_PERCENT {
             "cannot be told: too noisy"
@@ -709,7 +729,7 @@ impl fmt::Display for Row {
         };
         write!(
             f,
-            "{:>10.2} us  {again_time:<22}{again_cpu:<22}  {time:<22}{cpu:<22}  {verdict}",
+            "{:>10.2} us  {off_again:<22}{on:<22}{time:<22}{cpu:<22}{verdict}",
             self.time_ns / 1000.0
         )
     }

@@ -27,7 +27,7 @@ use crate::driver::rx_link::{NewChannel, RxHost, RxParams};
 use crate::driver::tx_link::{DialRequest, TxHost, TxMail};
 use crate::driver::{Poller, RxLink, Step, TxLink};
 use crate::engine::wire::PathCount;
-use crate::engine::{EngineConfig, PathState, RxEngine, TxAction, TxEvent};
+use crate::engine::{EngineConfig, RxEngine, TxAction, TxEvent};
 use crate::sync::Flag;
 use crate::telemetry::schema::PATH_STATES;
 use crate::telemetry::{self, Recorder};
@@ -703,12 +703,15 @@ impl Service {
                 continue;
             };
             for (path, info) in inner.engine.path_infos().enumerate() {
-                let state = match info.state {
-                    PathState::Vacant => continue,
-                    _ if info.suspect => "suspect",
-                    state => PATH_STATES[state as usize],
+                let Some((local, _)) = inner.addrs(path) else {
+                    continue;
                 };
-                let port = inner.addrs(path).map_or(0, |(local, _)| local.port());
+                let state = if info.suspect {
+                    "suspect"
+                } else {
+                    PATH_STATES[info.state as usize]
+                };
+                let port = local.port();
                 let marked = info
                     .marks
                     .map_or_else(|| "null".to_owned(), |marks| marks.marked.to_string());

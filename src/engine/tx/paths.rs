@@ -350,6 +350,15 @@ impl TxPath {
         self.state == PathState::Standby && self.is_well() && self.queue.is_empty()
     }
 
+    /// Its channel is closed. Says whether it was in use: what only proves its way is.
+    pub(super) fn vacate(&mut self) -> bool {
+        let was_in_use = self.verifying.take().is_some() || self.is_active();
+        self.state = PathState::Vacant;
+        self.verdict = Verdict::Fine;
+        self.watched = None;
+        was_in_use
+    }
+
     /// It has a channel that is not suspect.
     pub(super) fn is_well(&self) -> bool {
         self.is_up() && self.verdict == Verdict::Fine
@@ -656,18 +665,16 @@ impl TxEngine {
         if p.epoch != epoch || !p.is_up() {
             return;
         }
-        let was_active = p.state == PathState::Active;
+        let was_in_use = p.vacate();
         let outstanding = p.queue.len();
         self.actions.push_back(TxAction::Close { path, epoch });
         if self.peer_leaves {
-            p.state = PathState::Vacant;
             self.views[index].usable = false;
             if !self.any_up() {
                 self.fail("the peer closed the link".into());
             }
             return;
         }
-        p.state = PathState::Vacant;
         p.record.fences += 1;
         p.open_fence = Some(epoch);
         p.fence_sent_at = Timestamp::ZERO;
@@ -678,7 +685,7 @@ impl TxEngine {
         if reason != FenceReason::Slow {
             p.damping.broke(now);
         }
-        if was_active || outstanding > 0 {
+        if was_in_use || outstanding > 0 {
             // Once every connection is closed, the end of the peer is no fault of a path.
             let matters = |c: &TxConn| matches!(c.state, ConnState::Opening | ConnState::Open);
             if outstanding > 0 || self.conns.values().any(matters) {

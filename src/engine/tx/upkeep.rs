@@ -233,14 +233,17 @@ impl TxEngine {
                 Way::Shared => {
                     let p = &mut self.paths[index];
                     let epoch = p.epoch;
-                    p.state = PathState::Vacant;
-                    p.verifying = None;
+                    let was_in_use = p.vacate();
                     p.died_silent = false;
                     p.dial_at = now;
                     self.actions.push_back(TxAction::Close {
                         path: index_u8(index),
                         epoch,
                     });
+                    if was_in_use {
+                        // The way that it had may be nobody's now.
+                        self.reopen_search();
+                    }
                     self.missed(index, evidence, now);
                 }
                 Way::Unknown if overdue => {
@@ -294,5 +297,87 @@ impl Roles for Vec<TxPath> {
             PathState::Standby => Role::Candidate(&mut p.candidate),
             PathState::Vacant | PathState::Dialing | PathState::Fenced => Role::Neither,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{AnyController, Fixed};
+    use crate::engine::EngineConfig;
+    use crate::engine::tx::FenceReason;
+    use crate::path::select::{Adaptive, AnySelector};
+    use crate::units::Bytes;
+
+    /// A link that searches no more, with two paths in use: the second has just begun to prove its way.
+    fn verifying() -> (TxEngine, Timestamp) {
+        let config = EngineConfig {
+            paths_max: 2,
+            search: true,
+            ..EngineConfig::default()
+        };
+        let now = Timestamp::from_nanos(1_000_000_000);
+        let controller = AnyController::Fixed(Fixed::new(Bytes(1 << 20)));
+        let selector = AnySelector::Adaptive(Adaptive);
+        let mut engine = TxEngine::new(config, controller, selector, now);
+        engine.open(1);
+        for path in 0..2 {
+            engine.handle_timeout(now);
+            assert_eq!(dialled(&mut engine), [path]);
+            engine.handle_path_up(path, 1, None, now);
+        }
+        engine.activate(1, None, now);
+        engine.search_ended_at = Some(now);
+        let now = now + VERIFY_FIRST;
+        engine.paths[0].verify_at = now + Nanos(1);
+        engine.verify_one(now);
+        assert!(engine.paths[1].verifying.is_some());
+        while engine.poll_event().is_some() {}
+        (engine, now)
+    }
+
+    fn dialled(engine: &mut TxEngine) -> Vec<u8> {
+        std::iter::from_fn(|| engine.poll_action())
+            .filter_map(|action| match action {
+                TxAction::Dial { path, .. } => Some(path),
+                TxAction::Close { .. } => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_path_that_dies_while_it_proves_its_way_is_missed_like_any_in_use() {
+        let (mut engine, now) = verifying();
+        let lost = Frame::Lost { path: 1, epoch: 1 };
+        engine.handle_frame(0, lost, &[], now).unwrap();
+        let fenced = TxEvent::Fenced {
+            path: 1,
+            reason: FenceReason::LostByPeer,
+            outstanding: 0,
+        };
+        assert_eq!(engine.poll_event(), Some(fenced));
+        assert_eq!(dialled(&mut engine), [1], "the search goes on");
+        engine.verify_one(now + VERIFY_LAST);
+        assert!(engine.paths.iter().all(|p| p.verifying.is_none()), "alone");
+        engine.handle_path_up(1, 2, None, now);
+        engine.activate(1, None, now);
+        engine.verify_one(now + VERIFY_LAST);
+        assert!(engine.paths[0].verifying.is_some());
+    }
+
+    #[test]
+    fn the_search_goes_on_when_a_path_has_come_to_share_its_way() {
+        let (mut engine, mut now) = verifying();
+        for _ in 0..3 {
+            now += search::PROBE_GAP;
+            let id = engine.moments.begin(now).unwrap();
+            let waited = search::QUEUE_CLEAR;
+            engine.moments.answer(id, 1, waited, &mut engine.paths);
+        }
+        engine.judge(now);
+        let collided = engine.poll_event();
+        assert!(matches!(collided, Some(TxEvent::Collided { path: 1, .. })));
+        engine.handle_timeout(now);
+        assert_eq!(dialled(&mut engine), [1]);
     }
 }
