@@ -3,10 +3,18 @@
 //! replayed.
 
 use std::ops::{Add, AddAssign, Sub};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::units::Nanos;
+
+/// The wall clock, in ns since 1970: for people, and to be compared with another host's. It may be set at any time.
+#[must_use]
+pub fn wall_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0))
+}
 
 /// A moment on the host's monotonic clock, in nanoseconds since an arbitrary start. The start is
 /// the same for all processes of a host, so moments in shared memory can be compared; between

@@ -6,7 +6,10 @@
 mod common;
 
 use std::cell::Cell;
+use std::ffi::CString;
 use std::fs;
+use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -388,11 +391,14 @@ fn a_total_has_what_all_connections_had_and_stays() {
 fn places_run_out_and_nothing_else_happens() {
     let folder = Folder::new();
     let (recorder, _) = Recorder::open(&folder.0).unwrap();
-    let links: Vec<_> = (0..600)
+    let links: Vec<_> = (0..2048)
         .filter_map(|_| recorder.link(Role::Sender, "x", "eth0"))
         .collect();
-    assert_eq!(links.len(), 512);
-    assert_eq!(folder.processes()[0].links.len(), 512);
+    assert_eq!(links.len(), 2048);
+    assert_eq!(folder.processes()[0].links.len(), 2048);
+    assert_eq!(recorder.shortage(), None);
+    assert!(recorder.link(Role::Sender, "x", "eth0").is_none());
+    assert!(recorder.shortage().unwrap().contains("2048 links"));
     drop(links);
     assert!(recorder.link(Role::Sender, "y", "eth0").is_some());
 }
@@ -401,15 +407,30 @@ fn places_run_out_and_nothing_else_happens() {
 fn files_that_are_no_segments_of_this_release_get_a_line_each() {
     let folder = Folder::new();
     let (_recorder, _) = Recorder::open(&folder.0).unwrap();
-    let whole = fs::read(folder.0.join(&folder.files()[0])).unwrap();
-    let put = |name: &str, bytes: &[u8]| fs::write(folder.0.join(name), bytes).unwrap();
-    put("thalweg-1-short", b"words");
-    put("thalweg-2-words", &vec![b'x'; whole.len()]);
-    let mut newer = whole.clone();
+    let segment = fs::File::open(folder.0.join(&folder.files()[0])).unwrap();
+    let whole = segment.metadata().unwrap().len();
+    let mut head = Vec::new();
+    segment.take(4096).read_to_end(&mut head).unwrap();
+    // A file that begins so and is so long.
+    let put = |name: &str, bytes: &[u8], len: u64| {
+        let path = folder.0.join(name);
+        fs::write(&path, bytes).unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(len).unwrap();
+    };
+    put("thalweg-1-short", b"words", 5);
+    put("thalweg-2-words", &[b'x'; 4096], whole);
+    let mut newer = head.clone();
     newer[8] = 99;
-    put("thalweg-3-newer", &newer);
-    put("thalweg-4-cut", &whole[..whole.len() / 2]);
-    put("another", b"not ours");
+    put("thalweg-3-newer", &newer, whole);
+    put("thalweg-4-cut", &head, whole / 2);
+    put("another", b"not ours", 8);
+    mkfifo(&folder.0.join("thalweg-5-0123456789abcdef"));
+    std::os::unix::fs::symlink(
+        "thalweg-1-short",
+        folder.0.join("thalweg-6-0123456789abcdef"),
+    )
+    .unwrap();
     let mut watcher = Watcher::new(&folder.0);
     let lines = watcher.look().unwrap();
     assert_eq!(watcher.readers().len(), 1);
@@ -418,18 +439,98 @@ fn files_that_are_no_segments_of_this_release_get_a_line_each() {
         ("thalweg-2-words", "no segment"),
         ("thalweg-3-newer", "another release"),
         ("thalweg-4-cut", "its end is missing"),
+        ("thalweg-5-0123456789abcdef", "no plain file"),
+        ("thalweg-6-0123456789abcdef", "symbolic link"),
     ] {
         let is_said = |line: &String| line.contains(name) && line.contains(says);
         assert!(lines.iter().any(is_said), "{name}: {lines:?}");
     }
-    assert_eq!(lines.len(), 4);
+    assert_eq!(lines.len(), 6);
     assert_eq!(watcher.look().unwrap(), [""; 0], "each is said once");
-    put("thalweg-4-cut", &whole[..8]);
+    put("thalweg-4-cut", &head, 8);
     let lines = watcher.look().unwrap();
     assert!(
         matches!(&lines[..], [line] if line.contains("too few")),
         "{lines:?}"
     );
+    // One that is cut off under its reader's hands.
+    let own = folder.files();
+    let process = std::process::id().to_string();
+    let own = own.iter().find(|name| name.contains(&process)).unwrap();
+    let file = fs::File::options().write(true).open(folder.0.join(own));
+    file.unwrap().set_len(4096).unwrap();
+    let lines = watcher.look().unwrap();
+    assert!(
+        matches!(&lines[..], [line] if line.contains("its end is missing")),
+        "{lines:?}"
+    );
+    assert!(watcher.readers().is_empty());
+    // Whoever begins next waits for none of them, and removes none but segments.
+    let before = folder.files().len();
+    let _next = Recorder::open(&folder.0).unwrap();
+    assert_eq!(folder.files().len(), before + 1);
+}
+
+fn mkfifo(path: &Path) {
+    let path = CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: the path ends with 0.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o666) }, 0);
+}
+
+/// What a process did just before it closed is read; then it is gone.
+#[test]
+fn the_last_events_of_a_process_that_closes_are_seen() {
+    let folder = Folder::new();
+    let (recorder, _) = Recorder::open(&folder.0).unwrap();
+    let mut watcher = folder.watcher();
+    assert_eq!(watcher.readers().len(), 1);
+    let link = recorder.link(Role::Sender, "10.0.0.1:7", "eth0").unwrap();
+    link.event(None, Event::LinkFailed { sends: 2 }, Timestamp::now());
+    drop((link, recorder));
+    assert_eq!(watcher.look().unwrap(), [""; 0]);
+    let [reader] = watcher.readers() else {
+        panic!("once more")
+    };
+    assert!(!reader.read().is_alive);
+    let events = reader.events().events;
+    assert!(matches!(
+        events[..],
+        [Happened {
+            event: Event::LinkFailed { sends: 2 },
+            ..
+        }]
+    ));
+    watcher.look().unwrap();
+    assert!(watcher.readers().is_empty());
+}
+
+/// As loaders of data are forked, and may outlive a trainer that is killed.
+#[test]
+fn a_process_that_was_forked_does_not_keep_its_parent_alive() {
+    let folder = Folder::new();
+    let (recorder, _) = Recorder::open(&folder.0).unwrap();
+    let mut watcher = folder.watcher();
+    let (mut told, tell) = std::io::pipe().unwrap();
+    // SAFETY: the new process calls only what a signal handler may.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: as above; a pipe's end that is open, and one byte.
+        unsafe {
+            libc::write(tell.as_raw_fd(), [1u8].as_ptr().cast(), 1);
+            libc::sleep(60);
+            libc::_exit(0);
+        }
+    }
+    told.read_exact(&mut [0]).unwrap();
+    assert!(watcher.readers()[0].read().is_alive);
+    drop(recorder);
+    let is_alive = watcher.readers()[0].read().is_alive;
+    // SAFETY: our child, that nobody has waited for.
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        libc::waitpid(child, std::ptr::null_mut(), 0);
+    }
+    assert!(!is_alive);
 }
 
 #[test]
@@ -619,8 +720,10 @@ fn a_folder_that_is_not_there_yet_is_an_empty_one() {
     assert_eq!((watcher.readers().len(), watcher.missing()), (1, None));
     drop(recorder);
     fs::remove_dir(&later).unwrap();
-    assert_eq!(watcher.look().unwrap(), [""; 0]);
-    assert_eq!(watcher.readers().len(), 0);
+    for readers in [1, 0] {
+        assert_eq!(watcher.look().unwrap(), [""; 0]);
+        assert_eq!(watcher.readers().len(), readers);
+    }
     fs::write(&later, "a file").unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_thalweg"))
         .args(["paths", "--folder"])

@@ -15,13 +15,12 @@ pub mod tx_link;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use poller::Poller;
 pub use rx_link::RxLink;
 pub use tx_link::TxLink;
 
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, wall_ns};
 use crate::engine::MemRange;
 use crate::engine::wire::Frame;
 use crate::transport::{AnyChannel, Channel};
@@ -188,14 +187,7 @@ fn goodbye<'a>(channels: impl Iterator<Item = &'a mut AnyChannel>) {
     }
 }
 
-/// Wall clock in ns: only ever compared with the peer's, as a difference.
 /// Local and remote address, for people.
 fn ends((local, remote): (SocketAddr, SocketAddr)) -> String {
     format!("{local}->{remote}")
-}
-
-fn wall_ns() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0))
 }

@@ -464,6 +464,9 @@ impl Service {
         while !self.shared.stopping.load(Ordering::Acquire) {
             if let Some(recorder) = &self.shared.recorder {
                 recorder.beat(Timestamp::now());
+                if let Some(line) = recorder.shortage() {
+                    self.warn_once(line);
+                }
             }
             let wait_ms = self.look_after_links();
             ready.clear();

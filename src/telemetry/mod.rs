@@ -24,7 +24,7 @@ pub mod verdict;
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -34,8 +34,8 @@ use self::schema::{
     LinkCounter, LinkGauge, MessageCounter, MessageHistogram, PathCounter, PathGauge, PathHistogram,
 };
 use self::segment::{
-    ConnectionPlace, LABEL_WORDS, LinkPlace, Mapping, PathPlace, TotalOf, Totals, event_words,
-    label_words, link_id, role_of,
+    CONNECTIONS, ConnectionPlace, LABEL_WORDS, LINKS, LinkPlace, Mapping, PATHS, PathPlace,
+    TotalOf, Totals, event_words, label_words, link_id, role_of,
 };
 use crate::clock::Timestamp;
 use crate::units::Nanos;
@@ -71,11 +71,20 @@ struct Shared {
     free: Mutex<Free>,
     /// How many owners places have had: a reader tells by it whether a place is still the same one's.
     owners: AtomicU64,
+    /// There was no place for something.
+    is_full: AtomicBool,
 }
 
 impl Shared {
     fn free(&self) -> MutexGuard<'_, Free> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn noting_want<T>(&self, found: Option<T>) -> Option<T> {
+        if found.is_none() {
+            self.is_full.store(true, Ordering::Relaxed);
+        }
+        found
     }
 
     /// A number that nobody has had. Never 0.
@@ -91,10 +100,11 @@ impl Shared {
         places: &[T],
         used: &AtomicU64,
     ) -> Option<usize> {
-        let index = kind(&mut self.free()).take(places.len())?;
+        let taken = kind(&mut self.free()).take(places.len());
+        let index = self.noting_want(taken)?;
         if !self.mapping.reserve(&places[index]) {
             kind(&mut self.free()).returned.push(index);
-            return None;
+            return self.noting_want(None);
         }
         used.fetch_max(index as u64 + 1, Ordering::Relaxed);
         Some(index)
@@ -108,10 +118,8 @@ impl Shared {
             return Some(free.connections.swap_remove(at).0);
         }
         let (segment, index) = (self.mapping.get(), free.connections_used);
-        let place = segment.connections.get(index)?;
-        if !self.mapping.reserve(place) {
-            return None;
-        }
+        let place = segment.connections.get(index);
+        let place = self.noting_want(place.filter(|place| self.mapping.reserve(*place)))?;
         free.connections_used += 1;
         place.totals.store(totals.word(), Ordering::Relaxed);
         let used = &segment.header.connections_used;
@@ -129,10 +137,8 @@ impl Shared {
             return known;
         }
         let (segment, index) = (self.mapping.get(), free.totals.len());
-        let place = segment.totals.get(index)?;
-        if !self.mapping.reserve(place) {
-            return None;
-        }
+        let place = segment.totals.get(index);
+        let place = self.noting_want(place.filter(|place| self.mapping.reserve(*place)))?;
         let label = label_words([of as u64, u64::from(role == Role::Receiver), 0], name);
         place.label.write(&label, || ());
         free.totals.push((of, role, name.to_owned()));
@@ -196,6 +202,7 @@ impl Recorder {
             mapping,
             free: Mutex::default(),
             owners: AtomicU64::new(0),
+            is_full: AtomicBool::new(false),
         }))
     }
 
@@ -220,6 +227,17 @@ impl Recorder {
             peer: peer.to_owned(),
             device: shared.total(TotalOf::Device, role, device),
         })))
+    }
+
+    /// What cannot be watched, in a line, if there was no place for something.
+    #[must_use]
+    pub fn shortage(&self) -> Option<String> {
+        self.0.is_full.load(Ordering::Relaxed).then(|| {
+            format!(
+                "telemetry has no room for more: of what comes beyond {LINKS} links, {PATHS} paths and {CONNECTIONS} \
+                 connections at once, or beyond the memory of THALWEG_SHM_DIR's folder, nothing is shown or counted"
+            )
+        })
     }
 
     /// The process is well: said now and then.

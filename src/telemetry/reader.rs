@@ -19,7 +19,7 @@ use super::segment::{
     TotalPlace, Totals, event_of, label_text, role_of,
 };
 use super::values::Values;
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, wall_ns};
 use crate::sync::journal::Found;
 
 /// So many of the last events may be in the hands of their writers; one before that, of which there is
@@ -33,6 +33,8 @@ pub struct Reader {
     path: PathBuf,
     /// Of each of the rings, the next event to look for; none has been looked for yet.
     next: [Option<u64>; 2],
+    /// Its file was not there any more at the last look.
+    is_gone: bool,
 }
 
 /// What a process recorded, at one time.
@@ -213,7 +215,12 @@ impl Watcher {
             Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             files => files?,
         };
-        self.readers.retain(|reader| files.contains(&reader.path));
+        // What a process did last is read once more after it has closed.
+        self.readers.retain_mut(|reader| {
+            let is_gone = !files.contains(&reader.path);
+            reader.mapping.is_whole()
+                && !(is_gone && std::mem::replace(&mut reader.is_gone, is_gone))
+        });
         self.unreadable.retain(|file, _| files.contains(file));
         let mut lines = Vec::new();
         for file in files {
@@ -264,6 +271,7 @@ impl Reader {
             mapping,
             path: path.to_owned(),
             next: [None; 2],
+            is_gone: false,
         })
     }
 
@@ -306,9 +314,8 @@ impl Reader {
     /// What has happened since this was last asked; at first, as far back as it is kept.
     pub fn events(&mut self) -> Events {
         let segment = self.mapping.get();
-        let header = &segment.header;
-        let began = Timestamp::from_nanos(header.started.load(Ordering::Relaxed));
-        let began_wall = header.started_wall.load(Ordering::Relaxed);
+        // By the wall clock as it is set now.
+        let (now, now_wall) = (Timestamp::now(), wall_ns());
         let mut found = Events::default();
         let rings = [&segment.decisions, &segment.samples];
         for (ring, next) in rings.into_iter().zip(&mut self.next) {
@@ -324,7 +331,7 @@ impl Reader {
                     Found::Entry(words) => {
                         let (at, (place, id), path, event) = event_of(words);
                         found.events.push(Happened {
-                            wall_ns: began_wall.saturating_add(at.since(began).0),
+                            wall_ns: now_wall.saturating_sub(now.since(at).0),
                             link: id,
                             role: role_of(id),
                             peer: peer_of(segment.links.get(place), id),

@@ -7,7 +7,11 @@
 //! changes. Readers touch only what has been reserved.
 //!
 //! **Who is alive** is told by a lock on the file that its process holds until it ends, however it ends: it
-//! works from container to container, where numbers of processes do not.
+//! works from container to container, where numbers of processes do not. A process that it forks lets go of
+//! the lock, which is one for both.
+//!
+//! **Files are not trusted.** A folder may be everybody's, so what is opened is a plain file of the same user
+//! (root looks into all), and only what has a segment's name is ever removed.
 
 #![allow(
     unsafe_code,
@@ -18,10 +22,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Once;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use super::Role;
 use super::event::Event;
@@ -31,13 +36,13 @@ use super::schema::{
     PathHistogram, fingerprint,
 };
 use crate::auth;
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, wall_ns};
 use crate::sync::journal::{self, Journal};
 use crate::sync::notice::Notice;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"THALWEG\0");
 /// Of the structure below.
-const LAYOUT: u64 = 3;
+const LAYOUT: u64 = 4;
 const PREFIX: &str = "thalweg-";
 /// A file that is being made.
 const UNFINISHED: &str = ".thalweg-";
@@ -45,11 +50,11 @@ const UNFINISHED: &str = ".thalweg-";
 const UNFINISHED_MAX_S: u64 = 60;
 
 /// Links that can be recorded at once.
-pub const LINKS: usize = places(512);
+pub const LINKS: usize = places(2048);
 /// Paths that can be.
-pub const PATHS: usize = places(4096);
+pub const PATHS: usize = places(16384);
 /// Connections that can be.
-pub const CONNECTIONS: usize = places(4096);
+pub const CONNECTIONS: usize = places(16384);
 /// Devices and classes of either role that a process can ever have.
 pub const TOTALS: usize = 64;
 /// Events that are kept, of samples as many again.
@@ -73,8 +78,6 @@ pub(super) struct Header {
     pub(super) pid: AtomicU64,
     /// Wall clock, in ns.
     pub(super) started_wall: AtomicU64,
-    /// Our clock's time at that moment, in ns.
-    pub(super) started: AtomicU64,
     /// When it last recorded, by our clock.
     pub(super) beat: AtomicU64,
     /// Places that have ever been taken.
@@ -292,7 +295,11 @@ impl Mapping {
         let protection = libc::PROT_READ | if is_writable { libc::PROT_WRITE } else { 0 };
         let (flags, fd) = match file {
             Some(file) => (libc::MAP_SHARED, file.as_raw_fd()),
-            None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
+            // Most of it is never touched.
+            None => (
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+            ),
         };
         // SAFETY: a new mapping, of a file that is at least as long.
         let start = unsafe {
@@ -322,8 +329,10 @@ impl Mapping {
 
     /// A new one in this folder.
     pub(super) fn create(folder: &Path) -> io::Result<Self> {
-        if !folder.exists() {
-            fs::DirBuilder::new().mode(0o700).create(folder)?;
+        match fs::DirBuilder::new().mode(0o700).create(folder) {
+            // Perhaps by a process that began at the same moment.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made?,
         }
         let random = auth::nonce()?;
         let random = u128::from_le_bytes(random) >> 64;
@@ -357,15 +366,14 @@ impl Mapping {
         }
         file.set_len(size_of::<Segment>() as u64)?;
         reserve(&file, 0, offset_of!(Segment, links))?;
+        let segment = Self::map(Some(&file), true)?;
+        hold(&file, segment);
         let this = Self {
-            segment: Self::map(Some(&file), true)?,
+            segment,
             file: Some(file),
             made: None,
         };
         let header = &this.get().header;
-        let wall = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0));
         let program = fs::read_to_string("/proc/self/comm").unwrap_or_default();
         header
             .program
@@ -373,10 +381,10 @@ impl Mapping {
         header
             .pid
             .store(std::process::id().into(), Ordering::Relaxed);
-        header.started_wall.store(wall, Ordering::Relaxed);
-        let now = Timestamp::now().as_nanos();
-        header.started.store(now, Ordering::Relaxed);
-        header.beat.store(now, Ordering::Relaxed);
+        header.started_wall.store(wall_ns(), Ordering::Relaxed);
+        header
+            .beat
+            .store(Timestamp::now().as_nanos(), Ordering::Relaxed);
         header.fingerprint.store(fingerprint(), Ordering::Relaxed);
         header.layout.store(LAYOUT, Ordering::Relaxed);
         header.magic.store(MAGIC, Ordering::Release);
@@ -389,7 +397,7 @@ impl Mapping {
     /// What it is instead, for a line.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
         let says = |error: io::Error| error.to_string();
-        let file = File::open(path).map_err(says)?;
+        let file = plain_file(path, OpenOptions::new().read(true)).map_err(says)?;
         let bytes = file.metadata().map_err(says)?.len();
         let head = u64::try_from(size_of::<Header>()).unwrap_or(u64::MAX);
         if bytes < head {
@@ -426,6 +434,13 @@ impl Mapping {
         unsafe { self.segment.as_ref() }
     }
 
+    /// Whether all of it is there still: what has been cut off cannot be looked into.
+    pub(super) fn is_whole(&self) -> bool {
+        let file = self.file.as_ref();
+        let bytes = file.map(|file| file.metadata().map_or(0, |of| of.len()));
+        bytes.is_none_or(|bytes| bytes >= size_of::<Segment>() as u64)
+    }
+
     /// Whether its process has ended.
     pub(super) fn is_abandoned(&self) -> bool {
         let Some(file) = &self.file else { return false };
@@ -452,8 +467,96 @@ impl Drop for Mapping {
         {
             let _ = fs::remove_file(path);
         }
+        if let Some(file) = &self.file {
+            release(file);
+        }
         // SAFETY: it was mapped so, and nobody holds a reference.
         unsafe { libc::munmap(self.segment.as_ptr().cast(), size_of::<Segment>()) };
+    }
+}
+
+/// Opens what is a plain file and this user's, or anybody's for root; without waiting for anybody.
+fn plain_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+    let file = options.custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    // SAFETY: no memory is passed.
+    let user = unsafe { libc::geteuid() };
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no plain file"));
+    }
+    if user != 0 && metadata.uid() != user {
+        return Err(io::Error::other("it belongs to another user"));
+    }
+    Ok(file)
+}
+
+/// A segment that this process records in. Its lock is the file's as long as anybody has it open, or mapped.
+struct Held {
+    fd: AtomicI32,
+    segment: AtomicPtr<Segment>,
+}
+
+const NONE: i32 = -1;
+static HELD: [Held; 64] = [const {
+    Held {
+        fd: AtomicI32::new(NONE),
+        segment: AtomicPtr::new(ptr::null_mut()),
+    }
+}; 64];
+
+/// The lock on this file ends with this process, though one that it forked should live on: that one records no more.
+fn hold(file: &File, segment: NonNull<Segment>) {
+    /// Called in the new process, where only what may be called in a signal handler may be.
+    unsafe extern "C" fn let_go() {
+        // SAFETY: the path ends with 0.
+        let nothing = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+        for held in &HELD {
+            let fd = held.fd.load(Ordering::Relaxed);
+            let segment = held.segment.load(Ordering::Relaxed);
+            if fd != NONE && nothing >= 0 && !segment.is_null() {
+                let flags =
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+                let protection = libc::PROT_READ | libc::PROT_WRITE;
+                // SAFETY: in the mapping's place comes memory of the same length that is ours alone. The descriptor's
+                // number stays taken, for somebody here may close it yet.
+                unsafe {
+                    libc::mmap(
+                        segment.cast(),
+                        size_of::<Segment>(),
+                        protection,
+                        flags,
+                        -1,
+                        0,
+                    );
+                    libc::dup3(nothing, fd, libc::O_CLOEXEC);
+                }
+            }
+        }
+    }
+    static ONCE: Once = Once::new();
+    // SAFETY: it may be called at any time after a fork.
+    ONCE.call_once(|| unsafe {
+        libc::pthread_atfork(None, None, Some(let_go));
+    });
+    let (relaxed, fd) = (Ordering::Relaxed, file.as_raw_fd());
+    for held in &HELD {
+        if held.fd.compare_exchange(NONE, fd, relaxed, relaxed).is_ok() {
+            held.segment.store(segment.as_ptr(), relaxed);
+            break;
+        }
+    }
+}
+
+/// Nobody has to let go of it any more.
+fn release(file: &File) {
+    let fd = file.as_raw_fd();
+    if let Some(held) = HELD
+        .iter()
+        .find(|held| held.fd.load(Ordering::Relaxed) == fd)
+    {
+        held.segment.store(ptr::null_mut(), Ordering::Relaxed);
+        held.fd.store(NONE, Ordering::Relaxed);
     }
 }
 
@@ -494,14 +597,24 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Whether a segment is called so: by its process and a random number.
+fn is_name(name: &str, prefix: &str) -> bool {
+    let parts = name
+        .strip_prefix(prefix)
+        .and_then(|name| name.split_once('-'));
+    parts.is_some_and(|(process, random)| {
+        process.parse::<u32>().is_ok()
+            && random.len() == 16
+            && random.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
 /// Removes what processes of this user have left behind that did not end by themselves.
 pub(super) fn clean(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else {
         return;
     };
     for entry in entries.filter_map(Result::ok) {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
         let is_old = || {
             let age = entry
                 .metadata()
@@ -511,12 +624,12 @@ pub(super) fn clean(folder: &Path) {
                 .ok()?;
             Some(age.as_secs() >= UNFINISHED_MAX_S)
         };
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
         let is_candidate =
-            name.starts_with(PREFIX) || name.starts_with(UNFINISHED) && is_old() == Some(true);
-        // Another user's cannot be opened for writing.
-        let file = || OpenOptions::new().write(true).open(entry.path()).ok();
+            is_name(&name, PREFIX) || is_name(&name, UNFINISHED) && is_old() == Some(true);
         if is_candidate
-            && let Some(file) = file()
+            && let Ok(file) = plain_file(&entry.path(), OpenOptions::new().write(true))
             && matches!(lock(&file, libc::LOCK_EX), Ok(true))
         {
             let _ = fs::remove_file(entry.path());

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +11,7 @@ use super::schema::{HostCounter, HostGauge, LaneGauge, PortCounter, PortGauge, P
 use super::sources::switches::SwitchValue;
 use super::sources::{self, HostNow, PortNow, SourceTimes};
 use super::values::Values;
+use crate::clock::{Timestamp, wall_ns};
 use crate::units::Nanos;
 
 /// A process, with what has happened in it since the snapshot before.
@@ -41,6 +41,9 @@ fn is_zero(number: &u64) -> bool {
 pub struct Snapshot {
     /// When, in ns of the wall clock.
     pub wall_ns: u64,
+    /// And by the host's own, which nobody sets: how far snapshots are apart is told by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
     /// The processes.
     pub processes: Vec<Watched>,
     /// The host and its ports, if whoever watched has read them.
@@ -125,7 +128,6 @@ impl Watcher {
     /// The folder cannot be read.
     pub fn snapshot(&mut self) -> io::Result<(Snapshot, Vec<String>)> {
         let lines = self.look()?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let watched = |reader: &mut Reader| {
             let Events { events, missed } = reader.events();
             Watched {
@@ -135,7 +137,8 @@ impl Watcher {
             }
         };
         let snapshot = Snapshot {
-            wall_ns: now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(0)),
+            wall_ns: wall_ns(),
+            at: Some(Timestamp::now()),
             processes: self.readers().iter_mut().map(watched).collect(),
             ..Snapshot::default()
         };
@@ -171,12 +174,22 @@ impl Snapshot {
         };
         let (ports, host) = self.host_since(earlier.host.as_ref());
         Window {
-            from_ns: earlier.wall_ns,
+            from_ns: self.wall_ns.saturating_sub(self.after_ns(earlier)),
             to_ns: self.wall_ns,
             processes: self.processes.iter().map(since).collect(),
             ports,
             host,
         }
+    }
+
+    /// How long after an earlier one it was made: 0 if it was not.
+    fn after_ns(&self, earlier: &Self) -> u64 {
+        let (now, then) = (self.at, earlier.at);
+        let by_clock = now.zip(then).filter(|(now, then)| now >= then);
+        by_clock.map_or_else(
+            || self.wall_ns.saturating_sub(earlier.wall_ns),
+            |(now, then)| now.since(then).0,
+        )
     }
 
     fn host_since(&self, earlier: Option<&HostNow>) -> (Vec<PortWindow>, Option<HostWindow>) {
@@ -315,9 +328,9 @@ fn closed_links(now: &Watched, first: &Snapshot, between: &[Snapshot]) -> Vec<Li
 /// not known of that time, and of the rest it is.
 fn host_over(snapshots: &[Snapshot]) -> (Vec<PortWindow>, Option<HostWindow>) {
     let (mut ports, mut host) = (Vec::<PortWindow>::new(), None::<HostWindow>);
-    let (mut read, mut wall_ns) = (None, u64::MAX);
+    let (mut read, mut earlier) = (None, None);
     for now in snapshots {
-        let passed = now.wall_ns.saturating_sub(wall_ns);
+        let passed = earlier.replace(now).map_or(0, |then| now.after_ns(then));
         let (found, found_host) = now.host_since(read);
         let mut gone = std::mem::replace(&mut ports, found);
         for port in &mut ports {
@@ -337,7 +350,7 @@ fn host_over(snapshots: &[Snapshot]) -> (Vec<PortWindow>, Option<HostWindow>) {
             }
             host = Some(now);
         }
-        (read, wall_ns) = (now.host.as_ref().or(read), now.wall_ns);
+        read = now.host.as_ref().or(read);
     }
     (ports, host)
 }
@@ -439,6 +452,23 @@ mod tests {
         assert_eq!(links[1], link(4, 3, 1, 1), "it has begun meanwhile");
         assert_eq!(window.length_ns(), 2_000);
         assert_eq!(window.per_second(4), 2_000_000);
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_changes_no_rate() {
+        let at = |seconds| Some(Timestamp::ZERO + Nanos::from_secs(seconds));
+        let mut earlier = snapshot(9_000_000_000, 1, Vec::new());
+        let mut later = snapshot(4_000_000_000, 1, Vec::new());
+        (earlier.at, later.at) = (at(1), at(3));
+        let window = later.since(&earlier);
+        assert_eq!(
+            (window.from_ns, window.to_ns),
+            (2_000_000_000, 4_000_000_000)
+        );
+        // The host was started anew in between.
+        (earlier.at, later.at) = (at(3), at(1));
+        later.wall_ns = 10_000_000_000;
+        assert_eq!(later.since(&earlier).length_ns(), 1_000_000_000);
     }
 
     #[test]
