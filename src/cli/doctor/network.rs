@@ -13,6 +13,8 @@ const PORTS_LEAST: u32 = 10_000;
 const QUEUE_MICROS: u64 = 2000;
 /// Links over TCP have so many paths at most, which share what is under way.
 const PATHS: u64 = 8;
+/// The ports, source and destination, in `fib_multipath_hash_fields` (Linux's `net/ip_fib.h`).
+const HASH_PORTS: u32 = 0x10 | 0x20;
 
 /// Traffic with several routes takes all of them.
 pub(super) fn ecmp_hash(host: &Host) -> Outcome {
@@ -25,22 +27,37 @@ pub(super) fn ecmp_hash(host: &Host) -> Outcome {
             return Outcome::not_checked(format!("the kernel does not tell its routes: {error}"));
         }
     };
-    match (routes, policy.as_str()) {
-        (0, _) => Outcome::not_checked("no route has several ways"),
-        (_, "0") => Outcome::Found(vec![
-            Finding::problem("All connections to a host leave by the same way.")
-                .evidence([
-                    format!("{} with several next hops", count(routes, "route")),
-                    "net.ipv4.fib_multipath_hash_policy = 0: by addresses alone".into(),
-                ])
-                .why(
-                    "A link's paths differ by their ports, so over TCP none of them would use \
-                     another uplink than the first.",
-                )
-                .fix(["sysctl -w net.ipv4.fib_multipath_hash_policy=1"]),
-        ]),
-        (_, policy) => Outcome::Well(format!("policy {policy} for {}", count(routes, "route"))),
+    if routes == 0 {
+        return Outcome::not_checked("no route has several ways");
     }
+    let setting = format!("net.ipv4.fib_multipath_hash_policy = {policy}");
+    let fields = host.number::<u32>("proc/sys/net/ipv4/fib_multipath_hash_fields");
+    let evidence = match (policy.as_str(), fields) {
+        ("0", _) => format!("{setting}: by addresses alone"),
+        ("2", _) => format!("{setting}: by addresses alone, in tunnels the inner ones"),
+        ("3", None) => {
+            return Outcome::not_checked("net.ipv4.fib_multipath_hash_fields cannot be read");
+        }
+        ("3", Some(fields)) if fields & HASH_PORTS == 0 => {
+            format!("{setting}, fib_multipath_hash_fields = {fields:#06x}: not by ports")
+        }
+        ("1" | "3", _) => {
+            return Outcome::Well(format!("policy {policy} for {}", count(routes, "route")));
+        }
+        _ => return Outcome::not_checked(format!("policy {policy} is not known")),
+    };
+    Outcome::Found(vec![
+        Finding::problem("All connections to a host leave by the same way.")
+            .evidence([
+                format!("{} with several next hops", count(routes, "route")),
+                evidence,
+            ])
+            .why(
+                "A link's paths differ by their ports, so over TCP none of them would use \
+                 another uplink than the first.",
+            )
+            .fix(["sysctl -w net.ipv4.fib_multipath_hash_policy=1"]),
+    ])
 }
 
 /// Subnets that several interfaces are in.

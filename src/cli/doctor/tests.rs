@@ -1070,6 +1070,24 @@ fn all_routes_are_taken() {
         PROBLEM,
         &["1 route with", "fib_multipath_hash_policy=1"],
     );
+    patient.tree.file(policy, "2\n");
+    patient.found("ecmp-hash", PROBLEM, &["= 2: by addresses alone"]);
+    patient.tree.file(policy, "3\n");
+    patient.not_checked("ecmp-hash", "hash_fields cannot be read");
+    let fields = "proc/sys/net/ipv4/fib_multipath_hash_fields";
+    // Addresses and protocol, and the ports of what is in tunnels.
+    patient.tree.file(fields, "3079\n");
+    patient.found(
+        "ecmp-hash",
+        PROBLEM,
+        &["= 0x0c07: not by ports", "fib_multipath_hash_policy=1"],
+    );
+    for with_port in ["16\n", "39\n", "55\n"] {
+        patient.tree.file(fields, with_port);
+        patient.is_well("ecmp-hash");
+    }
+    patient.tree.file(policy, "4\n");
+    patient.not_checked("ecmp-hash", "policy 4 is not known");
     patient.not_checked_without("ecmp-hash", policy, "one way");
 }
 
