@@ -86,6 +86,12 @@ fn sysctl(host: &Host, interface: &str, name: &str) -> Option<u32> {
     of("all").max(of(interface))
 }
 
+/// The command for a setting of an interface. A dot in its name is a slash there, as in `eth0/100`.
+fn set(interface: &str, setting: &str) -> String {
+    let interface = interface.replace('.', "/");
+    format!("sysctl -w net.ipv4.conf.{interface}.{setting}")
+}
+
 /// Packets that come in by one of several interfaces in a subnet are not thrown away.
 pub(super) fn reverse_path(host: &Host) -> Outcome {
     let shared = shared_subnets(host);
@@ -101,7 +107,7 @@ pub(super) fn reverse_path(host: &Host) -> Outcome {
                     "{interface}: rp_filter 1, in {address}/{prefix} with {}",
                     others(interfaces, interface)
                 ));
-                fix.push(format!("sysctl -w net.ipv4.conf.{interface}.rp_filter=2"));
+                fix.push(set(interface, "rp_filter=2"));
             }
         }
     }
@@ -144,7 +150,7 @@ pub(super) fn arp(host: &Host) -> Outcome {
                     others(interfaces, interface)
                 ));
                 for setting in ["arp_ignore=1", "arp_announce=2"] {
-                    fix.push(format!("sysctl -w net.ipv4.conf.{interface}.{setting}"));
+                    fix.push(set(interface, setting));
                 }
             }
         }

@@ -1123,6 +1123,23 @@ fn interfaces_in_one_subnet_are_set_apart() {
             "net.ipv4.conf.eth1.arp_ignore=1",
         ],
     );
+    // As `sysctl` wants the names of VLANs.
+    patient.subnet("eth1.100", "0002000A");
+    patient.subnet("eth2", "0002000A");
+    patient.sysctl("eth1.100", "rp_filter", 1);
+    patient.found(
+        "reverse-path",
+        PROBLEM,
+        &[
+            "eth1.100: rp_filter 1",
+            "sysctl -w net.ipv4.conf.eth1/100.rp_filter=2",
+        ],
+    );
+    patient.found(
+        "arp",
+        WARNING,
+        &["sysctl -w net.ipv4.conf.eth1/100.arp_announce=2"],
+    );
 }
 
 #[test]
