@@ -210,7 +210,8 @@ fn pfc_elsewhere(host: &Host, known: &[Lossless<'_>]) -> Option<Finding> {
             let set = |(port, _): &&Lossless<'_>| format!("echo {class} > {}", tclass_file(port));
             let fix: Vec<String> = overridden.map(set).collect();
             if fix.is_empty() {
-                vec![format!("export NCCL_IB_TC={class}")]
+                let variable = host.prevailing("THALWEG_TC", "NCCL_IB_TC");
+                vec![format!("export {variable}={class}")]
             } else {
                 fix
             }

@@ -990,7 +990,16 @@ fn the_job_has_a_lossless_priority() {
             "export NCCL_IB_TC=106",
         ],
     );
+    // The one that prevails.
+    patient.set("THALWEG_TC", "0");
     patient.set("NCCL_IB_TC", "106");
+    patient.found("pfc", PROBLEM, &["class 0", "export THALWEG_TC=106"]);
+    patient.env.remove("THALWEG_TC");
+    patient.tree.file("thalweg.toml", "tc = 0\n");
+    let file = patient.tree.path().join("thalweg.toml");
+    patient.set("THALWEG_CONFIG", file.to_str().unwrap());
+    patient.found("pfc", PROBLEM, &["class 0", "export THALWEG_TC=106"]);
+    patient.env.remove("THALWEG_CONFIG");
     patient.kernel.dcb.get_mut("eth0").unwrap().pfc = Some(0b1_1000);
     patient.found(
         "pfc",
