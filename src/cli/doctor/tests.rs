@@ -1000,13 +1000,32 @@ fn the_job_has_a_lossless_priority() {
     patient.set("THALWEG_CONFIG", file.to_str().unwrap());
     patient.found("pfc", PROBLEM, &["class 0", "export THALWEG_TC=106"]);
     patient.env.remove("THALWEG_CONFIG");
+    // The job's priority is turned on where it is missing; no other is touched.
+    for (of_eth0, of_eth1, fix) in [
+        (0b1_0000, 0b1000, "[\"dcb pfc set dev eth0 prio-pfc 3:on\"]"),
+        (
+            0b1_1000,
+            0b10000,
+            "[\"dcb pfc set dev eth1 prio-pfc 3:on\"]",
+        ),
+        (0b1000, 0, "[\"dcb pfc set dev eth1 prio-pfc 3:on\"]"),
+        (0b1_0000, 0b10_0000, "eth0 prio-pfc PRIORITY:on\", \"dcb"),
+    ] {
+        for (interface, bits) in [("eth0", of_eth0), ("eth1", of_eth1)] {
+            patient.kernel.dcb.get_mut(interface).unwrap().pfc = Some(bits);
+        }
+        patient.found("pfc", PROBLEM, &["on the same priorities", fix]);
+        assert!(!format!("{:?}", patient.finding("pfc")).contains(":off"));
+    }
+    // It is on at all ports: another that is not is none of the job's.
     patient.kernel.dcb.get_mut("eth0").unwrap().pfc = Some(0b1_1000);
+    patient.kernel.dcb.get_mut("eth1").unwrap().pfc = Some(0b1000);
     patient.found(
         "pfc",
-        PROBLEM,
+        NOTE,
         &[
             "mlx5_0:1 (eth0): PFC on priorities 3-4",
-            "dcb pfc set dev eth0",
+            "as on the switches",
         ],
     );
     for dcb in patient.kernel.dcb.values_mut() {
