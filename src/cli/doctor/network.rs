@@ -149,9 +149,8 @@ pub(super) fn arp(host: &Host) -> Outcome {
                          {address}/{prefix} with {}",
                     others(interfaces, interface)
                 ));
-                for setting in ["arp_ignore=1", "arp_announce=2"] {
-                    fix.push(set(interface, setting));
-                }
+                fix.extend((ignore == 0).then(|| set(interface, "arp_ignore=1")));
+                fix.extend((announce < 2).then(|| set(interface, "arp_announce=2")));
             }
         }
     }
@@ -220,14 +219,16 @@ pub(super) fn tcp_buffers(host: &Host) -> Outcome {
     };
     // A receiver offers half of its buffer.
     let needed = mbps.saturating_mul(QUEUE_MICROS) / 8 / PATHS * 2;
-    let most = |name: &str| {
+    // The least, the first and the most.
+    let sizes = |name: &str| {
         let text = host.word(format!("proc/sys/net/ipv4/{name}"))?;
-        text.split_whitespace().nth(2)?.parse::<u64>().ok()
+        let sizes: Vec<u64> = text.split_whitespace().flat_map(str::parse).collect();
+        <[u64; 3]>::try_from(sizes).ok()
     };
-    let small: Vec<(&str, u64)> = ["tcp_rmem", "tcp_wmem"]
+    let small: Vec<(&str, [u64; 3])> = ["tcp_rmem", "tcp_wmem"]
         .into_iter()
-        .filter_map(|name| Some((name, most(name)?)))
-        .filter(|(_, bytes)| *bytes < needed)
+        .filter_map(|name| Some((name, sizes(name)?)))
+        .filter(|(_, [.., most])| *most < needed)
         .collect();
     if small.is_empty() {
         return Outcome::Well(format!("enough for {interface} at {}", gbps(mbps)));
@@ -238,15 +239,14 @@ pub(super) fn tcp_buffers(host: &Host) -> Outcome {
             .evidence(
                 small
                     .iter()
-                    .map(|(name, bytes)| format!("net.ipv4.{name}: at most {bytes} bytes")),
+                    .map(|(name, [.., most])| format!("net.ipv4.{name}: at most {most} bytes")),
             )
             .evidence([format!(
                 "{interface} needs about {needed} for each of {PATHS} paths"
             )])
             .why("What may be under way at once is limited by these buffers, and with it the rate.")
-            .fix(small.iter().map(|(name, _)| {
-                let middle = if *name == "tcp_rmem" { 131_072 } else { 65_536 };
-                format!("sysctl -w net.ipv4.{name}=\"4096 {middle} {bytes}\"")
+            .fix(small.iter().map(|(name, [least, first, _])| {
+                format!("sysctl -w net.ipv4.{name}=\"{least} {first} {bytes}\"")
             })),
     ])
 }

@@ -225,13 +225,12 @@ fn pfc_elsewhere(host: &Host, known: &[Lossless<'_>]) -> Option<Finding> {
                 .iter()
                 .filter(|(port, _)| overriding(host, port).is_some());
             let set = |(port, _): &&Lossless<'_>| format!("echo {class} > {}", tclass_file(port));
-            let fix: Vec<String> = overridden.map(set).collect();
-            if fix.is_empty() {
+            let mut fix: Vec<String> = overridden.map(set).collect();
+            if fix.len() < elsewhere.len() {
                 let variable = host.prevailing("THALWEG_TC", "NCCL_IB_TC");
-                vec![format!("export {variable}={class}")]
-            } else {
-                fix
+                fix.push(format!("export {variable}={class}"));
             }
+            fix
         }
         None => vec!["dcb app add dev INTERFACE dscp-prio DSCP:PRIORITY, with PFC there".into()],
     };
