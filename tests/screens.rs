@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use thalweg::clock::Timestamp;
@@ -181,4 +181,46 @@ fn a_recording_is_told_as_it_was() {
         now == expected,
         "THALWEG_BLESS=1 cargo test --test screens writes it:\n{now}"
     );
+}
+
+#[test]
+fn nobody_need_hear_what_is_said_on_standard_error() {
+    let name = format!("thalweg-unheard-{}", std::process::id());
+    let folder = Folder(std::env::temp_dir().join(name));
+    fs::create_dir(&folder.0).unwrap();
+    let recording = fs::read(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/recordings/small.gz"
+    ));
+    let recording = recording.unwrap();
+    let half = &recording[..recording.len() / 2];
+    fs::write(folder.0.join("half.gz"), half).unwrap();
+    let command = |arguments: &[&str], stderr: Stdio| {
+        Command::new(env!("CARGO_BIN_EXE_thalweg"))
+            .args(arguments)
+            .current_dir(&folder.0)
+            .stderr(stderr)
+            .output()
+            .unwrap()
+    };
+    for (arguments, status) in [
+        (&["paths", "--folder", "."][..], 0),
+        (&["events", "--folder", "none"], 0),
+        (&["explain", "half.gz"], 0),
+        (&["replay", "--json", "half.gz"], 0),
+        (&["report", "--json", "half.gz"], 0),
+        (&["sim", "run", "hello", "--report", "page.html"], 0),
+        (&["sim", "list", "none"], 2),
+        (&["no-command"], 2),
+    ] {
+        let heard = command(arguments, Stdio::piped());
+        assert!(!heard.stderr.is_empty(), "{arguments:?}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let unheard = command(arguments, writer.into());
+        for output in [&heard, &unheard] {
+            assert_eq!(output.status.code(), Some(status), "{arguments:?}");
+        }
+        assert_eq!(unheard.stdout.is_empty(), heard.stdout.is_empty());
+    }
 }

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::watched::{Folder, Watched};
-use super::{Failure, duration, wall_text};
+use super::{Failure, duration, say, wall_text};
 use crate::telemetry::event::{Event, Verdict};
 use crate::telemetry::reader::Happened;
 
@@ -160,10 +160,10 @@ fn look(watched: &mut Watched, filter: &Filter) -> Vec<Line> {
         let (pid, program) = reader.process();
         let found = reader.events();
         if found.missed > 0 {
-            eprintln!(
-                "thalweg: {program} {pid}: {} events were gone before they could be read",
+            say(format_args!(
+                "{program} {pid}: {} events were gone before they could be read",
                 found.missed
-            );
+            ));
         }
         let events = found.events.into_iter();
         let taken = events.filter(|event| filter.takes(event, pid, now_ns));

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::recording::Recording;
 use super::watched::{Folder, Watched};
-use super::{Failure, duration, print_json, wall_text};
+use super::{Failure, duration, print_json, say, wall_text};
 use crate::telemetry::snapshot::{Snapshot, Window};
 use crate::telemetry::verdict::{self, Finding};
 
@@ -46,7 +46,7 @@ pub(super) fn explain(args: &ExplainArgs, out: &mut impl Write) -> Result<(), Fa
     let window = if let Some(file) = &args.file {
         let recording = Recording::read(file).map_err(Failure::Usage)?;
         for line in &recording.lines {
-            eprintln!("thalweg: {}: {line}", file.display());
+            say(format_args!("{}: {line}", file.display()));
         }
         let window = window_of(&recording.snapshots, args.length, args.until);
         let few = || format!("{}: two snapshots at least are needed", file.display());

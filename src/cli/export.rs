@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use clap::Args;
 
 use super::watched::{Folder, Switches};
-use super::{Failure, print_json};
+use super::{Failure, print_json, say};
 use crate::clock::Timestamp;
 use crate::export::http::{self, Page};
 use crate::export::{Scrape, SharedHost, prometheus};
@@ -60,7 +60,7 @@ pub(super) fn export(args: &ExportArgs, out: &mut impl Write) -> Result<(), Fail
     if args.once || args.json {
         let (scrape, lines) = scrape().map_err(Failure::Usage)?;
         for line in &lines {
-            eprintln!("thalweg: {line}");
+            say(line);
         }
         if args.json {
             return print_json(out, &scrape);
@@ -71,10 +71,10 @@ pub(super) fn export(args: &ExportArgs, out: &mut impl Write) -> Result<(), Fail
     let refused = |error| Failure::Usage(format!("--listen {}: {error}", args.listen));
     let listener = TcpListener::bind(args.listen).map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
-    eprintln!(
-        "thalweg: metrics of {} at http://{address}/metrics",
+    say(format_args!(
+        "metrics of {} at http://{address}/metrics",
         folder.display()
-    );
+    ));
     let said = Said::default();
     let page = |path: &str| match path {
         "/metrics" => match scrape() {
@@ -94,8 +94,7 @@ pub(super) fn export(args: &ExportArgs, out: &mut impl Write) -> Result<(), Fail
         "/" => Page::line(200, "thalweg export: the metrics are at /metrics"),
         _ => Page::line(404, "there is only /metrics"),
     };
-    let say = |line: &str| eprintln!("thalweg: {line}");
-    http::serve(&listener, &page, &say)
+    http::serve(&listener, &page, &|line: &str| say(line))
         .map_err(|error| Failure::Usage(format!("no thread: {error}")))
 }
 
@@ -106,7 +105,7 @@ struct Said(Mutex<BTreeSet<String>>);
 impl Said {
     fn say(&self, lines: Vec<String>) {
         for line in self.news(lines) {
-            eprintln!("thalweg: {line}");
+            say(line);
         }
     }
 

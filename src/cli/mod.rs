@@ -2,6 +2,12 @@
 //! the exit status says whether all is well: 0, 1 where a run did not end, a bound is not held, or the
 //! host has a problem, 2 where the command or a scenario is wrong.
 
+#![warn(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "they panic when the pipe is closed"
+)]
+
 mod compare;
 mod doctor;
 mod events;
@@ -20,6 +26,7 @@ mod top;
 mod watched;
 mod work;
 
+use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -218,6 +225,11 @@ fn print_json(out: &mut impl Write, value: &impl Serialize) -> Result<(), Failur
     Ok(())
 }
 
+/// Says something on standard error. Whoever has closed that does not want to know.
+fn say(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "thalweg: {line}");
+}
+
 /// Runs the command that this process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -254,11 +266,11 @@ pub fn main() -> ExitCode {
         // Whoever read the output has seen enough.
         Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Failure::Output(error)) => {
-            eprintln!("thalweg: the output cannot be written: {error}");
+            say(format_args!("the output cannot be written: {error}"));
             ExitCode::from(2)
         }
         Err(Failure::Usage(problem)) => {
-            eprintln!("thalweg: {problem}");
+            say(problem);
             ExitCode::from(2)
         }
     }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::progress::Bar;
 use super::work::in_parallel;
-use super::{Failure, RunArgs, print_json};
+use super::{Failure, RunArgs, print_json, say};
 use crate::sim::report::{Report, RunReport};
 use crate::sim::scenario::{Detail, Override, Scenario, ScenarioError, Source};
 
@@ -24,7 +24,7 @@ pub(super) fn run(args: &RunArgs, out: &mut impl Write) -> Result<(), Failure> {
             std::fs::write(path, page).map_err(|error| {
                 Failure::Usage(format!("{} cannot be written: {error}", path.display()))
             })?;
-            eprintln!("the report is in {}", path.display());
+            say(format_args!("the report is in {}", path.display()));
         }
         if args.common.json {
             print_json(out, report)?;

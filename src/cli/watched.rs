@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::Failure;
+use super::{Failure, say};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::telemetry::reader::{Reader, Watcher};
@@ -52,7 +52,7 @@ impl Switches {
         let receiver = Receiver::listen(address)
             .map_err(|error| Failure::Usage(format!("--otlp {address}: {error}")))?;
         let address = receiver.address();
-        eprintln!("thalweg: switches may send their metrics to {address}");
+        say(format_args!("switches may send their metrics to {address}"));
         Ok(Some(receiver))
     }
 }
@@ -132,9 +132,12 @@ impl Watched {
         let mut this = Self::of(folder, None);
         this.look()?;
         if let Some(line) = this.watcher.missing() {
-            eprintln!("thalweg: {line}");
+            say(line);
         } else if this.watcher.readers().is_empty() {
-            eprintln!("thalweg: no process records in {}", this.folder.display());
+            say(format_args!(
+                "no process records in {}",
+                this.folder.display()
+            ));
         }
         Ok(this)
     }
@@ -219,7 +222,7 @@ impl Watched {
     fn say(&mut self, lines: Vec<String>) {
         match &mut self.kept {
             Some(kept) => kept.extend(lines),
-            None => lines.iter().for_each(|line| eprintln!("thalweg: {line}")),
+            None => lines.iter().for_each(say),
         }
     }
 

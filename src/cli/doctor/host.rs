@@ -256,6 +256,17 @@ impl Host {
         }
     }
 
+    /// Which of two variables to set: that of NCCL, for its own transports too, unless ours is set, or a file of ours
+    /// may set it, which prevail.
+    pub(super) fn prevailing<'a>(&self, ours: &'a str, of_nccl: &'a str) -> &'a str {
+        let is_ours = [ours, "THALWEG_CONFIG"].map(|name| self.var(name).is_some());
+        if is_ours.contains(&true) {
+            ours
+        } else {
+            of_nccl
+        }
+    }
+
     /// What takes these variables away, wherever each is set.
     pub(super) fn unset(&self, names: &[&str]) -> Vec<String> {
         let is_set = |name: &&&str| self.env.contains_key(**name);

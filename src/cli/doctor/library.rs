@@ -127,17 +127,19 @@ pub(super) fn plugin(host: &Host) -> Outcome {
             return Outcome::not_checked(why);
         }
         let searched = host.var("LD_LIBRARY_PATH").unwrap_or("it is not set");
+        // A path is taken as it is.
+        let search = (!file.contains('/')).then(|| {
+            format!("export LD_LIBRARY_PATH=FOLDER:$LD_LIBRARY_PATH, with the folder of {file}, or")
+        });
+        let name = file.rsplit('/').next().unwrap_or(&file);
         return Outcome::Found(vec![
             Finding::problem("NCCL is told to load thalweg, but does not find it.")
                 .evidence([shown, why, format!("LD_LIBRARY_PATH: {searched}")])
                 .why("NCCL says so in one line of its log, and goes on with its own transports.")
-                .fix([
-                    format!(
-                        "export LD_LIBRARY_PATH=FOLDER:$LD_LIBRARY_PATH, with the folder of {file}"
-                    ),
-                    "or name the file: export NCCL_NET_PLUGIN=/FOLDER/libnccl-net-thalweg.so"
-                        .into(),
-                ]),
+                .fix(search)
+                .fix([format!(
+                    "name the file: export NCCL_NET_PLUGIN=/FOLDER/{name}"
+                )]),
         ]);
     };
     let contents = scan(&place, |_| false);

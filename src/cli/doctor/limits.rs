@@ -8,6 +8,8 @@ use super::{Finding, Outcome};
 const LOCKED_BYTES_LEAST: u64 = 1 << 30;
 /// A link over TCP has up to 8 sockets; so many files are for about 500 links.
 const OPEN_FILES_LEAST: u64 = 4096;
+/// Enough for about 8000 links.
+const OPEN_FILES: u64 = 65_536;
 /// The size of `/dev/shm` in a container that nobody has given one.
 const SHARED_BYTES_CONTAINER: u64 = 64 << 20;
 /// linux/capability.h: `CAP_IPC_LOCK`.
@@ -71,24 +73,30 @@ pub(super) fn open_files(host: &Host) -> Outcome {
         return Outcome::not_checked("/proc/self/limits does not say");
     };
     match soft {
-        Some(soft) if soft < OPEN_FILES_LEAST => Outcome::Found(vec![
-            Finding::warning(format!("A process may open {soft} files."))
-                .evidence([
-                    format!(
-                        "soft limit {soft}, hard limit {}",
-                        hard.map_or("unlimited".into(), |hard| hard.to_string())
-                    ),
-                    OF_SHELL.into(),
-                ])
-                .why(
-                    "A link over TCP has up to 8 sockets, and NCCL opens more for each peer: a \
+        Some(soft) if soft < OPEN_FILES_LEAST => {
+            // Nobody but root goes beyond the hard limit.
+            let most = hard.map_or(OPEN_FILES, |hard| hard.min(OPEN_FILES));
+            let raise = (most >= OPEN_FILES_LEAST).then(|| format!("ulimit -Sn {most}"));
+            Outcome::Found(vec![
+                Finding::warning(format!("A process may open {soft} files."))
+                    .evidence([
+                        format!(
+                            "soft limit {soft}, hard limit {}",
+                            hard.map_or("unlimited".into(), |hard| hard.to_string())
+                        ),
+                        OF_SHELL.into(),
+                    ])
+                    .why(
+                        "A link over TCP has up to 8 sockets, and NCCL opens more for each peer: a \
                      large job runs out.",
-                )
-                .fix([
-                    "ulimit -n 65536",
-                    "for services: LimitNOFILE=65536; for containers: --ulimit nofile=65536",
-                ]),
-        ]),
+                    )
+                    .fix(raise)
+                    .fix([
+                        "for users: \"* - nofile 65536\" in /etc/security/limits.d/nofile.conf",
+                        "for services: LimitNOFILE=65536; for containers: --ulimit nofile=65536",
+                    ]),
+            ])
+        }
         Some(soft) => Outcome::Well(soft.to_string()),
         None => Outcome::Well("unlimited".into()),
     }

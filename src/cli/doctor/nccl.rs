@@ -201,6 +201,7 @@ pub(super) fn net(host: &Host) -> Outcome {
         Finding::note("NCCL is not told to load thalweg.")
             .why("A job that is started like this uses NCCL's own transports, or another plugin.")
             .fix(["export NCCL_NET_PLUGIN=thalweg"])
+            .fix(net.map_or(Vec::new(), |_| host.unset(&["NCCL_NET"])))
     } else {
         return Outcome::Well(evidence.join(", "));
     };

@@ -13,6 +13,8 @@ const PORTS_LEAST: u32 = 10_000;
 const QUEUE_MICROS: u64 = 2000;
 /// Links over TCP have so many paths at most, which share what is under way.
 const PATHS: u64 = 8;
+/// The ports, source and destination, in `fib_multipath_hash_fields` (Linux's `net/ip_fib.h`).
+const HASH_PORTS: u32 = 0x10 | 0x20;
 
 /// Traffic with several routes takes all of them.
 pub(super) fn ecmp_hash(host: &Host) -> Outcome {
@@ -25,22 +27,37 @@ pub(super) fn ecmp_hash(host: &Host) -> Outcome {
             return Outcome::not_checked(format!("the kernel does not tell its routes: {error}"));
         }
     };
-    match (routes, policy.as_str()) {
-        (0, _) => Outcome::not_checked("no route has several ways"),
-        (_, "0") => Outcome::Found(vec![
-            Finding::problem("All connections to a host leave by the same way.")
-                .evidence([
-                    format!("{} with several next hops", count(routes, "route")),
-                    "net.ipv4.fib_multipath_hash_policy = 0: by addresses alone".into(),
-                ])
-                .why(
-                    "A link's paths differ by their ports, so over TCP none of them would use \
-                     another uplink than the first.",
-                )
-                .fix(["sysctl -w net.ipv4.fib_multipath_hash_policy=1"]),
-        ]),
-        (_, policy) => Outcome::Well(format!("policy {policy} for {}", count(routes, "route"))),
+    if routes == 0 {
+        return Outcome::not_checked("no route has several ways");
     }
+    let setting = format!("net.ipv4.fib_multipath_hash_policy = {policy}");
+    let fields = host.number::<u32>("proc/sys/net/ipv4/fib_multipath_hash_fields");
+    let evidence = match (policy.as_str(), fields) {
+        ("0", _) => format!("{setting}: by addresses alone"),
+        ("2", _) => format!("{setting}: by addresses alone, in tunnels the inner ones"),
+        ("3", None) => {
+            return Outcome::not_checked("net.ipv4.fib_multipath_hash_fields cannot be read");
+        }
+        ("3", Some(fields)) if fields & HASH_PORTS == 0 => {
+            format!("{setting}, fib_multipath_hash_fields = {fields:#06x}: not by ports")
+        }
+        ("1" | "3", _) => {
+            return Outcome::Well(format!("policy {policy} for {}", count(routes, "route")));
+        }
+        _ => return Outcome::not_checked(format!("policy {policy} is not known")),
+    };
+    Outcome::Found(vec![
+        Finding::problem("All connections to a host leave by the same way.")
+            .evidence([
+                format!("{} with several next hops", count(routes, "route")),
+                evidence,
+            ])
+            .why(
+                "A link's paths differ by their ports, so over TCP none of them would use \
+                 another uplink than the first.",
+            )
+            .fix(["sysctl -w net.ipv4.fib_multipath_hash_policy=1"]),
+    ])
 }
 
 /// Subnets that several interfaces are in.
@@ -69,6 +86,12 @@ fn sysctl(host: &Host, interface: &str, name: &str) -> Option<u32> {
     of("all").max(of(interface))
 }
 
+/// The command for a setting of an interface. A dot in its name is a slash there, as in `eth0/100`.
+fn set(interface: &str, setting: &str) -> String {
+    let interface = interface.replace('.', "/");
+    format!("sysctl -w net.ipv4.conf.{interface}.{setting}")
+}
+
 /// Packets that come in by one of several interfaces in a subnet are not thrown away.
 pub(super) fn reverse_path(host: &Host) -> Outcome {
     let shared = shared_subnets(host);
@@ -84,7 +107,7 @@ pub(super) fn reverse_path(host: &Host) -> Outcome {
                     "{interface}: rp_filter 1, in {address}/{prefix} with {}",
                     others(interfaces, interface)
                 ));
-                fix.push(format!("sysctl -w net.ipv4.conf.{interface}.rp_filter=2"));
+                fix.push(set(interface, "rp_filter=2"));
             }
         }
     }
@@ -126,9 +149,8 @@ pub(super) fn arp(host: &Host) -> Outcome {
                          {address}/{prefix} with {}",
                     others(interfaces, interface)
                 ));
-                for setting in ["arp_ignore=1", "arp_announce=2"] {
-                    fix.push(format!("sysctl -w net.ipv4.conf.{interface}.{setting}"));
-                }
+                fix.extend((ignore == 0).then(|| set(interface, "arp_ignore=1")));
+                fix.extend((announce < 2).then(|| set(interface, "arp_announce=2")));
             }
         }
     }
@@ -197,14 +219,16 @@ pub(super) fn tcp_buffers(host: &Host) -> Outcome {
     };
     // A receiver offers half of its buffer.
     let needed = mbps.saturating_mul(QUEUE_MICROS) / 8 / PATHS * 2;
-    let most = |name: &str| {
+    // The least, the first and the most.
+    let sizes = |name: &str| {
         let text = host.word(format!("proc/sys/net/ipv4/{name}"))?;
-        text.split_whitespace().nth(2)?.parse::<u64>().ok()
+        let sizes: Vec<u64> = text.split_whitespace().flat_map(str::parse).collect();
+        <[u64; 3]>::try_from(sizes).ok()
     };
-    let small: Vec<(&str, u64)> = ["tcp_rmem", "tcp_wmem"]
+    let small: Vec<(&str, [u64; 3])> = ["tcp_rmem", "tcp_wmem"]
         .into_iter()
-        .filter_map(|name| Some((name, most(name)?)))
-        .filter(|(_, bytes)| *bytes < needed)
+        .filter_map(|name| Some((name, sizes(name)?)))
+        .filter(|(_, [.., most])| *most < needed)
         .collect();
     if small.is_empty() {
         return Outcome::Well(format!("enough for {interface} at {}", gbps(mbps)));
@@ -215,15 +239,14 @@ pub(super) fn tcp_buffers(host: &Host) -> Outcome {
             .evidence(
                 small
                     .iter()
-                    .map(|(name, bytes)| format!("net.ipv4.{name}: at most {bytes} bytes")),
+                    .map(|(name, [.., most])| format!("net.ipv4.{name}: at most {most} bytes")),
             )
             .evidence([format!(
                 "{interface} needs about {needed} for each of {PATHS} paths"
             )])
             .why("What may be under way at once is limited by these buffers, and with it the rate.")
-            .fix(small.iter().map(|(name, _)| {
-                let middle = if *name == "tcp_rmem" { 131_072 } else { 65_536 };
-                format!("sysctl -w net.ipv4.{name}=\"4096 {middle} {bytes}\"")
+            .fix(small.iter().map(|(name, [least, first, _])| {
+                format!("sysctl -w net.ipv4.{name}=\"{least} {first} {bytes}\"")
             })),
     ])
 }

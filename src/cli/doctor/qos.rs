@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::host::{Host, Port};
-use super::{Finding, Outcome};
+use super::{Finding, Outcome, Severity};
 use crate::telemetry::sources::dcb::{Dcb, PRIORITIES};
 
 const NO_ROCE: &str = "there is no RoCE port that is up";
@@ -116,14 +116,16 @@ pub(super) fn pfc(host: &Host) -> Outcome {
             None => NO_ROCE,
         });
     };
-    if known.iter().any(|(_, dcb)| dcb.pfc != first.pfc) {
-        return Outcome::Found(vec![pfc_differs(host, &known)]);
+    let differs = known.iter().any(|(_, dcb)| dcb.pfc != first.pfc);
+    let mut differs = differs.then(|| pfc_differs(host, &known));
+    if let Some(problem) = differs.take_if(|it| it.severity == Severity::Problem) {
+        return Outcome::Found(vec![problem]);
     }
     let lossless = priorities(first.lossless());
     if first.pfc == Some(0) {
         return Outcome::Found(vec![pfc_is_off(&known)]);
     }
-    let findings = [pfc_elsewhere(host, &known), goes_by_tag(&known)];
+    let findings = [pfc_elsewhere(host, &known), goes_by_tag(&known), differs];
     Outcome::of(
         findings.into_iter().flatten().collect(),
         format!("on {lossless}, where the job's packets go"),
@@ -143,25 +145,40 @@ fn for_each<'a>(
     interfaces.map(command).collect()
 }
 
+/// A problem, unless all ports have PFC on the priority of the job's packets.
 fn pfc_differs(host: &Host, known: &[Lossless<'_>]) -> Finding {
+    let what = "The ports do not have PFC on the same priorities.";
     // The priority of the job's packets, if some port has PFC there.
     let of_job = known.iter().find_map(|(port, dcb)| {
         let priority = dcb.priority(class(host, port))?;
         dcb.lossless().find(|lossless| *lossless == priority)
     });
+    let lacks = |dcb: &Dcb| dcb.lossless().all(|lossless| Some(lossless) != of_job);
+    let lacking = || known.iter().filter(|(_, dcb)| lacks(dcb));
+    let evidence = known.iter().map(shown);
+    if lacking().next().is_none() {
+        return Finding::note(what)
+            .evidence(evidence)
+            .why("A job whose priority some ports lack would lose packets there; this one's is at all.")
+            .fix(["nothing, if no job uses another; otherwise the same at all, as on the switches"]);
+    }
     let wanted = of_job.map_or("PRIORITY".to_owned(), |priority| priority.to_string());
-    let bits = of_job.map(|priority| 1 << priority);
-    let others = known.iter().filter(|(_, dcb)| dcb.pfc != bits);
-    Finding::problem("The ports do not have PFC on the same priorities.")
-        .evidence(known.iter().map(shown))
+    Finding::problem(what)
+        .evidence(evidence)
         .why(
             "Where it is missing, packets are dropped that other ports and the switches hold to be \
              lossless.",
         )
-        .fix(for_each(others, |interface| {
-            format!("dcb pfc set dev {interface} prio-pfc all:off {wanted}:on")
-        }))
+        .fix(for_each(lacking(), |interface| turn_on(interface, &wanted)))
+        .fix(of_job.is_none().then_some(AS_ON_SWITCHES))
 }
+
+/// Lets a port have PFC on a priority; the others stay as they are.
+fn turn_on(interface: &str, priority: &str) -> String {
+    format!("dcb pfc set dev {interface} prio-pfc {priority}:on")
+}
+
+const AS_ON_SWITCHES: &str = "as on the switches; PRIORITY is often 3";
 
 fn pfc_is_off(known: &[Lossless<'_>]) -> Finding {
     Finding::warning("PFC is off at all priorities.")
@@ -172,9 +189,9 @@ fn pfc_is_off(known: &[Lossless<'_>]) -> Finding {
              adapters made for it.",
         )
         .fix(for_each(known.iter(), |interface| {
-            format!("dcb pfc set dev {interface} prio-pfc PRIORITY:on")
+            turn_on(interface, "PRIORITY")
         }))
-        .fix(["as on the switches; PRIORITY is often 3"])
+        .fix([AS_ON_SWITCHES])
 }
 
 /// The job's packets have a priority without PFC, where there is one with it.
@@ -208,12 +225,12 @@ fn pfc_elsewhere(host: &Host, known: &[Lossless<'_>]) -> Option<Finding> {
                 .iter()
                 .filter(|(port, _)| overriding(host, port).is_some());
             let set = |(port, _): &&Lossless<'_>| format!("echo {class} > {}", tclass_file(port));
-            let fix: Vec<String> = overridden.map(set).collect();
-            if fix.is_empty() {
-                vec![format!("export NCCL_IB_TC={class}")]
-            } else {
-                fix
+            let mut fix: Vec<String> = overridden.map(set).collect();
+            if fix.len() < elsewhere.len() {
+                let variable = host.prevailing("THALWEG_TC", "NCCL_IB_TC");
+                fix.push(format!("export {variable}={class}"));
             }
+            fix
         }
         None => vec!["dcb app add dev INTERFACE dscp-prio DSCP:PRIORITY, with PFC there".into()],
     };

@@ -105,7 +105,10 @@ pub(super) fn devices(host: &Host) -> Outcome {
             Finding::problem("A job would use InfiniBand and RoCE ports together.")
                 .evidence(active().map(kind))
                 .why("A port of one kind does not reach a port of the other.")
-                .fix(["export NCCL_IB_HCA=... with the ports of one network"]),
+                .fix([format!(
+                    "export {}=... with the ports of one network",
+                    host.prevailing("THALWEG_HCA", "NCCL_IB_HCA")
+                )]),
         );
     }
     let mut drivers: Vec<&str> = active().filter_map(|port| port.driver.as_deref()).collect();
@@ -206,14 +209,15 @@ pub(super) fn gids(host: &Host) -> Outcome {
                     .fix([format!("ip addr add ADDRESS/PREFIX dev {interface}")])
             }
             Reason::NotGid(index) => {
-                let variable = asked_by(host).unwrap_or("THALWEG_GID_INDEX");
+                let asked = asked_by(host);
+                let of_file = "take gid_index out of the file of THALWEG_CONFIG";
                 Finding::problem(format!("{name} has no RoCE v2 address at index {index}."))
-                    .evidence([host.shown(variable)])
+                    .evidence([host.shown(asked.unwrap_or("THALWEG_GID_INDEX"))])
                     .why(
                         "The port is left out; NCCL itself would fail or send RoCE v1, which no \
                          router forwards.",
                     )
-                    .fix(host.unset(&[variable]))
+                    .fix(asked.map_or(vec![of_file.into()], |variable| host.unset(&[variable])))
                     .fix(["NCCL since 2.21 and thalweg then choose for each port"])
             }
             Reason::Excluded | Reason::State(_) | Reason::Slow(..) => continue,
@@ -346,7 +350,12 @@ pub(super) fn mtu(host: &Host) -> Outcome {
             Finding::warning("RDMA uses smaller packets than the interface allows.")
                 .evidence(stale.iter().map(|(line, ..)| line.clone()))
                 .why("The adapter has not taken over the interface's MTU, so packets stay small.")
-                .fix(stale.iter().map(|(_, interface, mtu)| set(interface, *mtu)))
+                // The MTU that is set already changes nothing, and no driver hears of it.
+                .fix(
+                    stale.iter().flat_map(|(_, interface, mtu)| {
+                        [mtu - 1, *mtu].map(|mtu| set(interface, mtu))
+                    }),
+                )
                 .fix(["if that does not help, take the link down and up again"]),
         );
     }

@@ -619,7 +619,14 @@ fn rdma_devices_may_be_opened_and_are_of_one_kind() {
         "sys/class/infiniband/mlx5_1/ports/1/link_layer",
         "InfiniBand\n",
     );
-    patient.found("rdma-devices", PROBLEM, &["mlx5_1:1 (eth1) is InfiniBand"]);
+    patient.found(
+        "rdma-devices",
+        PROBLEM,
+        &["mlx5_1:1 (eth1) is InfiniBand", "export NCCL_IB_HCA="],
+    );
+    let mut patient = patient;
+    patient.set("THALWEG_HCA", "mlx5");
+    patient.found("rdma-devices", PROBLEM, &["export THALWEG_HCA="]);
 }
 
 #[test]
@@ -640,6 +647,13 @@ fn addresses_are_such_that_others_reach_them() {
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }
+    patient.env.remove("NCCL_IB_GID_INDEX");
+    let file = patient.tree.path().join("thalweg.toml");
+    fs::write(&file, "gid_index = 2\n").unwrap();
+    patient.set("THALWEG_CONFIG", file.to_str().unwrap());
+    let text = format!("{:?}", patient.outcome("rdma-gids"));
+    assert!(text.contains("take gid_index out of the file"), "{text}");
+    patient.env.remove("THALWEG_CONFIG");
     patient.set("NCCL_IB_GID_INDEX", "1");
     patient.found(
         "rdma-gids",
@@ -694,7 +708,10 @@ fn packets_are_equally_large() {
     patient.found(
         "mtu",
         WARNING,
-        &["mlx5_0:1 (eth0): packets of 1024 bytes", "eth0 mtu 9000"],
+        &[
+            "mlx5_0:1 (eth0): packets of 1024 bytes",
+            "eth0 mtu 8999\", \"ip link set dev eth0 mtu 9000",
+        ],
     );
     // Where verbs cannot be asked, that is no finding.
     patient.kernel.rdma_mtu.clear();
@@ -902,7 +919,18 @@ fn limits_are_large_enough() {
     patient.found("locked-memory", PROBLEM, &["64 KiB", "memlock unlimited"]);
     patient.limits("34359738368", "1024");
     patient.found("locked-memory", WARNING, &["32 GiB"]);
-    patient.found("open-files", WARNING, &["1024", "ulimit -n"]);
+    patient.found("open-files", WARNING, &["1024", "* - nofile 65536"]);
+    let can_raise = |hard: &str| {
+        let text = format!("Max open files            1024                 {hard}  files\n");
+        patient.tree.file("proc/self/limits", &text);
+        let fix = patient.finding("open-files").fix;
+        fix.into_iter().find(|line| line.starts_with("ulimit"))
+    };
+    assert_eq!(can_raise("1024"), None);
+    assert_eq!(can_raise("20000").as_deref(), Some("ulimit -Sn 20000"));
+    assert_eq!(can_raise("524288").as_deref(), Some("ulimit -Sn 65536"));
+    assert_eq!(can_raise("unlimited").as_deref(), Some("ulimit -Sn 65536"));
+    patient.limits("34359738368", "1024");
     patient
         .tree
         .file("proc/self/status", "CapEff:\t000001ffffffffff\n");
@@ -958,6 +986,16 @@ fn nothing_overrides_the_traffic_class() {
             "echo -1 > /sys/class/infiniband/mlx5_0/tc/1/traffic_class",
         ],
     );
+    // The other port's class is the job's to choose.
+    patient.set("NCCL_IB_TC", "0");
+    patient.tree.file(&file(1), "");
+    patient.found(
+        "pfc",
+        PROBLEM,
+        &["mlx5_0/tc/1/traffic_class\", \"export NCCL_IB_TC=106"],
+    );
+    patient.set("NCCL_IB_TC", "106");
+    patient.tree.file(&file(1), "Global tclass=160\n");
     // Class 160 is DSCP 40, and that another priority, which is not lossless.
     patient.found(
         "pfc",
@@ -990,14 +1028,42 @@ fn the_job_has_a_lossless_priority() {
             "export NCCL_IB_TC=106",
         ],
     );
+    // The one that prevails.
+    patient.set("THALWEG_TC", "0");
     patient.set("NCCL_IB_TC", "106");
+    patient.found("pfc", PROBLEM, &["class 0", "export THALWEG_TC=106"]);
+    patient.env.remove("THALWEG_TC");
+    patient.tree.file("thalweg.toml", "tc = 0\n");
+    let file = patient.tree.path().join("thalweg.toml");
+    patient.set("THALWEG_CONFIG", file.to_str().unwrap());
+    patient.found("pfc", PROBLEM, &["class 0", "export THALWEG_TC=106"]);
+    patient.env.remove("THALWEG_CONFIG");
+    // The job's priority is turned on where it is missing; no other is touched.
+    for (of_eth0, of_eth1, fix) in [
+        (0b1_0000, 0b1000, "[\"dcb pfc set dev eth0 prio-pfc 3:on\"]"),
+        (
+            0b1_1000,
+            0b10000,
+            "[\"dcb pfc set dev eth1 prio-pfc 3:on\"]",
+        ),
+        (0b1000, 0, "[\"dcb pfc set dev eth1 prio-pfc 3:on\"]"),
+        (0b1_0000, 0b10_0000, "eth0 prio-pfc PRIORITY:on\", \"dcb"),
+    ] {
+        for (interface, bits) in [("eth0", of_eth0), ("eth1", of_eth1)] {
+            patient.kernel.dcb.get_mut(interface).unwrap().pfc = Some(bits);
+        }
+        patient.found("pfc", PROBLEM, &["on the same priorities", fix]);
+        assert!(!format!("{:?}", patient.finding("pfc")).contains(":off"));
+    }
+    // It is on at all ports: another that is not is none of the job's.
     patient.kernel.dcb.get_mut("eth0").unwrap().pfc = Some(0b1_1000);
+    patient.kernel.dcb.get_mut("eth1").unwrap().pfc = Some(0b1000);
     patient.found(
         "pfc",
-        PROBLEM,
+        NOTE,
         &[
             "mlx5_0:1 (eth0): PFC on priorities 3-4",
-            "dcb pfc set dev eth0",
+            "as on the switches",
         ],
     );
     for dcb in patient.kernel.dcb.values_mut() {
@@ -1070,6 +1136,24 @@ fn all_routes_are_taken() {
         PROBLEM,
         &["1 route with", "fib_multipath_hash_policy=1"],
     );
+    patient.tree.file(policy, "2\n");
+    patient.found("ecmp-hash", PROBLEM, &["= 2: by addresses alone"]);
+    patient.tree.file(policy, "3\n");
+    patient.not_checked("ecmp-hash", "hash_fields cannot be read");
+    let fields = "proc/sys/net/ipv4/fib_multipath_hash_fields";
+    // Addresses and protocol, and the ports of what is in tunnels.
+    patient.tree.file(fields, "3079\n");
+    patient.found(
+        "ecmp-hash",
+        PROBLEM,
+        &["= 0x0c07: not by ports", "fib_multipath_hash_policy=1"],
+    );
+    for with_port in ["16\n", "39\n", "55\n"] {
+        patient.tree.file(fields, with_port);
+        patient.is_well("ecmp-hash");
+    }
+    patient.tree.file(policy, "4\n");
+    patient.not_checked("ecmp-hash", "policy 4 is not known");
     patient.not_checked_without("ecmp-hash", policy, "one way");
 }
 
@@ -1095,7 +1179,19 @@ fn interfaces_in_one_subnet_are_set_apart() {
     for name in ["arp_ignore", "arp_announce"] {
         patient.sysctl("all", name, 0);
     }
-    patient.sysctl("eth0", "arp_ignore", 1);
+    patient.sysctl("eth0", "arp_ignore", 2);
+    patient.sysctl("eth0", "arp_announce", 0);
+    // What is strict already stays.
+    let fix = patient.finding("arp").fix;
+    let fix: Vec<&str> = fix.iter().map(|line| &line[10..]).collect();
+    assert_eq!(
+        fix,
+        [
+            "net.ipv4.conf.eth0.arp_announce=2",
+            "net.ipv4.conf.eth1.arp_ignore=1",
+            "net.ipv4.conf.eth1.arp_announce=2",
+        ]
+    );
     patient.sysctl("eth0", "arp_announce", 2);
     patient.found(
         "arp",
@@ -1104,6 +1200,23 @@ fn interfaces_in_one_subnet_are_set_apart() {
             "eth1: arp_ignore 0, arp_announce 0",
             "net.ipv4.conf.eth1.arp_ignore=1",
         ],
+    );
+    // As `sysctl` wants the names of VLANs.
+    patient.subnet("eth1.100", "0002000A");
+    patient.subnet("eth2", "0002000A");
+    patient.sysctl("eth1.100", "rp_filter", 1);
+    patient.found(
+        "reverse-path",
+        PROBLEM,
+        &[
+            "eth1.100: rp_filter 1",
+            "sysctl -w net.ipv4.conf.eth1/100.rp_filter=2",
+        ],
+    );
+    patient.found(
+        "arp",
+        WARNING,
+        &["sysctl -w net.ipv4.conf.eth1/100.arp_announce=2"],
     );
 }
 
@@ -1135,7 +1248,11 @@ fn tcp_has_ports_and_buffers() {
     patient.found(
         "tcp-buffers",
         WARNING,
-        &["100 Gb/s", "tcp_wmem: at most 4194304", "8388608"],
+        &[
+            "100 Gb/s",
+            "tcp_wmem: at most 4194304",
+            "4096 16384 8388608",
+        ],
     );
     Patient::well("tcp-rdma").not_checked("tcp-buffers", "RDMA");
 }
@@ -1207,7 +1324,11 @@ fn nccl_is_told_to_use_what_it_is_told_to_load() {
     patient.set("NCCL_NET", "IB");
     patient.found("nccl-net", PROBLEM, &["another network", "unset NCCL_NET"]);
     patient.set("NCCL_NET_PLUGIN", "None");
-    patient.found("nccl-net", NOTE, &["NCCL_NET_PLUGIN=None"]);
+    patient.found(
+        "nccl-net",
+        NOTE,
+        &["NCCL_NET_PLUGIN=None", "thalweg\", \"unset NCCL_NET\""],
+    );
     patient.set("NCCL_NET", "thalweg");
     patient.found("nccl-net", PROBLEM, &["but not to load it"]);
     patient.env.remove("NCCL_NET_PLUGIN");
@@ -1368,6 +1489,12 @@ fn the_plugin_fits_this_command_and_nccl() {
     patient.env.remove("LD_LIBRARY_PATH");
     patient.set("NCCL_NET_PLUGIN", "/opt/thalweg/libnccl-net-thalweg.so");
     patient.is_well("plugin-library");
+    patient.remove("opt/thalweg/libnccl-net-thalweg.so");
+    let fix = patient.finding("plugin-library").fix;
+    assert_eq!(
+        fix,
+        ["name the file: export NCCL_NET_PLUGIN=/FOLDER/libnccl-net-thalweg.so"]
+    );
     patient.set("NCCL_NET_PLUGIN", "ofi");
     patient.not_checked("plugin-library", "another plugin");
     patient.env.remove("NCCL_NET_PLUGIN");

@@ -12,7 +12,7 @@ use clap::Args;
 
 use self::series::Report;
 use super::recording::Recording;
-use super::{Failure, print_json};
+use super::{Failure, print_json, say};
 
 #[derive(Debug, Args)]
 pub(super) struct ReportArgs {
@@ -32,7 +32,7 @@ pub(super) struct ReportArgs {
 pub(super) fn report(args: &ReportArgs, out: &mut impl Write) -> Result<(), Failure> {
     let recording = Recording::read(&args.file).map_err(Failure::Usage)?;
     for line in &recording.lines {
-        eprintln!("thalweg: {}: {line}", args.file.display());
+        say(format_args!("{}: {line}", args.file.display()));
     }
     let report = Report::new(&recording, args.links);
     if args.json {

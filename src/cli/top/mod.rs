@@ -18,7 +18,7 @@ use ratatui::crossterm::event::{self, Event};
 use self::app::{App, Asked};
 use super::recording::Recording;
 use super::watched::{Folder, Watched};
-use super::{Failure, duration};
+use super::{Failure, duration, say};
 use crate::telemetry::snapshot::{Snapshot, Window};
 
 /// Between two looks, at least.
@@ -137,7 +137,7 @@ pub(super) fn replay(args: &ReplayArgs, out: &mut impl Write) -> Result<(), Fail
     }
     let recording = Recording::read(&args.file).map_err(Failure::Usage)?;
     for line in &recording.lines {
-        eprintln!("thalweg: {}: {line}", args.file.display());
+        say(format_args!("{}: {line}", args.file.display()));
     }
     let snapshots = &recording.snapshots;
     if snapshots.len() < 2 {
