@@ -3,6 +3,7 @@
 
 use crate::abi::DebugLogger;
 use std::ffi::{CString, c_int, c_ulong};
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use thalweg::session::{LogLevel, LogSink};
@@ -37,7 +38,8 @@ pub(crate) fn write(level: LogLevel, line: &str) {
     let logger = LOGGER.read().unwrap_or_else(PoisonError::into_inner);
     let Some(logger) = *logger else {
         if level == LogLevel::Warn {
-            eprintln!("NET/thalweg: {line}");
+            // Nobody may be there to read it.
+            let _ = writeln!(io::stderr(), "NET/thalweg: {line}");
         }
         return;
     };

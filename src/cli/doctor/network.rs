@@ -13,8 +13,8 @@ const PORTS_LEAST: u32 = 10_000;
 const QUEUE_MICROS: u64 = 2000;
 /// Links over TCP have so many paths at most, which share what is under way.
 const PATHS: u64 = 8;
-/// The ports, source and destination, in `fib_multipath_hash_fields` (Linux's `net/ip_fib.h`).
-const HASH_PORTS: u32 = 0x10 | 0x20;
+/// The source port in `fib_multipath_hash_fields` (Linux's `net/ip_fib.h`): the one that a link's paths differ by.
+const HASH_SOURCE_PORT: u32 = 0x10;
 
 /// Traffic with several routes takes all of them.
 pub(super) fn ecmp_hash(host: &Host) -> Outcome {
@@ -38,8 +38,8 @@ pub(super) fn ecmp_hash(host: &Host) -> Outcome {
         ("3", None) => {
             return Outcome::not_checked("net.ipv4.fib_multipath_hash_fields cannot be read");
         }
-        ("3", Some(fields)) if fields & HASH_PORTS == 0 => {
-            format!("{setting}, fib_multipath_hash_fields = {fields:#06x}: not by ports")
+        ("3", Some(fields)) if fields & HASH_SOURCE_PORT == 0 => {
+            format!("{setting}, fib_multipath_hash_fields = {fields:#06x}: not by the source port")
         }
         ("1" | "3", _) => {
             return Outcome::Well(format!("policy {policy} for {}", count(routes, "route")));

@@ -1141,14 +1141,14 @@ fn all_routes_are_taken() {
     patient.tree.file(policy, "3\n");
     patient.not_checked("ecmp-hash", "hash_fields cannot be read");
     let fields = "proc/sys/net/ipv4/fib_multipath_hash_fields";
-    // Addresses and protocol, and the ports of what is in tunnels.
-    patient.tree.file(fields, "3079\n");
+    // Addresses, protocol and the destination's port, and the ports of what is in tunnels.
+    patient.tree.file(fields, "3111\n");
     patient.found(
         "ecmp-hash",
         PROBLEM,
-        &["= 0x0c07: not by ports", "fib_multipath_hash_policy=1"],
+        &["= 0x0c27: not by the source port", "fib_multipath_hash_policy=1"],
     );
-    for with_port in ["16\n", "39\n", "55\n"] {
+    for with_port in ["16\n", "55\n"] {
         patient.tree.file(fields, with_port);
         patient.is_well("ecmp-hash");
     }
