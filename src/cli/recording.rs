@@ -5,7 +5,7 @@
 //! each line is flushed on its own, so that of a recording that was cut off only the last is missing.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::Path;
 
 use flate2::Compression;
@@ -33,8 +33,13 @@ pub(super) struct About {
     pub(super) interval_ms: u64,
 }
 
-/// A recording that is being made.
-pub(super) struct Writer(Box<dyn Write>);
+/// A recording that is being made. One that is dropped can be read too.
+pub(super) enum Writer {
+    /// As it is.
+    Plain(File),
+    /// Compressed.
+    Gzip(GzEncoder<File>),
+}
 
 impl Writer {
     /// In a new file.
@@ -44,11 +49,11 @@ impl Writer {
     pub(super) fn create(path: &Path, interval_ms: u64) -> io::Result<Self> {
         let file = File::create(path)?;
         let is_compressed = path.extension().is_some_and(|end| end == "gz");
-        let mut this = Self(if is_compressed {
-            Box::new(GzEncoder::new(file, Compression::fast()))
+        let mut this = if is_compressed {
+            Self::Gzip(GzEncoder::new(file, Compression::fast()))
         } else {
-            Box::new(file)
-        });
+            Self::Plain(file)
+        };
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         this.line(&About {
             thalweg_recording: FORMAT,
@@ -62,8 +67,12 @@ impl Writer {
     fn line(&mut self, value: &impl Serialize) -> io::Result<()> {
         let mut line = serde_json::to_vec(value)?;
         line.push(b'\n');
-        self.0.write_all(&line)?;
-        self.0.flush()
+        let out: &mut dyn Write = match self {
+            Self::Plain(file) => file,
+            Self::Gzip(encoder) => encoder,
+        };
+        out.write_all(&line)?;
+        out.flush()
     }
 
     /// Adds one.
@@ -72,6 +81,17 @@ impl Writer {
     /// It cannot be written.
     pub(super) fn write(&mut self, snapshot: &Snapshot) -> io::Result<()> {
         self.line(snapshot)
+    }
+
+    /// There is no more.
+    ///
+    /// # Errors
+    /// What is still to be written cannot be.
+    pub(super) fn finish(self) -> io::Result<()> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Gzip(encoder) => encoder.finish().map(|_| ()),
+        }
     }
 }
 
@@ -151,11 +171,14 @@ impl Recording {
     }
 }
 
-/// Whether there was a line.
+/// Whether there was a line. A compressed file that is still being written, or that nobody finished, ends in the
+/// middle: behind a whole line that is an end as any.
 fn next(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
-    input.take(LINE_MAX).read_until(b'\n', line)?;
-    Ok(!line.is_empty())
+    match input.take(LINE_MAX).read_until(b'\n', line) {
+        Err(error) if error.kind() != ErrorKind::UnexpectedEof || !line.is_empty() => Err(error),
+        _ => Ok(!line.is_empty()),
+    }
 }
 
 #[cfg(test)]
@@ -244,6 +267,21 @@ mod tests {
                 read.lines
             );
         }
+    }
+
+    #[test]
+    fn a_recording_that_is_still_being_written_is_whole() {
+        let path = std::env::temp_dir().join(format!("thalweg-{}-now.gz", std::process::id()));
+        let mut writer = Writer::create(&path, 1000).unwrap();
+        for count in 0..3 {
+            let read = Recording::read(&path).unwrap();
+            assert_eq!((read.snapshots.len(), read.lines), (count, vec![]));
+            writer.write(&Snapshot::default()).unwrap();
+        }
+        writer.finish().unwrap();
+        let read = Recording::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!((read.snapshots.len(), read.lines), (3, vec![]));
     }
 
     #[test]
