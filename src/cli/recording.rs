@@ -19,6 +19,12 @@ use crate::telemetry::snapshot::Snapshot;
 const FORMAT: u32 = 1;
 /// A longer line is no snapshot: 512 links with 4096 paths have a tenth of it.
 const LINE_MAX: u64 = 64 << 20;
+/// Of all lines together. Each second of a host that is busy on eight paths has 80 KiB or so, and a day of them 7 GiB.
+const TEXT_MAX: u64 = 8 << 30;
+/// So much is said of lines that cannot be read; the rest is counted.
+const TOLD_MAX: usize = 100;
+/// Of what is wrong with a line: some of that is the line.
+const TOLD_CHARS_MAX: usize = 200;
 
 /// What is in a recording.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,11 +136,16 @@ impl Recording {
     /// # Errors
     /// What it is instead of a recording.
     pub(super) fn from(input: &mut impl BufRead) -> Result<Self, String> {
+        Self::bounded(input, TEXT_MAX)
+    }
+
+    fn bounded(input: &mut impl BufRead, bytes_max: u64) -> Result<Self, String> {
+        let mut input = input.take(bytes_max);
         let mut line = Vec::new();
-        let first = next(input, &mut line);
+        let first = next(&mut input, &mut line);
         let about: About = first
             .map_err(|error| error.to_string())
-            .and_then(|_| serde_json::from_slice(&line).map_err(|error| error.to_string()))
+            .and_then(|_| serde_json::from_slice(&line).map_err(|error| short(&error)))
             .map_err(|error| format!("it is no recording of `thalweg record`: {error}"))?;
         if about.thalweg_recording != FORMAT {
             return Err(format!(
@@ -147,12 +158,20 @@ impl Recording {
             snapshots: Vec::new(),
             lines: Vec::new(),
         };
+        let mut untold = 0_u64;
+        let mut say = |line: String| {
+            if this.lines.len() < TOLD_MAX {
+                this.lines.push(line);
+            } else {
+                untold += 1;
+            }
+        };
         for number in 2.. {
-            match next(input, &mut line) {
+            match next(&mut input, &mut line) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
-                    this.lines.push(format!(
+                    say(format!(
                         "it is cut off or damaged at line {number}: {error}"
                     ));
                     break;
@@ -160,15 +179,31 @@ impl Recording {
             }
             match serde_json::from_slice(&line) {
                 Ok(snapshot) => this.snapshots.push(snapshot),
-                Err(error) => this.lines.push(format!(
-                    "line {number} is cut off or damaged, and is passed over: {error}"
+                Err(error) => say(format!(
+                    "line {number} is cut off or damaged, and is passed over: {}",
+                    short(&error)
                 )),
             }
+        }
+        if input.limit() == 0 {
+            return Err(format!(
+                "it has {} GiB of text or more: read a part of it, such as what `zcat FILE | head -n 10000` makes of a \
+                 compressed one, and record with a longer --interval",
+                bytes_max >> 30
+            ));
+        }
+        if untold > 0 {
+            this.lines
+                .push(format!("so it is with {untold} more lines"));
         }
         // Whoever's clock was set back is not shown twice.
         this.snapshots.sort_by_key(|snapshot| snapshot.wall_ns);
         Ok(this)
     }
+}
+
+fn short(error: &serde_json::Error) -> String {
+    error.to_string().chars().take(TOLD_CHARS_MAX).collect()
 }
 
 /// Whether there was a line. A compressed file that is still being written, or that nobody finished, ends in the
@@ -303,6 +338,22 @@ mod tests {
         let text = format!("{now}\nwords\n{{\"wall_ns\":1,\"processes\":[],\"later\":1}}\n");
         let read = Recording::from(&mut text.as_bytes()).unwrap();
         assert_eq!((read.snapshots.len(), read.lines.len()), (1, 1));
+    }
+
+    #[test]
+    fn what_is_made_with_ill_will_takes_little_memory() {
+        let head = "{\"thalweg_recording\":1,\"version\":\"9\",\"host\":\"h\",\"interval_ms\":1}\n";
+        let text = format!("{head}{}\"{}\"\n", "\n".repeat(1 << 16), "x".repeat(9999));
+        let read = Recording::from(&mut text.as_bytes()).unwrap();
+        assert_eq!(read.lines.len(), TOLD_MAX + 1);
+        assert_eq!(read.lines[TOLD_MAX], "so it is with 65437 more lines");
+        let long = format!("{head}\"{}\"\n", "x".repeat(9999));
+        let read = Recording::from(&mut long.as_bytes()).unwrap();
+        assert!(read.lines[0].len() < 400, "{:?}", read.lines);
+        // As a small compressed file can be.
+        let endless = Read::chain(head.as_bytes(), io::repeat(b' '));
+        let error = Recording::bounded(&mut BufReader::new(endless), 1 << 20).err();
+        assert!(error.unwrap().contains("GiB of text or more: read a part"));
     }
 
     proptest! {
