@@ -8,10 +8,12 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -26,11 +28,15 @@ use opentelemetry_proto::tonic::metrics::v1::{
     AggregationTemporality, DataPointFlags, NumberDataPoint, metric, number_data_point,
 };
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{self, Sleep};
 use tonic::codec::CompressionEncoding;
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Connected, TcpConnectInfo};
 use tonic::{Request, Response, Status};
 
 use super::switches::SwitchValue;
@@ -53,6 +59,12 @@ const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Messages of all senders that are taken in at once. Taken apart, one that is made for it has some hundred times
 /// its bytes: of empty parts, which are of two bytes on the wire.
 const MESSAGES_MAX: usize = 4;
+/// Of senders; further ones wait for one to end. Each takes a descriptor.
+const CONNECTIONS_MAX: usize = 256;
+/// How long nothing is accepted where that fails, as without descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+/// What HTTP/2 begins with (RFC 9113, 3.4).
+const PREFACE_BYTES: usize = 24;
 /// More is not told at once: a scrape or a snapshot with so many series has some megabytes.
 const TOLD_MAX: usize = 10_000;
 /// The same of their texts, of which JSON makes up to six times as much: a snapshot is a line, and what reads these
@@ -62,7 +74,7 @@ const TOLD_BYTES_MAX: usize = 8 << 20;
 const FORGOTTEN_AFTER: Nanos = Nanos::from_secs(300);
 /// So often it is looked for what has been forgotten.
 const SWEEP_EVERY: Nanos = Nanos::from_secs(1);
-/// A request that takes longer is given up.
+/// A request that takes longer is given up, and so is a connection that has not begun by then, or does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What the sender's address is called where it does not say who it is, as SONiC: its switches would be taken
 /// for each other (OpenTelemetry semantic conventions, `client.address`).
@@ -120,6 +132,14 @@ impl Receiver {
     /// # Errors
     /// The address cannot be listened at, or there is no thread.
     pub fn listen(address: SocketAddr) -> io::Result<Self> {
+        Self::listen_with(address, CONNECTIONS_MAX, PATIENCE)
+    }
+
+    fn listen_with(
+        address: SocketAddr,
+        connections_max: usize,
+        patience: Duration,
+    ) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -134,13 +154,15 @@ impl Receiver {
         let service = InterceptedService::new(service, admission(Arc::clone(&received)));
         let (stop, stopped) = oneshot::channel::<()>();
         let serve = async move {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let listener = TcpListener::from_std(listener)?;
+            let (give, incoming) = mpsc::channel(1);
+            tokio::spawn(accept(listener, give, connections_max, patience));
             Server::builder()
-                .timeout(PATIENCE)
+                .timeout(patience)
                 .max_concurrent_streams(u32::try_from(MESSAGES_MAX).ok())
-                .http2_keepalive_interval(Some(PATIENCE))
+                .http2_keepalive_interval(Some(patience))
                 .add_service(service)
-                .serve_with_incoming(TcpIncoming::from(listener))
+                .serve_with_incoming(ReceiverStream::new(incoming))
                 .await
                 .map_err(io::Error::other)
         };
@@ -182,6 +204,88 @@ impl Drop for Receiver {
 
 fn lock(received: &Mutex<Received>) -> MutexGuard<'_, Received> {
     received.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives connections to a server, so many at a time, until it wants no more.
+async fn accept(
+    listener: TcpListener,
+    give: mpsc::Sender<io::Result<Connection>>,
+    connections_max: usize,
+    patience: Duration,
+) {
+    let room = Arc::new(Semaphore::new(connections_max));
+    while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
+        let Ok((stream, _)) = listener.accept().await else {
+            time::sleep(PAUSE).await;
+            continue;
+        };
+        let connection = Connection {
+            stream,
+            begins: Some((Box::pin(time::sleep(patience)), PREFACE_BYTES)),
+            _room: permit,
+        };
+        if give.send(Ok(connection)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A connection that has to begin soon. Then the server sees to it that it lives.
+#[derive(Debug)]
+struct Connection {
+    stream: TcpStream,
+    /// When it is given up, and how many bytes are missing till then.
+    begins: Option<(Pin<Box<Sleep>>, usize)>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some((late, _)) = &mut this.begins
+            && late.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(ErrorKind::TimedOut.into()));
+        }
+        let before = bytes.filled().len();
+        let result = ready!(Pin::new(&mut this.stream).poll_read(context, bytes));
+        let read = bytes.filled().len() - before;
+        this.begins = this.begins.take().and_then(|(late, missing)| {
+            let missing = missing.checked_sub(read).filter(|&missing| missing > 0);
+            Some((late, missing?))
+        });
+        Poll::Ready(result)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }
 
 /// A message that is being taken in.
@@ -941,6 +1045,36 @@ mod tests {
         assert!(TcpStream::connect(address).is_err());
     }
 
+    #[test]
+    fn those_who_never_begin_keep_nobody_out() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let receiver = Receiver::listen_with(address, 2, Duration::from_millis(300)).unwrap();
+        let address = receiver.address();
+        let silent = TcpStream::connect(address).unwrap();
+        let mut slow = TcpStream::connect(address).unwrap();
+        slow.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut client = MetricsServiceClient::connect(format!("http://{address}"))
+                .await
+                .unwrap();
+            let metrics = vec![metric("octets", sum(vec![point("1", 10)]))];
+            let answer = time::timeout(PATIENCE, client.export(request(metrics))).await;
+            assert_eq!(answer.unwrap().unwrap().into_inner().partial_success, None);
+        });
+        assert_eq!(receiver.read().series.len(), 1);
+        for mut stranger in [silent, slow] {
+            stranger.set_read_timeout(Some(PATIENCE)).unwrap();
+            // Their end, behind what the server may have said; not the timeout.
+            let end = io::Read::read_to_end(&mut stranger, &mut Vec::new());
+            let is_reset = |error: io::Error| error.kind() == ErrorKind::ConnectionReset;
+            assert!(end.map_or_else(is_reset, |_| true));
+        }
+    }
+
     /// Those who send slowly, or nothing, hold no more than so many places, and each for so long.
     #[test]
     fn few_messages_are_taken_in_at_once() {
@@ -961,7 +1095,7 @@ mod tests {
     fn a_port_that_is_taken_is_an_error() {
         let first = Receiver::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let error = Receiver::listen(first.address()).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
     }
 
     proptest! {
