@@ -653,7 +653,7 @@ pub fn netlink(data: &[u8]) {
 }
 
 /// The memory of a transceiver: its lower half, then the halves of pages 01h and 11h; of an SFP the lower half at
-/// its second address.
+/// its second address, of a QSFP the upper half.
 pub fn transceiver(data: &[u8]) {
     let mut input = Input(data);
     let lower = input.take(module::HALF_PAGE_BYTES);
@@ -666,7 +666,7 @@ pub fn transceiver(data: &[u8]) {
         Some(module::Layout::Sff8472) if module::measures(lower) => {
             module::sff8472(pages.advertising)
         }
-        Some(module::Layout::Sff8636) => module::sff8636(lower),
+        Some(module::Layout::Sff8636) => module::sff8636(lower, Some(pages.advertising)),
         _ if module::is_flat(lower) => module::cmis(lower, None),
         _ => module::cmis(lower, Some(pages)),
     };

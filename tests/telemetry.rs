@@ -733,6 +733,45 @@ fn a_folder_that_is_not_there_yet_is_an_empty_one() {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
+#[test]
+fn a_recording_that_is_interrupted_is_finished() {
+    let folder = Folder::new();
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // Where tests run in the background it may be ignored, and so it would be by the child.
+        // SAFETY: no handler is set.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        let mut child = Command::new(env!("CARGO_BIN_EXE_thalweg"))
+            .args(["record", "--no-host", "--interval", "1h", "run.gz"])
+            .args(["--folder", "."])
+            .current_dir(&folder.0)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let file = folder.0.join("run.gz");
+        // Its head, and the first snapshot.
+        until("it records", || {
+            (fs::metadata(&file).ok()?.len() > 100).then_some(())
+        });
+        thread::sleep(Duration::from_millis(50));
+        // SAFETY: a child that has not been waited for.
+        unsafe { libc::kill(child.id().try_into().unwrap(), signal) };
+        let ended = until("it ends", || child.try_wait().unwrap());
+        assert!(ended.success(), "{signal}: {ended}");
+        let mut said = String::new();
+        child
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        assert_eq!(said, "run.gz: 1 snapshots\n");
+        // Whole for others too: the checksum is there.
+        let test = Command::new("gzip").arg("-t").arg(&file).output().unwrap();
+        assert!(test.status.success(), "{test:?}");
+        fs::remove_file(&file).unwrap();
+    }
+}
+
 /// The other process of the next test: records, says so, and waits to be killed.
 #[test]
 #[ignore = "run by a_process_that_was_killed_is_seen_as_ended_and_cleaned_up"]

@@ -5,7 +5,7 @@
 //! each line is flushed on its own, so that of a recording that was cut off only the last is missing.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::Path;
 
 use flate2::Compression;
@@ -19,6 +19,12 @@ use crate::telemetry::snapshot::Snapshot;
 const FORMAT: u32 = 1;
 /// A longer line is no snapshot: 512 links with 4096 paths have a tenth of it.
 const LINE_MAX: u64 = 64 << 20;
+/// Of all lines together. Each second of a host that is busy on eight paths has 80 KiB or so, and a day of them 7 GiB.
+const TEXT_MAX: u64 = 8 << 30;
+/// So much is said of lines that cannot be read; the rest is counted.
+const TOLD_MAX: usize = 100;
+/// Of what is wrong with a line: some of that is the line.
+const TOLD_CHARS_MAX: usize = 200;
 
 /// What is in a recording.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,8 +39,13 @@ pub(super) struct About {
     pub(super) interval_ms: u64,
 }
 
-/// A recording that is being made.
-pub(super) struct Writer(Box<dyn Write>);
+/// A recording that is being made. One that is dropped can be read too.
+pub(super) enum Writer {
+    /// As it is.
+    Plain(File),
+    /// Compressed.
+    Gzip(GzEncoder<File>),
+}
 
 impl Writer {
     /// In a new file.
@@ -44,11 +55,11 @@ impl Writer {
     pub(super) fn create(path: &Path, interval_ms: u64) -> io::Result<Self> {
         let file = File::create(path)?;
         let is_compressed = path.extension().is_some_and(|end| end == "gz");
-        let mut this = Self(if is_compressed {
-            Box::new(GzEncoder::new(file, Compression::fast()))
+        let mut this = if is_compressed {
+            Self::Gzip(GzEncoder::new(file, Compression::fast()))
         } else {
-            Box::new(file)
-        });
+            Self::Plain(file)
+        };
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         this.line(&About {
             thalweg_recording: FORMAT,
@@ -62,8 +73,12 @@ impl Writer {
     fn line(&mut self, value: &impl Serialize) -> io::Result<()> {
         let mut line = serde_json::to_vec(value)?;
         line.push(b'\n');
-        self.0.write_all(&line)?;
-        self.0.flush()
+        let out: &mut dyn Write = match self {
+            Self::Plain(file) => file,
+            Self::Gzip(encoder) => encoder,
+        };
+        out.write_all(&line)?;
+        out.flush()
     }
 
     /// Adds one.
@@ -72,6 +87,17 @@ impl Writer {
     /// It cannot be written.
     pub(super) fn write(&mut self, snapshot: &Snapshot) -> io::Result<()> {
         self.line(snapshot)
+    }
+
+    /// There is no more.
+    ///
+    /// # Errors
+    /// What is still to be written cannot be.
+    pub(super) fn finish(self) -> io::Result<()> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Gzip(encoder) => encoder.finish().map(|_| ()),
+        }
     }
 }
 
@@ -110,11 +136,16 @@ impl Recording {
     /// # Errors
     /// What it is instead of a recording.
     pub(super) fn from(input: &mut impl BufRead) -> Result<Self, String> {
+        Self::bounded(input, TEXT_MAX)
+    }
+
+    fn bounded(input: &mut impl BufRead, bytes_max: u64) -> Result<Self, String> {
+        let mut input = input.take(bytes_max);
         let mut line = Vec::new();
-        let first = next(input, &mut line);
+        let first = next(&mut input, &mut line);
         let about: About = first
             .map_err(|error| error.to_string())
-            .and_then(|_| serde_json::from_slice(&line).map_err(|error| error.to_string()))
+            .and_then(|_| serde_json::from_slice(&line).map_err(|error| short(&error)))
             .map_err(|error| format!("it is no recording of `thalweg record`: {error}"))?;
         if about.thalweg_recording != FORMAT {
             return Err(format!(
@@ -127,12 +158,20 @@ impl Recording {
             snapshots: Vec::new(),
             lines: Vec::new(),
         };
+        let mut untold = 0_u64;
+        let mut say = |line: String| {
+            if this.lines.len() < TOLD_MAX {
+                this.lines.push(line);
+            } else {
+                untold += 1;
+            }
+        };
         for number in 2.. {
-            match next(input, &mut line) {
+            match next(&mut input, &mut line) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
-                    this.lines.push(format!(
+                    say(format!(
                         "it is cut off or damaged at line {number}: {error}"
                     ));
                     break;
@@ -140,10 +179,22 @@ impl Recording {
             }
             match serde_json::from_slice(&line) {
                 Ok(snapshot) => this.snapshots.push(snapshot),
-                Err(error) => this.lines.push(format!(
-                    "line {number} is cut off or damaged, and is passed over: {error}"
+                Err(error) => say(format!(
+                    "line {number} is cut off or damaged, and is passed over: {}",
+                    short(&error)
                 )),
             }
+        }
+        if input.limit() == 0 {
+            return Err(format!(
+                "it has {} GiB of text or more: read a part of it, such as what `zcat FILE | head -n 10000` makes of a \
+                 compressed one, and record with a longer --interval",
+                bytes_max >> 30
+            ));
+        }
+        if untold > 0 {
+            this.lines
+                .push(format!("so it is with {untold} more lines"));
         }
         // Whoever's clock was set back is not shown twice.
         this.snapshots.sort_by_key(|snapshot| snapshot.wall_ns);
@@ -151,11 +202,18 @@ impl Recording {
     }
 }
 
-/// Whether there was a line.
+fn short(error: &serde_json::Error) -> String {
+    error.to_string().chars().take(TOLD_CHARS_MAX).collect()
+}
+
+/// Whether there was a line. A compressed file that is still being written, or that nobody finished, ends in the
+/// middle: behind a whole line that is an end as any.
 fn next(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
-    input.take(LINE_MAX).read_until(b'\n', line)?;
-    Ok(!line.is_empty())
+    match input.take(LINE_MAX).read_until(b'\n', line) {
+        Err(error) if error.kind() != ErrorKind::UnexpectedEof || !line.is_empty() => Err(error),
+        _ => Ok(!line.is_empty()),
+    }
 }
 
 #[cfg(test)]
@@ -247,6 +305,21 @@ mod tests {
     }
 
     #[test]
+    fn a_recording_that_is_still_being_written_is_whole() {
+        let path = std::env::temp_dir().join(format!("thalweg-{}-now.gz", std::process::id()));
+        let mut writer = Writer::create(&path, 1000).unwrap();
+        for count in 0..3 {
+            let read = Recording::read(&path).unwrap();
+            assert_eq!((read.snapshots.len(), read.lines), (count, vec![]));
+            writer.write(&Snapshot::default()).unwrap();
+        }
+        writer.finish().unwrap();
+        let read = Recording::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!((read.snapshots.len(), read.lines), (3, vec![]));
+    }
+
+    #[test]
     fn what_is_no_recording_is_said_to_be_none() {
         let says = |text: &str| Recording::from(&mut text.as_bytes()).err().unwrap();
         for text in [
@@ -265,6 +338,22 @@ mod tests {
         let text = format!("{now}\nwords\n{{\"wall_ns\":1,\"processes\":[],\"later\":1}}\n");
         let read = Recording::from(&mut text.as_bytes()).unwrap();
         assert_eq!((read.snapshots.len(), read.lines.len()), (1, 1));
+    }
+
+    #[test]
+    fn what_is_made_with_ill_will_takes_little_memory() {
+        let head = "{\"thalweg_recording\":1,\"version\":\"9\",\"host\":\"h\",\"interval_ms\":1}\n";
+        let text = format!("{head}{}\"{}\"\n", "\n".repeat(1 << 16), "x".repeat(9999));
+        let read = Recording::from(&mut text.as_bytes()).unwrap();
+        assert_eq!(read.lines.len(), TOLD_MAX + 1);
+        assert_eq!(read.lines[TOLD_MAX], "so it is with 65437 more lines");
+        let long = format!("{head}\"{}\"\n", "x".repeat(9999));
+        let read = Recording::from(&mut long.as_bytes()).unwrap();
+        assert!(read.lines[0].len() < 400, "{:?}", read.lines);
+        // As a small compressed file can be.
+        let endless = Read::chain(head.as_bytes(), io::repeat(b' '));
+        let error = Recording::bounded(&mut BufReader::new(endless), 1 << 20).err();
+        assert!(error.unwrap().contains("GiB of text or more: read a part"));
     }
 
     proptest! {

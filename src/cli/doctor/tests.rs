@@ -1146,7 +1146,10 @@ fn all_routes_are_taken() {
     patient.found(
         "ecmp-hash",
         PROBLEM,
-        &["= 0x0c27: not by the source port", "fib_multipath_hash_policy=1"],
+        &[
+            "= 0x0c27: not by the source port",
+            "fib_multipath_hash_policy=1",
+        ],
     );
     for with_port in ["16\n", "55\n"] {
         patient.tree.file(fields, with_port);

@@ -82,15 +82,17 @@ const FIGURES: &[Figure<PortCounter>] = &[
         is: PortCounter::ReceiveDiscards,
         names: &[
             &["rx_discards_phy"],
-            &["rx_total_discard_pkts"], // bnxt
-            &["rx_dropped.nic"],        // ice
-            &["hw_rx_dropped"],         // ionic
+            &["rx_total_ring_discards"], // bnxt, with what was before a reset
+            &["rx_total_discard_pkts"],  // bnxt before Linux 6.6
+            &["rx_dropped.nic"],         // ice
+            &["hw_rx_dropped"],          // ionic
         ],
     },
     Figure {
         is: PortCounter::TransmitDiscards,
         names: &[
             &["tx_discards_phy"],
+            &["tx_total_ring_discards"],
             &["tx_total_discard_pkts"],
             &["tx_dropped_link_down.nic"],
             &["hw_tx_dropped"],
@@ -102,7 +104,7 @@ const FIGURES: &[Figure<PortCounter>] = &[
     },
     Figure {
         is: PortCounter::DeviceOutOfBuffer,
-        names: &[&["dev_out_of_buffer"]],
+        names: &[&["dev_internal_queue_oob"], &["dev_out_of_buffer"]], // Linux, the vendor's driver
     },
     Figure {
         is: PortCounter::BufferPassedThreshold,
@@ -979,6 +981,24 @@ mod tests {
         ];
         let told: Vec<_> = (1..=9).map(Some).collect();
         assert_eq!(counted(&bnxt, &counters), told);
+    }
+
+    #[test]
+    fn what_was_renamed_is_counted_once() {
+        let (receive, transmit) = (PortCounter::ReceiveDiscards, PortCounter::TransmitDiscards);
+        for (old, new, counter) in [
+            ("rx_total_discard_pkts", "rx_total_ring_discards", receive),
+            ("tx_total_discard_pkts", "tx_total_ring_discards", transmit),
+            (
+                "dev_out_of_buffer",
+                "dev_internal_queue_oob",
+                PortCounter::DeviceOutOfBuffer,
+            ),
+        ] {
+            assert_eq!(counted(&[new], &[counter]), [Some(1)]);
+            assert_eq!(counted(&[old], &[counter]), [Some(1)]);
+            assert_eq!(counted(&[old, new], &[counter]), [Some(2)]);
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::figure::increase;
 use self::link::Port;
-use self::port::{Pace, PortReader};
+use self::port::{Pace, PortReader, Together};
 use super::schema::{HostCounter, HostGauge, LaneGauge, PortCounter, PortGauge, PriorityCounter};
 use super::values::Values;
 use crate::clock::Timestamp;
@@ -350,6 +350,8 @@ pub struct Host {
     patience: Duration,
     looked: Pace,
     ports: Vec<PortReader>,
+    /// Who reads those of them that are no adapter's.
+    together: Together,
     itself: HostReading,
     read_at: Timestamp,
     pace: Pace,
@@ -382,6 +384,7 @@ impl Host {
             patience: PATIENCE,
             looked: Pace::every(LOOK_EVERY),
             ports: Vec::new(),
+            together: Together::new(sys),
             itself: HostReading::default(),
             read_at: Timestamp::ZERO,
             pace: Pace::every(Nanos::from_millis(100)),
@@ -407,6 +410,7 @@ impl Host {
         for port in &mut *ports {
             port.begin(now);
         }
+        self.together.begin(ports, now);
         if self.pace.begins(now) {
             self.read_at = now;
             pressure::read(&self.proc, &mut self.itself);
@@ -417,6 +421,8 @@ impl Host {
         for port in &mut *ports {
             port.end(until);
         }
+        self.together.end(ports, until);
+        lines.extend(self.together.line());
         lines.extend(ports.iter().flat_map(PortReader::lines));
         HostNow {
             at: now,
@@ -703,6 +709,43 @@ mod tests {
             .unwrap();
         let naks = counter(&answered, "mlx5_0:1", PortCounter::SequenceNaks);
         assert_eq!(naks, Some(4_294_967_290));
+    }
+
+    /// Where a driver hangs that holds the lock under which the link of all interfaces is read.
+    #[test]
+    fn interfaces_that_cannot_be_read_hide_no_adapter() {
+        let tree = host("sources-held");
+        tree.file("sys/class/net/veth0/carrier", "1\n");
+        let pipe = tree.path().join("sys/class/net/lo/carrier");
+        std::fs::remove_file(&pipe).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let mut reader = reader(&tree);
+        reader.patience = Duration::from_millis(100);
+        let now = reader.read(at(0));
+        let [line] = &now.lines[..] else {
+            panic!("{:?}", now.lines)
+        };
+        assert!(line.starts_with("interfaces of no adapter") && !line.contains("its driver"));
+        assert_eq!(now.ports[0].gauges[PortGauge::LinkUp], Some(1));
+        for interface in ["lo", "veth0"] {
+            let port = now.port(interface).unwrap();
+            assert_eq!(port.age(Source::Interface), None, "{interface}");
+        }
+        // They are not waited for again, and the line stays the same.
+        let begun = Instant::now();
+        reader.patience = PATIENCE;
+        assert_eq!(reader.read(at(1000)).lines, now.lines);
+        assert!(begun.elapsed() < PATIENCE);
+        drop(std::fs::File::options().write(true).open(&pipe).unwrap());
+        std::fs::remove_file(&pipe).unwrap();
+        let answered = (2..100).map(|s| reader.read(at(s * 1000)));
+        let answered = answered
+            .inspect(|_| std::thread::sleep(Duration::from_millis(20)))
+            .find(|now| now.lines.is_empty())
+            .unwrap();
+        let veth = answered.port("veth0").unwrap();
+        assert_eq!(veth.gauges[PortGauge::LinkUp], Some(1));
     }
 
     #[test]

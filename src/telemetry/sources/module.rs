@@ -71,7 +71,8 @@ pub(super) fn read(socket: &mut Socket, interface: &str) -> io::Result<Module> {
     match lower.first().and_then(|&identifier| Layout::of(identifier)) {
         Some(Layout::Sff8472) if measures(&lower) => Ok(sff8472(&half(0x51, 0, false)?)),
         Some(Layout::Sff8472) | None => Ok(Module::default()),
-        Some(Layout::Sff8636) => Ok(sff8636(&lower)),
+        // Some adapters give the lower half only, which does for most.
+        Some(Layout::Sff8636) => Ok(sff8636(&lower, half(0x50, 0, true).ok().as_deref())),
         Some(Layout::Cmis) if is_flat(&lower) => Ok(cmis(&lower, None)),
         Some(Layout::Cmis) => {
             let advertising = half(0x50, 1, true)?;
@@ -125,22 +126,30 @@ pub fn sff8472(lower: &[u8]) -> Module {
 }
 
 /// SFF-8636, the lower half of page 00h: flags are bytes 3 to 21, the module's monitors 22 to 33, those of its
-/// four lanes 34 to 81.
+/// four lanes 34 to 81. In the upper half byte 220 says whether it measures the light that it sends.
 #[must_use]
-pub fn sff8636(lower: &[u8]) -> Module {
+pub fn sff8636(lower: &[u8], upper: Option<&[u8]>) -> Module {
+    const MEASURES_SENT: u8 = 1 << 2;
     // A module that measures nothing says zero to all; none runs without a voltage.
     let Some(voltage) = word(lower, 26).filter(|&voltage| voltage > 0) else {
         return Module::default();
     };
     let flags = |at: usize| lower.get(at).copied().unwrap_or(0);
-    // Temperature and voltage, then light in, current, and light out, of two lanes in a byte. Bits are high
-    // alarm, low alarm, high warning, low warning, twice.
-    let count = |mask: u8| (6..=7).chain(9..=14).map(|at| ones(flags(at) & mask)).sum();
+    // Bits are high alarm, low alarm, high warning, low warning: of temperature and of voltage above what is of
+    // no monitor; then of light in, current, and light out, of two lanes in a byte.
+    let count = |mask: u8| -> u64 {
+        let own = (6..=7).map(|at| ones(flags(at) & mask & 0xf0));
+        own.chain((9..=14).map(|at| ones(flags(at) & mask))).sum()
+    };
     let gauges = gauges(signed(lower, 22), voltage, count(0xcc), count(0x33));
+    let sent = |lane: usize| word(lower, 50 + 2 * lane);
+    let kind = upper.and_then(|upper| upper.get(220 - HALF_PAGE_BYTES));
+    let is_any_sent = || (0..4).any(|lane| sent(lane).is_some_and(|power| power > 0));
+    let measures_sent = kind.map_or_else(is_any_sent, |kind| kind & MEASURES_SENT != 0);
     let lane = |lane: usize| {
         lane_gauges(
             word(lower, 34 + 2 * lane),
-            word(lower, 50 + 2 * lane),
+            sent(lane).filter(|_| measures_sent),
             word(lower, 42 + 2 * lane).map(|bias| bias * MICROAMPERES),
         )
     };
@@ -301,7 +310,7 @@ mod tests {
 
     #[test]
     fn qsfp28_tells_light_and_alarms() {
-        let module = sff8636(&qsfp28());
+        let module = sff8636(&qsfp28(), None);
         assert_eq!(gauge(&module, PortGauge::ModuleTemperature), Some(40_500));
         assert_eq!(gauge(&module, PortGauge::ModuleVoltage), Some(3_300_000));
         assert_eq!(gauge(&module, PortGauge::ModuleAlarms), Some(1));
@@ -315,6 +324,42 @@ mod tests {
                 lane(530_000, 800_000, 6000),
             ]
         );
+    }
+
+    #[test]
+    fn what_qsfp28_says_beside_is_no_alarm() {
+        let mut lower = qsfp28();
+        let counts = |lower: &[u8]| {
+            let module = sff8636(lower, None);
+            [PortGauge::ModuleAlarms, PortGauge::ModuleWarnings].map(|is| gauge(&module, is))
+        };
+        // That it has begun, and that its cooler is ready; of voltage nothing is there.
+        (lower[6], lower[7]) = (0b0000_0011, 0b0000_1111);
+        assert_eq!(counts(&lower), [Some(1), Some(1)]);
+        // High temperature, alarm and warning; low voltage, warning.
+        (lower[6], lower[7]) = (0b1010_0001, 0b0001_0000);
+        assert_eq!(counts(&lower), [Some(1 + 1), Some(1 + 2)]);
+    }
+
+    #[test]
+    fn light_that_qsfp28_does_not_measure_is_absent() {
+        let (mut lower, mut upper) = (qsfp28(), vec![0; HALF_PAGE_BYTES]);
+        let sent = |lower: &[u8], upper: &[u8]| {
+            let lanes = sff8636(lower, Some(upper)).lanes;
+            assert_eq!(lanes[3][LaneGauge::ReceivePower as usize], Some(530_000));
+            lanes[0][LaneGauge::SendPower as usize]
+        };
+        assert_eq!(sent(&lower, &upper), None);
+        upper[220 - 128] = 0b0000_1100;
+        assert_eq!(sent(&lower, &upper), Some(800_000));
+        // One lane is dark.
+        put(&mut lower, 50, 0);
+        assert_eq!(sent(&lower, &upper), Some(0));
+        // All are; or nobody says that they are measured.
+        lower[50..58].fill(0);
+        assert_eq!(sent(&lower, &upper), Some(0));
+        let lanes = sff8636(&lower, None).lanes;
+        assert_eq!(lanes[0][LaneGauge::SendPower as usize], None);
     }
 
     /// 62.25 degrees, 3.28 V, four lanes of eight.
@@ -379,15 +424,15 @@ mod tests {
     #[test]
     fn copper_says_nothing() {
         let mut lower = vec![0; HALF_PAGE_BYTES];
-        assert_eq!(sff8636(&lower), Module::default());
+        assert_eq!(sff8636(&lower, None), Module::default());
         assert_eq!(cmis(&lower, None), Module::default());
         lower[2] = 0x80;
         assert!(is_flat(&lower) && is_flat(&[]));
         // It knows its voltage, and has no light.
         put(&mut lower, 26, 33_000);
-        assert!(sff8636(&lower).lanes.is_empty());
+        assert!(sff8636(&lower, None).lanes.is_empty());
         assert_eq!(
-            gauge(&sff8636(&lower), PortGauge::ModuleVoltage),
+            gauge(&sff8636(&lower, None), PortGauge::ModuleVoltage),
             Some(3_300_000)
         );
     }
@@ -396,10 +441,10 @@ mod tests {
     fn frost_is_not_told() {
         let mut lower = qsfp28();
         put(&mut lower, 22, 0);
-        let module = sff8636(&lower);
+        let module = sff8636(&lower, None);
         assert_eq!(gauge(&module, PortGauge::ModuleTemperature), Some(0));
         put(&mut lower, 22, (-5i16 * 256).cast_unsigned());
-        let module = sff8636(&lower);
+        let module = sff8636(&lower, None);
         assert_eq!(gauge(&module, PortGauge::ModuleTemperature), None);
         assert_eq!(gauge(&module, PortGauge::ModuleVoltage), Some(3_300_000));
     }
@@ -457,7 +502,7 @@ mod tests {
         #[test]
         fn any_memory_will_do(lower: Vec<u8>, advertising: Vec<u8>, lanes: Vec<u8>) {
             let pages = CmisPages { advertising: &advertising, lanes: &lanes };
-            for module in [sff8472(&lower), sff8636(&lower), cmis(&lower, Some(pages)), cmis(&lower, None)] {
+            for module in [sff8472(&lower), sff8636(&lower, Some(&lanes)), cmis(&lower, Some(pages)), cmis(&lower, None)] {
                 prop_assert!(module.lanes.len() <= 8);
             }
         }
@@ -469,7 +514,7 @@ mod tests {
             let module = cmis(lower, Some(CmisPages { advertising, lanes }));
             let alarms = gauge(&module, PortGauge::ModuleAlarms).unwrap_or(0);
             prop_assert!(alarms <= 4 + 6 * 8, "{}", alarms);
-            prop_assert!(gauge(&sff8636(lower), PortGauge::ModuleAlarms).unwrap_or(0) <= 32);
+            prop_assert!(gauge(&sff8636(lower, Some(upper)), PortGauge::ModuleAlarms).unwrap_or(0) <= 32);
             prop_assert!(gauge(&sff8472(lower), PortGauge::ModuleAlarms).unwrap_or(0) <= 10);
         }
     }

@@ -6,11 +6,14 @@
 //! time and how much is kept is bounded, and what comes beyond that is refused and counted, never kept in
 //! place of what is there.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -25,11 +28,15 @@ use opentelemetry_proto::tonic::metrics::v1::{
     AggregationTemporality, DataPointFlags, NumberDataPoint, metric, number_data_point,
 };
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{self, Sleep};
 use tonic::codec::CompressionEncoding;
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Connected, TcpConnectInfo};
 use tonic::{Request, Response, Status};
 
 use super::switches::SwitchValue;
@@ -45,18 +52,29 @@ const SERIES_MAX: usize = 1 << 16;
 /// Names, units and attributes of all series together.
 const TEXT_BYTES_MAX: usize = 32 << 20;
 const ATTRIBUTES_MAX: usize = 64;
+/// The name of one, its unit and its attributes, those of the sender included: a few hundred bytes is usual.
+const NAME_BYTES_MAX: usize = 4 << 10;
 /// What senders of gRPC may count on: SONiC sends 10 000 values at once, a collector 8192, which is 2 MiB or so.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Messages of all senders that are taken in at once. Taken apart, one that is made for it has some hundred times
 /// its bytes: of empty parts, which are of two bytes on the wire.
 const MESSAGES_MAX: usize = 4;
+/// Of senders; further ones wait for one to end. Each takes a descriptor.
+const CONNECTIONS_MAX: usize = 256;
+/// How long nothing is accepted where that fails, as without descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+/// What HTTP/2 begins with (RFC 9113, 3.4).
+const PREFACE_BYTES: usize = 24;
 /// More is not told at once: a scrape or a snapshot with so many series has some megabytes.
 const TOLD_MAX: usize = 10_000;
+/// The same of their texts, of which JSON makes up to six times as much: a snapshot is a line, and what reads these
+/// takes 64 MiB for one.
+const TOLD_BYTES_MAX: usize = 8 << 20;
 /// What has not been renewed for so long is not told, and makes room where there is none.
 const FORGOTTEN_AFTER: Nanos = Nanos::from_secs(300);
 /// So often it is looked for what has been forgotten.
 const SWEEP_EVERY: Nanos = Nanos::from_secs(1);
-/// A request that takes longer is given up.
+/// A request that takes longer is given up, and so is a connection that has not begun by then, or does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What the sender's address is called where it does not say who it is, as SONiC: its switches would be taken
 /// for each other (OpenTelemetry semantic conventions, `client.address`).
@@ -114,6 +132,14 @@ impl Receiver {
     /// # Errors
     /// The address cannot be listened at, or there is no thread.
     pub fn listen(address: SocketAddr) -> io::Result<Self> {
+        Self::listen_with(address, CONNECTIONS_MAX, PATIENCE)
+    }
+
+    fn listen_with(
+        address: SocketAddr,
+        connections_max: usize,
+        patience: Duration,
+    ) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -128,13 +154,15 @@ impl Receiver {
         let service = InterceptedService::new(service, admission(Arc::clone(&received)));
         let (stop, stopped) = oneshot::channel::<()>();
         let serve = async move {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let listener = TcpListener::from_std(listener)?;
+            let (give, incoming) = mpsc::channel(1);
+            tokio::spawn(accept(listener, give, connections_max, patience));
             Server::builder()
-                .timeout(PATIENCE)
+                .timeout(patience)
                 .max_concurrent_streams(u32::try_from(MESSAGES_MAX).ok())
-                .http2_keepalive_interval(Some(PATIENCE))
+                .http2_keepalive_interval(Some(patience))
                 .add_service(service)
-                .serve_with_incoming(TcpIncoming::from(listener))
+                .serve_with_incoming(ReceiverStream::new(incoming))
                 .await
                 .map_err(io::Error::other)
         };
@@ -176,6 +204,88 @@ impl Drop for Receiver {
 
 fn lock(received: &Mutex<Received>) -> MutexGuard<'_, Received> {
     received.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives connections to a server, so many at a time, until it wants no more.
+async fn accept(
+    listener: TcpListener,
+    give: mpsc::Sender<io::Result<Connection>>,
+    connections_max: usize,
+    patience: Duration,
+) {
+    let room = Arc::new(Semaphore::new(connections_max));
+    while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
+        let Ok((stream, _)) = listener.accept().await else {
+            time::sleep(PAUSE).await;
+            continue;
+        };
+        let connection = Connection {
+            stream,
+            begins: Some((Box::pin(time::sleep(patience)), PREFACE_BYTES)),
+            _room: permit,
+        };
+        if give.send(Ok(connection)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A connection that has to begin soon. Then the server sees to it that it lives.
+#[derive(Debug)]
+struct Connection {
+    stream: TcpStream,
+    /// When it is given up, and how many bytes are missing till then.
+    begins: Option<(Pin<Box<Sleep>>, usize)>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some((late, _)) = &mut this.begins
+            && late.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(ErrorKind::TimedOut.into()));
+        }
+        let before = bytes.filled().len();
+        let result = ready!(Pin::new(&mut this.stream).poll_read(context, bytes));
+        let read = bytes.filled().len() - before;
+        this.begins = this.begins.take().and_then(|(late, missing)| {
+            let missing = missing.checked_sub(read).filter(|&missing| missing > 0);
+            Some((late, missing?))
+        });
+        Poll::Ready(result)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }
 
 /// A message that is being taken in.
@@ -225,13 +335,20 @@ impl MetricsService for Service {
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         let sender = request.remote_addr().map(|address| address.ip());
         let admitted = request.extensions().get::<Arc<Admitted>>().cloned();
-        let refused = lock(&self.0).take(request.into_inner(), sender, Timestamp::now());
+        let now = Timestamp::now();
+        // Between two values others may read what there is.
+        let refused = each_value(request.into_inner(), sender, now, |name, latest| {
+            lock(&self.0).keep(name, latest, now)
+        });
+        lock(&self.0).refuse(refused);
         if let Some(admitted) = admitted {
             admitted.is_read.store(true, Ordering::Relaxed);
         }
         let partial_success = (refused > 0).then(|| ExportMetricsPartialSuccess {
             rejected_data_points: i64::try_from(refused).unwrap_or(i64::MAX),
-            error_message: "no room, or attributes other than text and numbers".into(),
+            error_message: format!(
+                "no room, attributes other than text and numbers, or more than {NAME_BYTES_MAX} bytes of them"
+            ),
         });
         Ok(Response::new(ExportMetricsServiceResponse {
             partial_success,
@@ -260,19 +377,25 @@ impl Received {
             age_ns: now.since(latest.received_at).0,
             observed_wall_ns: latest.observed_wall_ns,
         };
-        let mut series = self.series.iter().filter(is_told);
-        let values = series.by_ref().take(TOLD_MAX).map(told).collect();
+        let mut values = Vec::new();
+        let mut bytes = 0;
         // These stay the same while they hold, so that each is said once.
         let mut lines = Vec::new();
-        if series.next().is_some() {
-            lines.push(format!(
-                "switches: more than {TOLD_MAX} series: those after, by name, are left out; let them send fewer"
-            ));
+        for series in self.series.iter().filter(is_told) {
+            bytes += texts(series.0, series.1).map(str::len).sum::<usize>();
+            if values.len() == TOLD_MAX || bytes > TOLD_BYTES_MAX {
+                lines.push(format!(
+                    "switches: more than {TOLD_MAX} series, or than {TOLD_BYTES_MAX} bytes of their names: those \
+                     after, by name, are left out; let them send fewer"
+                ));
+                break;
+            }
+            values.push(told(series));
         }
         if self.refused > 0 {
             lines.push(format!(
                 "switches: some values were refused: there are {SERIES_MAX} series already, or these have \
-                 attributes other than text and numbers"
+                 attributes other than text and numbers, or more than {NAME_BYTES_MAX} bytes of them"
             ));
         }
         if self.unread > 0 {
@@ -302,44 +425,14 @@ impl Received {
         sender: Option<IpAddr>,
         now: Timestamp,
     ) -> u64 {
-        let before = self.refused;
-        for resource in request.resource_metrics {
-            let mut of_sender = resource.resource.map_or_else(Vec::new, |r| r.attributes);
-            of_sender.extend(sender.filter(|_| is_anonymous(&of_sender)).map(address));
-            for metric in resource.scope_metrics.into_iter().flat_map(|s| s.metrics) {
-                let Some(data) = &metric.data else {
-                    continue;
-                };
-                let (points, is_counter) = points(data);
-                for point in points.filter(Point::has_values) {
-                    let attributes = attributes(&of_sender, point.attributes);
-                    let is_kept = attributes.is_some_and(|attributes| {
-                        let parts = point.parts.iter();
-                        let mut parts = parts.filter_map(|(part, value)| Some((*part, (*value)?)));
-                        parts.all(|(part, value)| {
-                            let name = Name {
-                                metric: format!("{}{}", metric.name, part.suffix()),
-                                attributes: attributes.clone(),
-                            };
-                            let latest = Latest {
-                                value,
-                                unit: part.unit(&metric.unit).to_owned(),
-                                is_counter: is_counter && part != Part::Max,
-                                received_at: now,
-                                observed_wall_ns: point.observed_wall_ns,
-                            };
-                            self.keep(name, latest, now)
-                        })
-                    });
-                    self.refuse(usize::from(!is_kept || point.is_empty()));
-                }
-            }
-        }
-        self.refused - before
+        let keep = |name, latest| self.keep(name, latest, now);
+        let refused = each_value(request, sender, now, keep);
+        self.refuse(refused);
+        refused
     }
 
-    fn refuse(&mut self, values: usize) {
-        self.refused = self.refused.saturating_add(values as u64);
+    fn refuse(&mut self, values: u64) {
+        self.refused = self.refused.saturating_add(values);
     }
 
     fn keep(&mut self, name: Name, latest: Latest, now: Timestamp) -> bool {
@@ -373,13 +466,63 @@ impl Received {
     }
 }
 
+/// Hands on the values of a message, each by itself; says how many were refused, here or there.
+fn each_value(
+    request: ExportMetricsServiceRequest,
+    sender: Option<IpAddr>,
+    now: Timestamp,
+    mut keep: impl FnMut(Name, Latest) -> bool,
+) -> u64 {
+    let mut refused = 0;
+    for resource in request.resource_metrics {
+        let mut of_sender = resource.resource.map_or_else(Vec::new, |r| r.attributes);
+        of_sender.extend(sender.filter(|_| is_anonymous(&of_sender)).map(address));
+        for metric in resource.scope_metrics.into_iter().flat_map(|s| s.metrics) {
+            let Some(data) = &metric.data else {
+                continue;
+            };
+            let room = NAME_BYTES_MAX.checked_sub(metric.name.len() + metric.unit.len());
+            let (points, is_counter) = points(data);
+            for point in points.filter(Point::has_values) {
+                let room = room.filter(|_| !point.is_empty());
+                let attributes = room.and_then(|r| attributes(&of_sender, point.attributes, r));
+                let is_kept = attributes.is_some_and(|attributes| {
+                    let parts = point.parts.iter();
+                    let mut parts = parts.filter_map(|(part, value)| Some((*part, (*value)?)));
+                    parts.all(|(part, value)| {
+                        let name = Name {
+                            metric: format!("{}{}", metric.name, part.suffix()),
+                            attributes: attributes.clone(),
+                        };
+                        let latest = Latest {
+                            value,
+                            unit: part.unit(&metric.unit).to_owned(),
+                            is_counter: is_counter && part != Part::Max,
+                            received_at: now,
+                            observed_wall_ns: point.observed_wall_ns,
+                        };
+                        keep(name, latest)
+                    })
+                });
+                refused += u64::from(!is_kept);
+            }
+        }
+    }
+    refused
+}
+
 /// What a series costs beside its fixed size. Never 0.
 fn text_bytes(name: &Name, latest: &Latest) -> usize {
     // What the allocator and the map add for each text.
     const EACH: usize = 32;
+    texts(name, latest).map(|text| text.len() + EACH).sum()
+}
+
+fn texts<'a>(name: &'a Name, latest: &'a Latest) -> impl Iterator<Item = &'a str> {
     let attributes = name.attributes.iter();
-    let attributes = attributes.map(|(key, value)| key.len() + value.len() + 2 * EACH);
-    name.metric.len() + latest.unit.len() + 2 * EACH + attributes.sum::<usize>()
+    let attributes = attributes.flat_map(|(key, value)| [key, value]);
+    let all = [&name.metric, &latest.unit].into_iter().chain(attributes);
+    all.map(String::as_str)
 }
 
 /// What is kept of a point.
@@ -518,22 +661,29 @@ fn address(sender: IpAddr) -> KeyValue {
     }
 }
 
-/// Those of a value take the place of its sender's. None if there are too many, or some are no text or number:
-/// without them series would be taken for each other.
-fn attributes(sender: &[KeyValue], point: &[KeyValue]) -> Option<BTreeMap<String, String>> {
+/// Those of a value take the place of its sender's. None if there are too many, if they have more than so many bytes,
+/// or if some are no text or number: without them series would be taken for each other.
+fn attributes(
+    sender: &[KeyValue],
+    point: &[KeyValue],
+    bytes_max: usize,
+) -> Option<BTreeMap<String, String>> {
     if sender.len() + point.len() > ATTRIBUTES_MAX {
         return None;
     }
+    let mut room = bytes_max;
     let all = sender.iter().chain(point);
     let text = |attribute: &KeyValue| {
-        let value = match attribute.value.as_ref()?.value.as_ref()? {
-            any_value::Value::StringValue(text) => text.clone(),
-            any_value::Value::BoolValue(value) => value.to_string(),
-            any_value::Value::IntValue(value) => value.to_string(),
-            any_value::Value::DoubleValue(value) => value.to_string(),
+        let value: Cow<'_, str> = match attribute.value.as_ref()?.value.as_ref()? {
+            any_value::Value::StringValue(text) => text.into(),
+            any_value::Value::BoolValue(value) => value.to_string().into(),
+            any_value::Value::IntValue(value) => value.to_string().into(),
+            any_value::Value::DoubleValue(value) => value.to_string().into(),
             _ => return None,
         };
-        Some((attribute.key.clone(), value))
+        // Before it is copied: a message may have one of 4 MiB, and a million values.
+        room = room.checked_sub(attribute.key.len() + value.len())?;
+        Some((attribute.key.clone(), value.into_owned()))
     };
     all.map(text).collect()
 }
@@ -767,10 +917,40 @@ mod tests {
         assert_eq!(received.take(fill(SERIES_MAX, 7, 0), None, at(301)), 0);
         assert_eq!(received.series.len(), 10 + 7);
         // Few, but long.
-        let refused = received.take(fill(0, 40, 1 << 20), None, at(302));
-        assert!(refused >= 8, "{refused}");
+        let refused = received.take(fill(0, 10_000, 3900), None, at(302));
+        assert!(refused >= 1000, "{refused}");
         assert!(received.text_bytes <= TEXT_BYTES_MAX);
         assert_eq!(received.refused, 7 + refused);
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_is_refused_before_it_is_copied() {
+        let mut received = Received::default();
+        let long = "x".repeat(NAME_BYTES_MAX);
+        let of_metric = request(vec![metric(&long, sum(vec![point("1", 1)]))]);
+        assert_eq!(received.take(of_metric, None, at(1)), 1);
+        let of_point = request(vec![metric("m", sum(vec![point(&long, 1), point("1", 1)]))]);
+        assert_eq!(received.take(of_point, None, at(1)), 1);
+        // Of the sender, and so of each of its values: copied, these would be 2 TB.
+        let mut of_sender = request(vec![metric("m", sum(vec![point("2", 1); 1 << 20]))]);
+        let resource = of_sender.resource_metrics[0].resource.as_mut().unwrap();
+        resource.attributes[0] = text("host", &"x".repeat(2 << 20));
+        assert_eq!(received.take(of_sender, None, at(1)), 1 << 20);
+        let names: Vec<_> = received.series.keys().collect();
+        assert_eq!(names, [&name("m", "1")]);
+    }
+
+    #[test]
+    fn what_is_told_fits_into_a_line_of_a_recording() {
+        let mut received = Received::default();
+        let dense = |n| point(&format!("{n}{}", "\u{1}".repeat(4000)), 1);
+        let points = (0..8000).map(dense).collect();
+        received.take(request(vec![metric("m", sum(points))]), None, at(1));
+        let (values, lines) = received.told(at(1));
+        assert!(values.len() > 2000 && lines[0].contains("left out"));
+        let text = serde_json::to_string(&values).unwrap();
+        assert!(text.len() > 6 * TOLD_BYTES_MAX / 10 * 9, "{}", text.len());
+        assert!(text.len() < 56 << 20, "{}", text.len());
     }
 
     #[test]
@@ -865,6 +1045,36 @@ mod tests {
         assert!(TcpStream::connect(address).is_err());
     }
 
+    #[test]
+    fn those_who_never_begin_keep_nobody_out() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let receiver = Receiver::listen_with(address, 2, Duration::from_millis(300)).unwrap();
+        let address = receiver.address();
+        let silent = TcpStream::connect(address).unwrap();
+        let mut slow = TcpStream::connect(address).unwrap();
+        slow.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut client = MetricsServiceClient::connect(format!("http://{address}"))
+                .await
+                .unwrap();
+            let metrics = vec![metric("octets", sum(vec![point("1", 10)]))];
+            let answer = time::timeout(PATIENCE, client.export(request(metrics))).await;
+            assert_eq!(answer.unwrap().unwrap().into_inner().partial_success, None);
+        });
+        assert_eq!(receiver.read().series.len(), 1);
+        for mut stranger in [silent, slow] {
+            stranger.set_read_timeout(Some(PATIENCE)).unwrap();
+            // Their end, behind what the server may have said; not the timeout.
+            let end = io::Read::read_to_end(&mut stranger, &mut Vec::new());
+            let is_reset = |error: io::Error| error.kind() == ErrorKind::ConnectionReset;
+            assert!(end.map_or_else(is_reset, |_| true));
+        }
+    }
+
     /// Those who send slowly, or nothing, hold no more than so many places, and each for so long.
     #[test]
     fn few_messages_are_taken_in_at_once() {
@@ -885,7 +1095,7 @@ mod tests {
     fn a_port_that_is_taken_is_an_error() {
         let first = Receiver::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let error = Receiver::listen(first.address()).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
     }
 
     proptest! {

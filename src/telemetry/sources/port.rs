@@ -1,7 +1,9 @@
 //! One port of a host: each of its sources read at its own pace, and by a thread of its own where there is
 //! a driver behind it. A driver that hangs keeps whoever asks it, for ever perhaps, and no call can be
-//! ended from outside: so it keeps that thread, and no other port.
+//! ended from outside: so it keeps that thread, and no other port. It may hold the lock of the kernel's network
+//! configuration (RTNL) meanwhile, which interfaces without a driver are read under too: they share a thread.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -38,17 +40,17 @@ struct Answer {
 /// Who reads a port.
 #[derive(Debug)]
 enum Reader {
-    /// We do: no driver of an adapter is behind it, as in the many interfaces of containers.
-    Here(Box<Sources>),
-    /// A thread does.
-    Apart(Worker),
+    /// [`Together`]: no driver of an adapter is behind it, as in the many interfaces of containers.
+    Together,
+    /// A thread of its own.
+    Apart(Worker<Timestamp, Answer>),
 }
 
 /// A thread, which ends with its questions.
 #[derive(Debug)]
-struct Worker {
-    questions: Sender<Timestamp>,
-    answers: Receiver<Answer>,
+struct Worker<Q, A> {
+    questions: Sender<Q>,
+    answers: Receiver<A>,
     state: State,
 }
 
@@ -69,7 +71,18 @@ impl PortReader {
         let device = |interface: &String| sys.join("class/net").join(interface).join("device");
         let is_adapter =
             port.device.is_some() || port.interface.iter().any(|name| device(name).exists());
-        let sources = Sources::new(port.clone(), sys);
+        let apart = || {
+            let mut sources = Sources::new(port.clone(), sys);
+            let mut drivers = None;
+            let open = move || {
+                if asks_drivers {
+                    Drivers::Kernel(ethtool_netlink::Socket::open().ok())
+                } else {
+                    Drivers::Nobody
+                }
+            };
+            Worker::new(move |now| sources.read(drivers.get_or_insert_with(open), now))
+        };
         Self {
             last: Answer {
                 at: Timestamp::ZERO,
@@ -77,9 +90,9 @@ impl PortReader {
                 line: None,
             },
             reader: if is_adapter {
-                Reader::Apart(Worker::new(sources, asks_drivers))
+                Reader::Apart(apart())
             } else {
-                Reader::Here(Box::new(sources))
+                Reader::Together
             },
             port,
         }
@@ -91,33 +104,16 @@ impl PortReader {
 
     /// Begins to read what is due.
     pub(super) fn begin(&mut self, now: Timestamp) {
-        match &mut self.reader {
-            Reader::Here(sources) => self.last = sources.read(&mut Drivers::Nobody, now),
-            Reader::Apart(worker) if worker.state == State::Idle => {
-                // A thread that has ended is one that does not answer.
-                let _ = worker.questions.send(now);
-                worker.state = State::Asked;
-            }
-            Reader::Apart(_) => {}
+        if let Reader::Apart(worker) = &mut self.reader {
+            worker.begin(|| now);
         }
     }
 
-    /// Takes in what has been read by then. Whoever was late before is not waited for.
+    /// Takes in what has been read by then.
     pub(super) fn end(&mut self, until: Instant) {
-        let Reader::Apart(worker) = &mut self.reader else {
-            return;
-        };
-        let answer = match worker.state {
-            State::Idle => return,
-            State::Asked => {
-                let patience = until.saturating_duration_since(Instant::now());
-                worker.answers.recv_timeout(patience).ok()
-            }
-            State::Late => worker.answers.try_recv().ok(),
-        };
-        worker.state = State::Late;
-        if let Some(answer) = answer {
-            worker.state = State::Idle;
+        if let Reader::Apart(worker) = &mut self.reader
+            && let Some(answer) = worker.end(until)
+        {
             self.last = answer;
         }
     }
@@ -143,18 +139,64 @@ impl PortReader {
     }
 }
 
-impl Worker {
-    fn new(mut sources: Sources, asks_drivers: bool) -> Self {
+/// Reads the ports that have no thread of their own, in one for all of them.
+#[derive(Debug)]
+pub(super) struct Together(Worker<(Timestamp, Vec<Port>), BTreeMap<Port, Answer>>);
+
+impl Together {
+    pub(super) fn new(sys: &Path) -> Self {
+        let sys = sys.to_owned();
+        let mut known = BTreeMap::new();
+        Self(Worker::new(move |(now, ports): (_, Vec<Port>)| {
+            let mut before = std::mem::take(&mut known);
+            let read = |port: Port| {
+                let sources = before.remove(&port);
+                let mut sources = sources.unwrap_or_else(|| Sources::new(port.clone(), &sys));
+                let answer = sources.read(&mut Drivers::Nobody, now);
+                known.insert(port.clone(), sources);
+                (port, answer)
+            };
+            ports.into_iter().map(read).collect()
+        }))
+    }
+
+    /// Begins to read what is due of those that are of here.
+    pub(super) fn begin(&mut self, ports: &[PortReader], now: Timestamp) {
+        self.0.begin(|| {
+            let ports = ports.iter();
+            let here = ports.filter(|reader| matches!(reader.reader, Reader::Together));
+            (now, here.map(|reader| reader.port.clone()).collect())
+        });
+    }
+
+    /// Gives them what has been read by then.
+    pub(super) fn end(&mut self, ports: &mut [PortReader], until: Instant) {
+        let mut answers = self.0.end(until).unwrap_or_default();
+        for reader in ports {
+            if let Some(answer) = answers.remove(&reader.port) {
+                reader.last = answer;
+            }
+        }
+    }
+
+    /// What keeps them from telling more.
+    pub(super) fn line(&self) -> Option<String> {
+        (self.0.state == State::Late).then(|| {
+            "interfaces of no adapter, such as lo: the kernel's network configuration is held by another, most likely \
+             by the driver of an adapter that does not answer: their figures stay as old as they are until it is \
+             let go; dmesg may say why"
+                .into()
+        })
+    }
+}
+
+impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
+    fn new(mut read: impl FnMut(Q) -> A + Send + 'static) -> Self {
         let (questions, asked) = channel();
         let (answer, answers) = channel();
         let read = move || {
-            let mut drivers = if asks_drivers {
-                Drivers::Kernel(ethtool_netlink::Socket::open().ok())
-            } else {
-                Drivers::Nobody
-            };
-            for now in asked {
-                if answer.send(sources.read(&mut drivers, now)).is_err() {
+            for question in asked {
+                if answer.send(read(question)).is_err() {
                     break;
                 }
             }
@@ -168,6 +210,31 @@ impl Worker {
             answers,
             state: State::Idle,
         }
+    }
+
+    fn begin(&mut self, question: impl FnOnce() -> Q) {
+        if self.state == State::Idle {
+            // A thread that has ended is one that does not answer.
+            let _ = self.questions.send(question());
+            self.state = State::Asked;
+        }
+    }
+
+    /// The answer, if it comes by then. Whoever was late before is not waited for.
+    fn end(&mut self, until: Instant) -> Option<A> {
+        let answer = match self.state {
+            State::Idle => return None,
+            State::Asked => {
+                let patience = until.saturating_duration_since(Instant::now());
+                self.answers.recv_timeout(patience).ok()
+            }
+            State::Late => self.answers.try_recv().ok(),
+        };
+        self.state = match answer {
+            Some(_) => State::Idle,
+            None => State::Late,
+        };
+        answer
     }
 }
 
