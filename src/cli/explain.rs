@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::recording::Recording;
 use super::watched::{Folder, Watched};
 use super::{Failure, duration, print_json, wall_text};
-use crate::telemetry::snapshot::{Snapshot, Window};
+use crate::telemetry::snapshot::Snapshot;
 use crate::telemetry::verdict::{self, Finding};
 
 #[derive(Debug, Args)]
@@ -43,24 +43,27 @@ struct Explained {
 }
 
 pub(super) fn explain(args: &ExplainArgs, out: &mut impl Write) -> Result<(), Failure> {
-    let window = if let Some(file) = &args.file {
-        let recording = Recording::read(file).map_err(Failure::Usage)?;
+    let (recording, live);
+    let snapshots = if let Some(file) = &args.file {
+        recording = Recording::read(file).map_err(Failure::Usage)?;
         for line in &recording.lines {
             eprintln!("thalweg: {}: {line}", file.display());
         }
-        let window = window_of(&recording.snapshots, args.length, args.until);
+        let asked = asked(&recording.snapshots, args.length, args.until);
         let few = || format!("{}: two snapshots at least are needed", file.display());
-        window.ok_or_else(|| Failure::Usage(few()))?
+        asked.ok_or_else(|| Failure::Usage(few()))?
     } else {
         let mut watched = Watched::begin(&args.folder)?.with_host();
         let before = watched.snapshot()?;
         thread::sleep(args.length.unwrap_or(LENGTH));
-        watched.snapshot()?.since(&before)
+        live = [before, watched.snapshot()?];
+        &live[..]
     };
+    let wall = |snapshot: Option<&Snapshot>| snapshot.map_or(0, |snapshot| snapshot.wall_ns);
     let explained = Explained {
-        from_ns: window.from_ns,
-        to_ns: window.to_ns,
-        findings: verdict::explain(&window),
+        from_ns: wall(snapshots.first()),
+        to_ns: wall(snapshots.last()),
+        findings: verdict::explain_all(snapshots),
     };
     if args.json {
         return print_json(out, &explained);
@@ -69,12 +72,12 @@ pub(super) fn explain(args: &ExplainArgs, out: &mut impl Write) -> Result<(), Fa
     Ok(())
 }
 
-/// The window of a recording that is asked for, with all events in it.
-fn window_of(
+/// The snapshots of a recording that are asked for; none if they are fewer than two.
+fn asked(
     snapshots: &[Snapshot],
     length: Option<Duration>,
     until: Option<Duration>,
-) -> Option<Window> {
+) -> Option<&[Snapshot]> {
     let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let end = snapshots
         .last()?
@@ -88,9 +91,7 @@ fn window_of(
         .iter()
         .rposition(|snapshot| snapshot.wall_ns <= begin);
     let first = first.unwrap_or(0);
-    (first < last)
-        .then(|| Window::over(&snapshots[first..=last]))
-        .flatten()
+    (first < last).then(|| &snapshots[first..=last])
 }
 
 fn text(explained: &Explained) -> String {

@@ -13,7 +13,7 @@ mod others;
 mod ports;
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
@@ -25,7 +25,7 @@ use super::reader::{Happened, Link, PathNow};
 use super::schema::{
     HostCounter, LINK_TIMES, LinkCounter, MessageHistogram, PathCounter, PathGauge, PathHistogram,
 };
-use super::snapshot::{Watched, Window};
+use super::snapshot::{Snapshot, Watched, Window};
 
 /// A link whose user wants nothing of it for so many per cent of the time is not held up.
 const IDLE_PERCENT: u64 = 60;
@@ -180,19 +180,57 @@ pub struct Finding {
 /// host say. Links on which nothing went, and nothing waited, are left out.
 #[must_use]
 pub fn explain(window: &Window) -> Vec<Finding> {
-    let of_process = |watched| {
-        let watched: &Watched = watched;
-        let links = watched.process.links.iter();
-        links.filter_map(move |link| Some((link, of_link(window, watched, link)?)))
+    let mut found = Found::default();
+    found.add(window, |_| true);
+    found.finish(window)
+}
+
+/// What limited the links that there were between the first of these snapshots and the last, each process until the
+/// last one with it, and what the ports and the host say of all that time; of fewer than two snapshots nothing.
+#[must_use]
+pub fn explain_all(snapshots: &[Snapshot]) -> Vec<Finding> {
+    let Some(window) = Window::over(snapshots) else {
+        return Vec::new();
     };
-    let mut found: Vec<_> = window.processes.iter().flat_map(of_process).collect();
-    found.sort_by_key(|(link, _)| {
-        let bytes = link.counters[LinkCounter::MessageBytes];
-        (link.role == Role::Receiver, Reverse(bytes))
-    });
-    let links = found.into_iter().map(|(_, finding)| finding);
-    let host = ports::host(window);
-    links.chain(ports::explain(window)).chain(host).collect()
+    let key = |watched: &Watched| (watched.process.pid, watched.process.started_wall_ns);
+    let mut last_of = BTreeMap::new();
+    for (place, snapshot) in snapshots.iter().enumerate() {
+        last_of.extend(snapshot.processes.iter().map(|of| (key(of), place)));
+    }
+    let lasts: BTreeSet<usize> = last_of.values().copied().collect();
+    let mut found = Found::default();
+    for last in lasts {
+        if let Some(window) = Window::over(&snapshots[..=last]) {
+            found.add(&window, |watched| last_of.get(&key(watched)) == Some(&last));
+        }
+    }
+    found.finish(&window)
+}
+
+/// What is said of links, with what puts them in their order.
+#[derive(Default)]
+struct Found(Vec<((bool, Reverse<u64>), Finding)>);
+
+impl Found {
+    /// What is said of the links of these processes of a window.
+    fn add(&mut self, window: &Window, is_told: impl Fn(&Watched) -> bool) {
+        for watched in window.processes.iter().filter(|watched| is_told(watched)) {
+            for link in &watched.process.links {
+                let bytes = link.counters[LinkCounter::MessageBytes];
+                let order = (link.role == Role::Receiver, Reverse(bytes));
+                let finding = of_link(window, watched, link);
+                self.0.extend(finding.map(|finding| (order, finding)));
+            }
+        }
+    }
+
+    /// And what the ports and the host say in this window.
+    fn finish(mut self, window: &Window) -> Vec<Finding> {
+        self.0.sort_by_key(|(order, _)| *order);
+        let links = self.0.into_iter().map(|(_, finding)| finding);
+        let host = ports::host(window);
+        links.chain(ports::explain(window)).chain(host).collect()
+    }
 }
 
 /// The times of a link, in per cent of all.
@@ -746,8 +784,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::clock::Timestamp;
     use crate::telemetry::histogram::{BUCKETS, bucket_of};
     use crate::telemetry::made;
+    use crate::telemetry::schema::PortCounter;
+    use crate::telemetry::sources::{HostNow, PortNow};
     use crate::telemetry::values::Values;
 
     pub(super) const SECOND: u64 = 1_000_000_000;
@@ -916,6 +957,64 @@ mod tests {
         assert_eq!(explain(&window(link.clone(), Vec::new())), []);
         link.counters[LinkCounter::IdleTime] = SECOND;
         assert_eq!(explain(&window(link, Vec::new())), []);
+    }
+
+    /// A host that drops what has arrived, with a port that has lost packets and, at last, its carrier.
+    fn host(second: u64, drops: u64, naks: u64, carrier_downs: u64) -> HostNow {
+        let mut port = PortNow {
+            name: "mlx5_0:1".into(),
+            ..PortNow::default()
+        };
+        port.counters[PortCounter::SequenceNaks] = Some(naks);
+        port.counters[PortCounter::CarrierDowns] = Some(carrier_downs);
+        let mut now = HostNow {
+            at: Timestamp::from_nanos(second * SECOND),
+            ports: vec![port],
+            ..HostNow::default()
+        };
+        now.host.counters[HostCounter::SoftnetDrops] = Some(drops);
+        now
+    }
+
+    #[test]
+    fn what_closed_early_is_explained_and_ports_and_the_host_once() {
+        let waited = |pid, second: u64| {
+            let mut link = made::link(2, Role::Sender, "p", Vec::new());
+            link.counters[LinkCounter::MessageBytes] = second * pid;
+            link.counters[LinkCounter::CreditTime] = second * SECOND;
+            made::watched(pid, "x", 0, vec![link])
+        };
+        let at = |second: u64, last_of: &[(u64, u64)], host| {
+            let there = last_of.iter().filter(|(_, last)| second <= *last);
+            let processes = there.map(|(pid, _)| waited(*pid, second)).collect();
+            Snapshot {
+                host: Some(host),
+                ..made::snapshot(second * SECOND, processes)
+            }
+        };
+        let said = |snapshots: &[Snapshot]| {
+            let findings = explain_all(snapshots).into_iter();
+            let told = findings.map(|finding| (finding.subject.to_string(), finding.cause));
+            told.collect::<Vec<_>>()
+        };
+        let process = |pid| (format!("x {pid} to p"), Cause::ReceiverLate);
+        let port = |cause| ("port mlx5_0:1".to_owned(), cause);
+        // Of the third process the first snapshot is all there is.
+        let lasts = [(7, 1), (8, 2), (9, 0)];
+        let all = |downs: u64| {
+            let host = |second| host(second, second * 100, second, downs * (second / 4));
+            let snapshots: Vec<_> = (0..5).map(|s| at(s, &lasts, host(s))).collect();
+            said(&snapshots)
+        };
+        let its_own = ("this host".to_owned(), Cause::ReceiverHost);
+        assert_eq!(
+            all(0),
+            [process(8), process(7), port(Cause::PathLoss), its_own]
+        );
+        // After both had closed an interface was taken down: what arrived there is among the drops.
+        let (worn, lossy) = (port(Cause::WornLink), port(Cause::PathLoss));
+        assert_eq!(all(1), [process(8), process(7), worn, lossy]);
+        assert_eq!(said(&[at(0, &lasts, host(0, 0, 0, 0))]), []);
     }
 
     proptest! {
