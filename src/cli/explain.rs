@@ -13,7 +13,7 @@ use super::recording::Recording;
 use super::watched::{Folder, Watched};
 use super::{Failure, duration, print_json, wall_text};
 use crate::telemetry::snapshot::Snapshot;
-use crate::telemetry::verdict::{self, Finding};
+use crate::telemetry::verdict::{self, Verdicts};
 
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
@@ -39,7 +39,8 @@ const LENGTH: Duration = Duration::from_secs(5);
 struct Explained {
     from_ns: u64,
     to_ns: u64,
-    findings: Vec<Finding>,
+    #[serde(flatten)]
+    verdicts: Verdicts,
 }
 
 pub(super) fn explain(args: &ExplainArgs, out: &mut impl Write) -> Result<(), Failure> {
@@ -63,7 +64,7 @@ pub(super) fn explain(args: &ExplainArgs, out: &mut impl Write) -> Result<(), Fa
     let explained = Explained {
         from_ns: wall(snapshots.first()),
         to_ns: wall(snapshots.last()),
-        findings: verdict::explain_all(snapshots),
+        verdicts: verdict::explain_all(snapshots),
     };
     if args.json {
         return print_json(out, &explained);
@@ -104,17 +105,8 @@ fn text(explained: &Explained) -> String {
         seconds / 10,
         seconds % 10
     );
-    if explained.findings.is_empty() {
-        text += "no link carried anything, and none waited\n";
-        return text;
-    }
-    let network = explained.findings.iter().filter(|f| f.is_network).count();
-    let _ = match network {
-        0 => writeln!(text, "it is not the network"),
-        1 => writeln!(text, "the network limits 1 of them"),
-        _ => writeln!(text, "the network limits {network} of them"),
-    };
-    for finding in &explained.findings {
+    let _ = writeln!(text, "{}", explained.verdicts.sum_up());
+    for finding in &explained.verdicts.findings {
         let _ = writeln!(
             text,
             "\n{}: {} ({} %)\n  {}",

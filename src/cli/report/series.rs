@@ -18,7 +18,7 @@ use crate::telemetry::schema::{
 use crate::telemetry::snapshot::{PortWindow, Watched, Window, per_second};
 use crate::telemetry::sources::Source;
 use crate::telemetry::values::Values;
-use crate::telemetry::verdict::{self, Finding};
+use crate::telemetry::verdict::{self, Verdicts};
 
 /// Longer recordings have their windows merged until there are so many at most.
 const WINDOWS_MAX: usize = 600;
@@ -40,7 +40,8 @@ pub(super) struct Report<'a> {
     /// What could not be read of the recording, in a line each.
     pub(super) unreadable: &'a [String],
     /// What limited each link.
-    pub(super) findings: Vec<Finding>,
+    #[serde(flatten)]
+    pub(super) verdicts: Verdicts,
     pub(super) processes: Vec<Process<'a>>,
     /// Where series have their points.
     pub(super) windows: Vec<Span>,
@@ -212,7 +213,7 @@ impl<'a> Report<'a> {
             to_wall_ns: wall(snapshots.last()),
             snapshots: snapshots.len(),
             unreadable: &recording.lines,
-            findings: verdict::explain_all(snapshots),
+            verdicts: verdict::explain_all(snapshots),
             processes: processes(recording),
             windows: spans,
             links,

@@ -176,10 +176,45 @@ pub struct Finding {
     pub evidence: Vec<String>,
 }
 
-/// What limited the links of a window, those that send first and the busiest first, and what its ports and the
-/// host say. Links on which nothing went, and nothing waited, are left out.
+/// What limited links, and what ports and the host say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Verdicts {
+    /// Links that send first, the busiest first; then ports; then the host.
+    pub findings: Vec<Finding>,
+    /// Of so many links that receive this end cannot tell what limited them.
+    #[serde(rename = "untold_links")]
+    pub untold: usize,
+}
+
+impl Verdicts {
+    /// Whether it is the network, in one line.
+    #[must_use]
+    pub fn sum_up(&self) -> String {
+        let says = "cannot be told from this end: look at the sender's";
+        let links = match self.untold {
+            1 => "1 link that receives".to_owned(),
+            untold => format!("{untold} links that receive"),
+        };
+        let network = self.findings.iter().filter(|finding| finding.is_network);
+        match (network.count(), self.untold) {
+            (0, 0) if self.findings.is_empty() => {
+                "no link carried anything, and none waited".into()
+            }
+            (0, 0) => "it is not the network".into(),
+            (0, _) if self.findings.is_empty() => format!("what limited {links} {says}"),
+            (0, _) => {
+                format!("it is not the network in what follows; what limited {links} {says}")
+            }
+            (1, _) => "the network limits 1 of them".into(),
+            (network, _) => format!("the network limits {network} of them"),
+        }
+    }
+}
+
+/// What limited the links of a window, and what its ports and the host say. Links on which nothing went, and nothing
+/// waited, are left out.
 #[must_use]
-pub fn explain(window: &Window) -> Vec<Finding> {
+pub fn explain(window: &Window) -> Verdicts {
     let mut found = Found::default();
     found.add(window, |_| true);
     found.finish(window)
@@ -188,9 +223,9 @@ pub fn explain(window: &Window) -> Vec<Finding> {
 /// What limited the links that there were between the first of these snapshots and the last, each process until the
 /// last one with it, and what the ports and the host say of all that time; of fewer than two snapshots nothing.
 #[must_use]
-pub fn explain_all(snapshots: &[Snapshot]) -> Vec<Finding> {
+pub fn explain_all(snapshots: &[Snapshot]) -> Verdicts {
     let Some(window) = Window::over(snapshots) else {
-        return Vec::new();
+        return Verdicts::default();
     };
     let key = |watched: &Watched| (watched.process.pid, watched.process.started_wall_ns);
     let mut last_of = BTreeMap::new();
@@ -207,30 +242,45 @@ pub fn explain_all(snapshots: &[Snapshot]) -> Vec<Finding> {
     found.finish(&window)
 }
 
-/// What is said of links, with what puts them in their order.
+/// What is said of links, with what puts them in their order; and of how many nothing can be said.
 #[derive(Default)]
-struct Found(Vec<((bool, Reverse<u64>), Finding)>);
+struct Found(Vec<((bool, Reverse<u64>), Finding)>, usize);
 
 impl Found {
     /// What is said of the links of these processes of a window.
     fn add(&mut self, window: &Window, is_told: impl Fn(&Watched) -> bool) {
         for watched in window.processes.iter().filter(|watched| is_told(watched)) {
             for link in &watched.process.links {
+                let Some(shares) = Shares::of(link).filter(|shares| is_used(link, shares)) else {
+                    continue;
+                };
                 let bytes = link.counters[LinkCounter::MessageBytes];
                 let order = (link.role == Role::Receiver, Reverse(bytes));
-                let finding = of_link(window, watched, link);
-                self.0.extend(finding.map(|finding| (order, finding)));
+                match of_link(window, watched, link, &shares) {
+                    Some(finding) => self.0.push((order, finding)),
+                    None => self.1 += 1,
+                }
             }
         }
     }
 
     /// And what the ports and the host say in this window.
-    fn finish(mut self, window: &Window) -> Vec<Finding> {
-        self.0.sort_by_key(|(order, _)| *order);
-        let links = self.0.into_iter().map(|(_, finding)| finding);
+    fn finish(self, window: &Window) -> Verdicts {
+        let Self(mut links, untold) = self;
+        links.sort_by_key(|(order, _)| *order);
+        let links = links.into_iter().map(|(_, finding)| finding);
         let host = ports::host(window);
-        links.chain(ports::explain(window)).chain(host).collect()
+        Verdicts {
+            findings: links.chain(ports::explain(window)).chain(host).collect(),
+            untold,
+        }
     }
+}
+
+/// Something went on it, or waited.
+fn is_used(link: &Link, shares: &Shares) -> bool {
+    let busy = 100u64.saturating_sub(shares.get(LinkCounter::IdleTime));
+    link.counters[LinkCounter::MessageBytes] > 0 || busy >= MATTERS_PERCENT
 }
 
 /// The times of a link, in per cent of all.
@@ -298,21 +348,16 @@ fn micros(nanos: u64) -> String {
 /// A cause, how sure it is, what is said, and what was seen beside the times.
 type Told = (Cause, u64, String, Vec<String>);
 
-fn of_link(window: &Window, watched: &Watched, link: &Link) -> Option<Finding> {
-    let shares = Shares::of(link)?;
+fn of_link(window: &Window, watched: &Watched, link: &Link, shares: &Shares) -> Option<Finding> {
     let bytes = link.counters[LinkCounter::MessageBytes];
-    let busy = 100u64.saturating_sub(shares.get(LinkCounter::IdleTime));
-    if bytes == 0 && busy < MATTERS_PERCENT {
-        return None;
-    }
     let events: Vec<_> = watched
         .events
         .iter()
         .filter(|event| event.link == link.id)
         .collect();
     let (cause, confidence, says, mut evidence) = match link.role {
-        Role::Sender => sender(window, link, &shares, &events),
-        Role::Receiver => receiver(window, link, &shares)?,
+        Role::Sender => sender(window, link, shares, &events),
+        Role::Receiver => receiver(window, link, shares)?,
     };
     let rate = gigabits(window.per_second(bytes));
     let messages = link.counters[LinkCounter::Messages];
@@ -820,7 +865,7 @@ mod tests {
         }
         let happened = |event: &Event| made::happened(1, (2, ""), Some(1), *event);
         let window = window(link, events.iter().map(happened).collect());
-        let mut findings = explain(&window);
+        let mut findings = explain(&window).findings;
         assert_eq!(findings.len(), 1);
         findings.remove(0)
     }
@@ -954,9 +999,43 @@ mod tests {
     #[test]
     fn of_a_link_that_nobody_used_nothing_is_said() {
         let mut link = made::link(2, Role::Sender, "p", Vec::new());
-        assert_eq!(explain(&window(link.clone(), Vec::new())), []);
+        assert_eq!(
+            explain(&window(link.clone(), Vec::new())),
+            Verdicts::default()
+        );
         link.counters[LinkCounter::IdleTime] = SECOND;
-        assert_eq!(explain(&window(link, Vec::new())), []);
+        assert_eq!(explain(&window(link, Vec::new())), Verdicts::default());
+    }
+
+    #[test]
+    fn what_the_senders_end_only_can_tell_is_not_called_nothing() {
+        let receiver = || {
+            let mut link = made::link(2, Role::Receiver, "p", Vec::new());
+            link.counters[LinkCounter::MessageBytes] = 100;
+            link.counters[LinkCounter::NetworkTime] = SECOND;
+            link
+        };
+        assert_eq!(
+            Verdicts::default().sum_up(),
+            "no link carried anything, and none waited"
+        );
+        let mut window = window(receiver(), Vec::new());
+        let alone = explain(&window);
+        assert_eq!((alone.findings.len(), alone.untold), (0, 1));
+        assert_eq!(
+            alone.sum_up(),
+            "what limited 1 link that receives cannot be told from this end: look at the sender's"
+        );
+        // And another link's verdict is not that one's.
+        let mut late = receiver();
+        late.counters[LinkCounter::CreditTime] = 3 * SECOND;
+        let links = &mut window.processes[0].process.links;
+        links.extend([late, receiver()]);
+        assert_eq!(
+            explain(&window).sum_up(),
+            "it is not the network in what follows; what limited 2 links that receive cannot be told from \
+             this end: look at the sender's"
+        );
     }
 
     /// A host that drops what has arrived, with a port that has lost packets and, at last, its carrier.
@@ -993,7 +1072,7 @@ mod tests {
             }
         };
         let said = |snapshots: &[Snapshot]| {
-            let findings = explain_all(snapshots).into_iter();
+            let findings = explain_all(snapshots).findings.into_iter();
             let told = findings.map(|finding| (finding.subject.to_string(), finding.cause));
             told.collect::<Vec<_>>()
         };
@@ -1035,7 +1114,7 @@ mod tests {
                 path.gauges[PathGauge::RoundTripMin] = marks;
                 link.paths.push(path);
             }
-            for finding in explain(&window(link, Vec::new())) {
+            for finding in explain(&window(link, Vec::new())).findings {
                 prop_assert!(finding.confidence_percent <= 99);
             }
         }

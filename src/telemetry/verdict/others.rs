@@ -176,7 +176,7 @@ mod tests {
         };
         let mut window = window(first.clone(), Vec::new());
         window.processes[0].process.links = links;
-        explain(&window)
+        explain(&window).findings
     }
 
     fn to<'a>(findings: &'a [Finding], host: &str) -> &'a Finding {
