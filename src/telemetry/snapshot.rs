@@ -2,6 +2,7 @@
 //! times: what screens, reports and verdicts are made of, live or from a recording.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -68,6 +69,23 @@ pub struct Window {
     /// The host itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<HostWindow>,
+    /// Of windows [`Self::over`] snapshots: when its links were there.
+    #[serde(skip)]
+    pub lives: BTreeMap<LinkKey, Life>,
+}
+
+/// What tells a link from all others: its process's number, when that began, and its own number.
+pub type LinkKey = (u64, u64, u64);
+
+/// When a link was there in a window, as far as snapshots tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Life {
+    /// The snapshot before the first with it, or the first of all, in ns of the wall clock.
+    pub from_ns: u64,
+    /// The last snapshot with it.
+    pub to_ns: u64,
+    /// When each of its paths came: with the link, or at the first snapshot that has it.
+    pub paths: BTreeMap<u32, u64>,
 }
 
 /// What a port did between two times.
@@ -176,6 +194,7 @@ impl Snapshot {
             processes: self.processes.iter().map(since).collect(),
             ports,
             host,
+            lives: BTreeMap::new(),
         }
     }
 
@@ -219,7 +238,19 @@ impl Window {
             watched.process.links.extend(closed);
         }
         (window.ports, window.host) = host_over(snapshots);
+        window.lives = lives(snapshots);
         Some(window)
+    }
+
+    /// When a link was there; as long as the window where that is not known.
+    #[must_use]
+    pub fn life(&self, watched: &Watched, link: &Link) -> Life {
+        let life = self.lives.get(&link_key(watched, link));
+        life.cloned().unwrap_or_else(|| Life {
+            from_ns: self.from_ns,
+            to_ns: self.to_ns,
+            paths: BTreeMap::new(),
+        })
     }
 
     /// The port of this name.
@@ -278,6 +309,50 @@ fn link_since(now: &Link, before: &Link) -> Link {
         connections: now.connections.iter().map(connection_since).collect(),
         ..now.clone()
     }
+}
+
+impl Life {
+    /// How long the link was there, in ns; never 0.
+    #[must_use]
+    pub fn length_ns(&self) -> u64 {
+        self.to_ns.saturating_sub(self.from_ns).max(1)
+    }
+}
+
+fn link_key(watched: &Watched, link: &Link) -> LinkKey {
+    let process = &watched.process;
+    (process.pid, process.started_wall_ns, link.id)
+}
+
+fn lives(snapshots: &[Snapshot]) -> BTreeMap<LinkKey, Life> {
+    let mut lives = BTreeMap::<_, Life>::new();
+    let mut before_ns = snapshots.first().map_or(0, |first| first.wall_ns);
+    for snapshot in snapshots {
+        let now = snapshot.wall_ns;
+        let links = snapshot.processes.iter().flat_map(|watched| {
+            let links = watched.process.links.iter();
+            links.map(move |link| (link_key(watched, link), link))
+        });
+        for (key, link) in links {
+            let (life, seen_ns) = match lives.entry(key) {
+                Entry::Vacant(new) => {
+                    let from_ns = before_ns;
+                    let life = Life {
+                        from_ns,
+                        ..Life::default()
+                    };
+                    (new.insert(life), from_ns)
+                }
+                Entry::Occupied(known) => (known.into_mut(), now),
+            };
+            life.to_ns = now;
+            for path in &link.paths {
+                life.paths.entry(path.number).or_insert(seen_ns);
+            }
+        }
+        before_ns = now;
+    }
+    lives
 }
 
 fn totals_since(now: &mut [Total], before: &[Total]) {

@@ -25,7 +25,7 @@ use super::reader::{Happened, Link, PathNow};
 use super::schema::{
     HostCounter, LINK_TIMES, LinkCounter, MessageHistogram, PathCounter, PathGauge, PathHistogram,
 };
-use super::snapshot::{Snapshot, Watched, Window};
+use super::snapshot::{Life, Snapshot, Watched, Window, per_second};
 
 /// A link whose user wants nothing of it for so many per cent of the time is not held up.
 const IDLE_PERCENT: u64 = 60;
@@ -355,11 +355,12 @@ fn of_link(window: &Window, watched: &Watched, link: &Link, shares: &Shares) -> 
         .iter()
         .filter(|event| event.link == link.id)
         .collect();
+    let life = window.life(watched, link);
     let (cause, confidence, says, mut evidence) = match link.role {
-        Role::Sender => sender(window, link, shares, &events),
+        Role::Sender => sender(window, link, &life, shares, &events),
         Role::Receiver => receiver(window, link, shares)?,
     };
-    let rate = gigabits(window.per_second(bytes));
+    let rate = gigabits(per_second(bytes, life.length_ns()));
     let messages = link.counters[LinkCounter::Messages];
     let size = bytes.checked_div(messages).unwrap_or(0);
     evidence.insert(0, format!("{shares}"));
@@ -427,7 +428,13 @@ fn receiver(window: &Window, link: &Link, shares: &Shares) -> Option<Told> {
     Some((cause, share, says.into(), Vec::new()))
 }
 
-fn sender(window: &Window, link: &Link, shares: &Shares, events: &[&Happened]) -> Told {
+fn sender(
+    window: &Window,
+    link: &Link,
+    life: &Life,
+    shares: &Shares,
+    events: &[&Happened],
+) -> Told {
     let lossy = lost_paths(link, events);
     // What a fence costs is short, and matters however much else was waited for.
     if let Some(told) = &lossy
@@ -473,7 +480,7 @@ fn sender(window: &Window, link: &Link, shares: &Shares, events: &[&Happened]) -
             evidence.extend(processors(window));
             (cause, share, says, evidence)
         }
-        _ => network(window, link, share, lossy, events),
+        _ => network(window, link, life, share, lossy, events),
     }
 }
 
@@ -493,6 +500,7 @@ fn processors(window: &Window) -> Option<String> {
 fn network(
     window: &Window,
     link: &Link,
+    life: &Life,
     share: u64,
     lossy: Option<Told>,
     events: &[&Happened],
@@ -500,7 +508,7 @@ fn network(
     if let Some(told) = lossy.or_else(|| others::half_ecn(window, link)) {
         return told;
     }
-    if let Some(mut told) = unequal(window, link, share) {
+    if let Some(mut told) = unequal(link, life, share, events) {
         told.3.extend(given_up(events));
         return told;
     }
@@ -659,11 +667,41 @@ fn is_chance(few: u64, many: u64) -> bool {
     all > 0 && apart.saturating_mul(apart) < 9 * all
 }
 
+/// Paths that were not there, or carried nothing yet, when a tenth of the link's time had passed: what they carried says
+/// nothing of what they can. One that was given up as slow and came back carried what it could before.
+fn late_paths(life: &Life, events: &[&Happened]) -> BTreeSet<u32> {
+    let mut came = life.paths.clone();
+    let mut slow = BTreeSet::new();
+    for event in events {
+        let Some(path) = event.path else { continue };
+        match event.event {
+            Event::PathFenced {
+                reason: FenceReason::Slow,
+                ..
+            } => {
+                slow.insert(path);
+            }
+            Event::PathUp { .. } | Event::PathJoined { .. } if !slow.contains(&path) => {
+                came.insert(path, event.wall_ns);
+            }
+            _ => {}
+        }
+    }
+    let begun_ns = life.from_ns.saturating_add(life.length_ns() / 10);
+    let late = came.into_iter().filter(|(_, ns)| *ns > begun_ns);
+    late.map(|(path, _)| path).collect()
+}
+
 /// Paths or ports that deliver less than the others.
-fn unequal(window: &Window, link: &Link, share: u64) -> Option<Told> {
-    let paths = compared(link);
+fn unequal(link: &Link, life: &Life, share: u64, events: &[&Happened]) -> Option<Told> {
+    let late = late_paths(life, events);
+    let mut paths = compared(link);
+    paths.retain(|path| !late.contains(&path.number));
     // What each carried: while there is more to send than the paths take, that is what each can do.
-    let rate = |path: &PathNow| window.per_second(path.counters[PathCounter::SentBytes]);
+    let rate = |path: &PathNow| {
+        let bytes = path.counters[PathCounter::SentBytes];
+        per_second(bytes, life.length_ns())
+    };
     let best = paths.iter().max_by_key(|path| rate(path))?;
     let fastest = rate(best);
     let is_slow = |path: &PathNow| {
@@ -962,6 +1000,72 @@ mod tests {
             path.counters[PathCounter::Retransmits] = 700;
         }
         assert_eq!(cause(paths), Cause::Shared);
+    }
+
+    #[test]
+    fn paths_that_came_late_are_not_slow() {
+        let link = |bytes: &[u64]| {
+            let paths = (0..).zip(bytes);
+            let paths = paths.map(|(number, bytes)| path(number, "10.0.0.1", *bytes, 900));
+            let mut link = made::link(2, Role::Sender, "p", paths.collect());
+            link.counters[LinkCounter::MessageBytes] = bytes.iter().sum::<u64>() * 1_000_000;
+            link.counters[LinkCounter::NetworkTime] = link.counters[LinkCounter::MessageBytes];
+            link
+        };
+        let at = |second: u64, links, events: &[(u64, Event)]| {
+            let mut watched = made::watched(1, "x", 0, links);
+            let happened = events
+                .iter()
+                .map(|(ns, event)| made::happened(*ns, (2, "p"), Some(2), *event));
+            watched.events = happened.collect();
+            made::snapshot(second * SECOND, vec![watched])
+        };
+        let said = |snapshots: &[Snapshot]| {
+            let mut findings = explain_all(snapshots).findings;
+            let finding = findings.remove(0);
+            (finding.cause, finding.evidence[1].clone())
+        };
+        let of_three = |events: &[(u64, Event)]| {
+            let (before, after) = (vec![link(&[0, 0, 0])], vec![link(&[500, 500, 200])]);
+            said(&[at(0, before, &[]), at(10, after, events)]).0
+        };
+        assert_eq!(of_three(&[]), Cause::SlowPath);
+        let up = |ns| (ns, Event::PathUp { epoch: 2 });
+        let joined = |ns| {
+            let event = Event::PathJoined {
+                waited_ns: 0,
+                queue_ns: 0,
+            };
+            (ns, event)
+        };
+        assert_eq!(of_three(&[up(SECOND / 2)]), Cause::SlowPath);
+        assert_eq!(of_three(&[up(6 * SECOND)]), Cause::Window);
+        assert_eq!(of_three(&[up(1), joined(6 * SECOND)]), Cause::Window);
+        let given_up = Event::PathFenced {
+            reason: FenceReason::Slow,
+            silent_ns: 0,
+            frames: 1,
+        };
+        let back = [(5 * SECOND, given_up), up(6 * SECOND)];
+        assert_eq!(of_three(&back), Cause::SlowPath);
+        // Of the third, no event is there any more.
+        let snapshots = [
+            at(0, vec![link(&[0, 0])], &[]),
+            at(6, vec![link(&[300, 300, 0])], &[]),
+            at(10, vec![link(&[500, 500, 200])], &[]),
+        ];
+        assert_eq!(said(&snapshots).0, Cause::Shared);
+        // The link was there for four of ten seconds.
+        let link_late = [
+            at(0, Vec::new(), &[]),
+            at(4, Vec::new(), &[]),
+            at(6, vec![link(&[250, 250])], &[]),
+            at(8, vec![link(&[500, 500])], &[]),
+            at(10, Vec::new(), &[]),
+        ];
+        let (cause, rate) = said(&link_late);
+        assert_eq!(cause, Cause::Shared);
+        assert!(rate.starts_with("2.00 Gb/s, "), "{rate}");
     }
 
     #[test]
