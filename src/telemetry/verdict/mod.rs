@@ -23,7 +23,8 @@ use super::event::{Event, FenceReason};
 use super::histogram::Counts;
 use super::reader::{Happened, Link, PathNow};
 use super::schema::{
-    HostCounter, LINK_TIMES, LinkCounter, MessageHistogram, PathCounter, PathGauge, PathHistogram,
+    HostCounter, LINK_TIMES, LinkCounter, MessageHistogram, PATH_STATES, PathCounter, PathGauge,
+    PathHistogram,
 };
 use super::snapshot::{Life, Snapshot, Watched, Window, per_second};
 
@@ -66,6 +67,8 @@ pub enum Cause {
     ReceiverLate,
     /// The receiver's program, or its host, does not take in what has arrived there.
     ReceiverHost,
+    /// No path to the peer is left: it, or its host, is gone.
+    PeerGone,
     /// The sender's program had nothing to send.
     Sender,
     /// Messages are so small that each waits for its round trip.
@@ -106,6 +109,7 @@ impl Cause {
             Self::ReceiverShared => "a receiver with many senders",
             Self::ReceiverLate => "a receiver that is late",
             Self::ReceiverHost => "the receiver's host",
+            Self::PeerGone => "a peer that is gone",
             Self::Sender => "a sender with nothing to send",
             Self::Latency => "messages too small to fill the network",
             Self::WornLink => "a link that wears out",
@@ -536,23 +540,40 @@ fn compared(link: &Link) -> Vec<&PathNow> {
         .collect()
 }
 
+/// Whether a path has a channel.
+fn is_up(path: &PathNow) -> bool {
+    let state = usize::try_from(path.gauges[PathGauge::State]).unwrap_or(usize::MAX);
+    matches!(PATH_STATES.get(state), Some(&("standby" | "active")))
+}
+
 fn lost_paths(link: &Link, events: &[&Happened]) -> Option<Told> {
-    let mut silent = Vec::new();
+    let mut silent = BTreeSet::new();
+    // Whether a path was up after what happened last.
+    let mut up = BTreeMap::new();
     let mut is_port_down = true;
-    // What ports say comes first: paths fall silent by it.
-    let (mut evidence, mut of_paths) = (Vec::new(), Vec::new());
+    // What ports say, and links, comes first: paths fall silent by it.
+    let (mut lossy, mut failed, mut of_paths) = (Vec::new(), Vec::new(), Vec::new());
     for event in events {
         match event.event {
-            // It lost nothing: the sender looked for a better way.
-            Event::PathFenced {
-                reason: FenceReason::Slow,
-                ..
-            } => continue,
+            Event::PathUp { .. } | Event::PathJoined { .. } => {
+                up.extend(event.path.map(|path| (path, true)));
+                continue;
+            }
             Event::PortLossy { port, .. } => {
-                evidence.push(format!("port {port} {}", event.event));
+                lossy.push(format!("port {port} {}", event.event));
+                continue;
+            }
+            // Without any, it was closed.
+            Event::LinkFailed { sends: 1.. } => {
+                failed.push(format!("the link {}", event.event));
                 continue;
             }
             Event::PathFenced { reason, .. } => {
+                up.extend(event.path.map(|path| (path, false)));
+                if reason == FenceReason::Slow {
+                    // It lost nothing: the sender looked for a better way.
+                    continue;
+                }
                 is_port_down &= reason == FenceReason::PortDown;
                 silent.extend(event.path);
             }
@@ -565,27 +586,56 @@ fn lost_paths(link: &Link, events: &[&Happened]) -> Option<Told> {
             .map_or_else(String::new, |path| format!("path {path} "));
         of_paths.push(format!("{path}{}", event.event));
     }
-    silent.sort_unstable();
-    silent.dedup();
-    let says = if !evidence.is_empty() {
-        "a port loses packets: look at its cable, its transceiver and its switch port".into()
-    } else if let [_, others @ ..] = &silent[..] {
-        let whose = if others.is_empty() { "its" } else { "their" };
+    let is_left = |path: &PathNow| *up.get(&path.number).unwrap_or(&is_up(path));
+    let is_none_left = !failed.is_empty()
+        || !silent.is_empty() && !up.values().any(|up| *up) && !link.paths.iter().any(is_left);
+    let was_there = |path: &&PathNow| is_left(path) || path.counters[PathCounter::SentBytes] > 0;
+    let mut others = link.paths.iter().filter(was_there);
+    let has_others = others.any(|path| !silent.contains(&path.number));
+    let numbers: Vec<_> = silent.into_iter().collect();
+    let is_port_down = is_port_down && !numbers.is_empty();
+    let (cause, confidence, says) = if !lossy.is_empty() {
+        let says = "a port loses packets: look at its cable, its transceiver and its switch port";
+        (Cause::PathLoss, 95, says.into())
+    } else if is_none_left && !is_port_down {
+        let unless = if failed.is_empty() {
+            "or no way leads to it any more"
+        } else {
+            "no way leads to it any more, or this program has closed the link"
+        };
+        let says = format!("no path to the peer was left: it or its host is gone, {unless}");
+        (Cause::PeerGone, 90, says)
+    } else if numbers.is_empty() {
+        return retransmitting(link);
+    } else {
+        let (whose, who) = if numbers.len() == 1 {
+            ("its", "it")
+        } else {
+            ("their", "one")
+        };
         let what = if is_port_down {
             "left by a port that went down"
         } else {
             "fell silent or broke"
         };
-        format!(
-            "{} {what}; {whose} traffic went by the others",
-            numbered(&silent)
+        let then = if is_none_left {
+            "no path was left".into()
+        } else if has_others {
+            format!("{whose} traffic went by the others")
+        } else {
+            format!("{whose} traffic waited until {who} came back: there was no other path")
+        };
+        (
+            Cause::PathLoss,
+            95,
+            format!("{} {what}; {then}", numbered(&numbers)),
         )
-    } else {
-        return retransmitting(link);
     };
+    let mut evidence = failed;
+    evidence.append(&mut lossy);
     evidence.append(&mut of_paths);
     evidence.truncate(EVENTS);
-    Some((Cause::PathLoss, 95, says, evidence))
+    Some((cause, confidence, says, evidence))
 }
 
 /// Paths that the sender has given up because they stayed slower than others.
@@ -881,6 +931,7 @@ mod tests {
         let mut path = made::path(number, &format!("{local}:1->10.0.0.9:2"));
         path.counters[PathCounter::SentBytes] = megabytes * 1_000_000;
         path.gauges[PathGauge::RoundTripMin] = 20_000;
+        path.gauges[PathGauge::State] = 3;
         let queue = &mut path.histograms[PathHistogram::Queue];
         queue.buckets = vec![0; BUCKETS];
         queue.buckets[bucket_of(queue_us * 1000)] = 100;
@@ -1097,6 +1148,64 @@ mod tests {
             finding.evidence[2].starts_with("port 0"),
             "{:?}",
             finding.evidence
+        );
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_is_not_a_loss_on_a_path() {
+        let broken = |reason| Event::PathFenced {
+            reason,
+            silent_ns: 0,
+            frames: 3,
+        };
+        let said = |count: u32, events: &[(Option<u32>, Event)]| {
+            let paths = (0..count).map(|at| path(at, "10.0.0.1", 100, 900));
+            let mut link = made::link(2, Role::Sender, "p", paths.collect());
+            link.counters[LinkCounter::MessageBytes] = 100;
+            link.counters[LinkCounter::NetworkTime] = SECOND;
+            let events = events.iter();
+            let happened = events.map(|(path, event)| made::happened(1, (2, "p"), *path, *event));
+            let window = window(link, happened.collect());
+            explain(&window).findings.remove(0)
+        };
+        let fenced = |path| (Some(path), broken(FenceReason::Broken));
+        let up = |path| (Some(path), Event::PathUp { epoch: 2 });
+        let failed = |sends| (None, Event::LinkFailed { sends });
+        let gone = said(2, &[fenced(0), fenced(1)]);
+        assert_eq!((gone.cause, gone.is_network), (Cause::PeerGone, false));
+        assert!(
+            gone.says.starts_with("no path to the peer was left"),
+            "{gone:?}"
+        );
+        let gone = said(2, &[failed(4)]);
+        assert_eq!(gone.cause, Cause::PeerGone);
+        assert_eq!(gone.evidence[2], "the link failed with 4 sends under way");
+        assert_eq!(said(2, &[failed(0)]).cause, Cause::Shared, "it was closed");
+        let ends = |count, events: &[_], end: &str| {
+            let finding = said(count, events);
+            assert_eq!(finding.cause, Cause::PathLoss);
+            assert!(finding.says.ends_with(end), "{finding:?}");
+        };
+        ends(
+            2,
+            &[fenced(0)],
+            "path 0 fell silent or broke; its traffic went by the others",
+        );
+        ends(
+            2,
+            &[fenced(0), fenced(1), up(1)],
+            "until one came back: there was no other path",
+        );
+        ends(
+            1,
+            &[fenced(0), up(0)],
+            "until it came back: there was no other path",
+        );
+        let down = |path| (Some(path), broken(FenceReason::PortDown));
+        ends(
+            2,
+            &[down(0), down(1)],
+            "left by a port that went down; no path was left",
         );
     }
 
