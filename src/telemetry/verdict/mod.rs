@@ -44,6 +44,8 @@ const LOSSES: u64 = 10;
 const MARK_ONE_IN: u64 = 50;
 /// Paths that carried less of the link's bytes than this share are not compared: they hardly ran.
 const COMPARED_PERMILLE: u64 = 5;
+/// Queues that differ by no more than so many per cent may be one.
+const ALIKE_PERCENT: u64 = 33;
 /// Events that are shown as evidence, at most.
 const EVENTS: usize = 8;
 /// What a segment carries, where it is not known how many there were.
@@ -901,11 +903,22 @@ fn alike(link: &Link, share: u64, whose: &str) -> Told {
     });
     let evidence: Vec<_> = evidence.collect();
     let is_queued = |&&(_, queue, least): &&(u32, u64, u64)| queue >= (least / 2).max(20_000);
-    if queues.iter().filter(is_queued).count() * 2 > queues.len() {
-        let says = format!(
-            "all paths have the same queue: what they have in common is full, {whose}; more paths would not help"
-        );
-        return (Cause::Shared, 40 + share / 2, says, evidence);
+    let long = queues.iter().filter(is_queued).count();
+    if long * 2 > queues.len() {
+        let mut sorted: Vec<_> = queues.iter().map(|(_, queue, _)| *queue).collect();
+        sorted.sort_unstable();
+        let middle = sorted[sorted.len() / 2];
+        let is_alike = |queue: &u64| percent(queue.abs_diff(middle), middle) <= ALIKE_PERCENT;
+        let (have, confidence) = if sorted.iter().all(is_alike) {
+            ("all paths have the same queue", 40 + share / 2)
+        } else if long == queues.len() {
+            ("all paths have long queues", 30 + share / 3)
+        } else {
+            ("most paths have long queues", 30 + share / 3)
+        };
+        let says =
+            format!("{have}: what they have in common is full, {whose}; more paths would not help");
+        return (Cause::Shared, confidence, says, evidence);
     }
     let says = "queues are short on all paths, and yet the window was waited for: the controller holds back \
                 more than the network asks for";
@@ -1051,6 +1064,24 @@ mod tests {
             path.counters[PathCounter::Retransmits] = 700;
         }
         assert_eq!(cause(paths), Cause::Shared);
+    }
+
+    #[test]
+    fn queues_that_differ_are_not_the_same() {
+        let network = [(LinkCounter::NetworkTime, 90), (LinkCounter::IdleTime, 10)];
+        let told = |queues: [u64; 4]| {
+            let paths = (0..).zip(queues);
+            let paths = paths.map(|(number, queue_us)| path(number, "10.0.0.1", 100, queue_us));
+            let finding = said(&network, paths.collect(), &[]);
+            assert_eq!(finding.cause, Cause::Shared);
+            let (have, _) = finding.says.split_once(':').unwrap();
+            (have.to_owned(), finding.confidence_percent)
+        };
+        let (same, sure) = told([900, 900, 1100, 900]);
+        assert_eq!((&*same, sure), ("all paths have the same queue", 85));
+        let (long, less) = told([15_204, 6_553, 15_204, 24_117]);
+        assert_eq!((&*long, less), ("all paths have long queues", 60));
+        assert_eq!(told([900, 900, 0, 900]).0, "most paths have long queues");
     }
 
     #[test]
