@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::reader::{Connection, Events, Happened, Link, PathNow, Process, Reader, Total, Watcher};
 use super::schema::{HostCounter, HostGauge, LaneGauge, PortCounter, PortGauge, PriorityCounter};
 use super::sources::switches::SwitchValue;
-use super::sources::{self, HostNow, PortNow, SourceTimes};
+use super::sources::{self, HostNow, PortNow, Source, SourceTimes};
 use super::values::Values;
+use crate::clock::Timestamp;
 use crate::units::Nanos;
 
 /// A process, with what has happened in it since the snapshot before.
@@ -114,6 +115,10 @@ pub struct PortWindow {
     /// What each lane was like at the end.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lanes: Vec<Values<LaneGauge, Option<u64>>>,
+    /// [`Window::over`] snapshots: the most alarms of its transceiver in a reading, from the second on, for a
+    /// transceiver keeps alarms until they are read, and but for those of a time in which the port was down.
+    #[serde(skip)]
+    pub alarms: Option<u64>,
     /// The time between the two readings of each source; 0 where it has been read once only.
     pub between_ns: SourceTimes,
     /// How old the figures of each source were at the end.
@@ -391,7 +396,13 @@ fn closed_links(now: &Watched, first: &Snapshot, between: &[Snapshot]) -> Vec<Li
 fn host_over(snapshots: &[Snapshot]) -> (Vec<PortWindow>, Option<HostWindow>) {
     let (mut ports, mut host) = (Vec::<PortWindow>::new(), None::<HostWindow>);
     let (mut read, mut wall_ns) = (None, u64::MAX);
+    let mut alarms = BTreeMap::<&str, Alarms>::new();
     for now in snapshots {
+        if let Some(host) = &now.host {
+            for port in &host.ports {
+                alarms.entry(&port.name).or_default().add(host.at, port);
+            }
+        }
         let passed = now.wall_ns.saturating_sub(wall_ns);
         let (found, found_host) = now.host_since(read);
         let mut gone = std::mem::replace(&mut ports, found);
@@ -414,7 +425,36 @@ fn host_over(snapshots: &[Snapshot]) -> (Vec<PortWindow>, Option<HostWindow>) {
         }
         (read, wall_ns) = (now.host.as_ref().or(read), now.wall_ns);
     }
+    for port in &mut ports {
+        port.alarms = alarms.get(&*port.name).and_then(|alarms| alarms.most);
+    }
     (ports, host)
+}
+
+/// Alarms of a transceiver, as [`PortWindow::alarms`] has them.
+#[derive(Default)]
+struct Alarms {
+    most: Option<u64>,
+    read_at: Option<Timestamp>,
+    /// At some time since then.
+    was_down: bool,
+}
+
+impl Alarms {
+    fn add(&mut self, now: Timestamp, port: &PortNow) {
+        // Of an interface that was taken down nothing is known.
+        let is_down = port.interface.is_some() && port.gauges[PortGauge::LinkUp] != Some(1);
+        self.was_down |= is_down;
+        let read_at = port.age(Source::Module).map(|age| now - age);
+        if read_at.is_none() || read_at == self.read_at {
+            return;
+        }
+        // An earlier one is by the clock of another start of the host.
+        if self.read_at < read_at && self.read_at.is_some() && !self.was_down {
+            self.most = self.most.max(port.gauges[PortGauge::ModuleAlarms]);
+        }
+        (self.read_at, self.was_down) = (read_at, is_down);
+    }
 }
 
 /// What is known of two numbers, added up.
@@ -458,6 +498,7 @@ fn port_since(now: &PortNow, before: Option<(&PortNow, Nanos)>) -> PortWindow {
         gauges: now.gauges.clone(),
         priorities: now.priorities.iter().enumerate().map(of_priority).collect(),
         lanes: now.lanes.clone(),
+        alarms: None,
         between_ns: SourceTimes::new(|source| {
             let (before, apart) = before?;
             Some(now.between(before, source, apart)?.0)
@@ -481,10 +522,9 @@ fn host_since(now: &HostNow, before: Option<&HostNow>) -> HostWindow {
 #[cfg(test)]
 mod tests {
     use super::super::schema::{LinkCounter, LinkGauge, PathCounter, PathHistogram};
-    use super::super::sources::{HostReading, Source};
+    use super::super::sources::HostReading;
     use super::super::{Role, made};
     use super::*;
-    use crate::clock::Timestamp;
 
     fn link(id: u64, messages: u64, window: u64, sent: u64) -> Link {
         let mut link = made::link(id, Role::Sender, "p", vec![made::path(0, "a->b")]);
@@ -643,6 +683,39 @@ mod tests {
         assert_eq!(over(pair), pair[1].since(&pair[0]));
         let gone = over(&snapshots[4..6]);
         assert_eq!(port(&gone).counters, Values::default());
+    }
+
+    #[test]
+    fn alarms_count_from_the_second_reading_on_while_the_port_is_up() {
+        let said = |readings: &[(u64, u64, bool)]| {
+            let of = |(second, (alarms, read, is_up)): (u64, &(u64, u64, bool))| {
+                let at_ns = second * 1_000_000_000;
+                let mut host = host(at_ns, None, 0);
+                let port = &mut host.ports[0];
+                port.gauges[PortGauge::ModuleAlarms] = Some(*alarms);
+                port.interface = Some("eth0".into());
+                port.gauges[PortGauge::LinkUp] = is_up.then_some(1);
+                port.ages_ns[Source::Module] = Some(at_ns - read * 1_000_000_000);
+                Snapshot {
+                    wall_ns: at_ns,
+                    host: Some(host),
+                    ..Snapshot::default()
+                }
+            };
+            let snapshots: Vec<_> = (1..).zip(readings).map(of).collect();
+            let window = Window::over(&snapshots).unwrap();
+            window.port("mlx5_0:1").unwrap().alarms
+        };
+        // The first one's are old; told again, they are no younger.
+        assert_eq!(said(&[(4, 1, true), (4, 1, true)]), None);
+        assert_eq!(said(&[(4, 1, true), (4, 1, true), (0, 3, true)]), Some(0));
+        // It was there, and has gone.
+        assert_eq!(said(&[(0, 1, true), (2, 2, true), (0, 3, true)]), Some(2));
+        // Without light there are alarms, up to the reading after it has come back.
+        let down = [(0, 1, true), (4, 2, false), (4, 3, true), (0, 4, true)];
+        assert_eq!(said(&down), Some(0));
+        let between = [(0, 1, true), (0, 1, false), (0, 1, true), (4, 4, true)];
+        assert_eq!(said(&between), None);
     }
 
     #[test]
