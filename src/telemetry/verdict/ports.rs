@@ -369,7 +369,8 @@ fn below_capability(port: &PortWindow) -> Option<(Cause, u64, &'static str, Vec<
     (!evidence.is_empty()).then_some((
         Cause::Misconfigured,
         50,
-        "this adapter's PCIe link is below what it can do: its slot, its riser, or power saving (thalweg doctor)",
+        "this adapter's PCIe link is below what both its ends can do: its seat, its riser, or power saving (thalweg \
+         doctor)",
         evidence,
     ))
 }
