@@ -274,7 +274,7 @@ fn a_receiver_that_posts_late_is_told_at_both_ends() {
         until("sent", || unsafe { s.test() }.unwrap());
     }
     let (after, _) = watcher.snapshot().unwrap();
-    let findings = verdict::explain(&after.since(&before));
+    let findings = verdict::explain(&after.since(&before)).findings;
     let told = |finding: &Finding| match finding.subject {
         Subject::Link { role, .. } => Some((role, finding.cause)),
         Subject::Port { .. } | Subject::Host { .. } => None,

@@ -12,8 +12,8 @@ use serde::Serialize;
 use super::recording::Recording;
 use super::watched::{Folder, Watched};
 use super::{Failure, duration, print_json, say, wall_text};
-use crate::telemetry::snapshot::{Snapshot, Window};
-use crate::telemetry::verdict::{self, Finding};
+use crate::telemetry::snapshot::Snapshot;
+use crate::telemetry::verdict::{self, Verdicts};
 
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
@@ -39,28 +39,32 @@ const LENGTH: Duration = Duration::from_secs(5);
 struct Explained {
     from_ns: u64,
     to_ns: u64,
-    findings: Vec<Finding>,
+    #[serde(flatten)]
+    verdicts: Verdicts,
 }
 
 pub(super) fn explain(args: &ExplainArgs, out: &mut impl Write) -> Result<(), Failure> {
-    let window = if let Some(file) = &args.file {
-        let recording = Recording::read(file).map_err(Failure::Usage)?;
+    let (recording, live);
+    let snapshots = if let Some(file) = &args.file {
+        recording = Recording::read(file).map_err(Failure::Usage)?;
         for line in &recording.lines {
             say(format_args!("{}: {line}", file.display()));
         }
-        let window = window_of(&recording.snapshots, args.length, args.until);
+        let asked = asked(&recording.snapshots, args.length, args.until);
         let few = || format!("{}: two snapshots at least are needed", file.display());
-        window.ok_or_else(|| Failure::Usage(few()))?
+        asked.ok_or_else(|| Failure::Usage(few()))?
     } else {
         let mut watched = Watched::begin(&args.folder)?.with_host();
         let before = watched.snapshot()?;
         thread::sleep(args.length.unwrap_or(LENGTH));
-        watched.snapshot()?.since(&before)
+        live = [before, watched.snapshot()?];
+        &live[..]
     };
+    let wall = |snapshot: Option<&Snapshot>| snapshot.map_or(0, |snapshot| snapshot.wall_ns);
     let explained = Explained {
-        from_ns: window.from_ns,
-        to_ns: window.to_ns,
-        findings: verdict::explain(&window),
+        from_ns: wall(snapshots.first()),
+        to_ns: wall(snapshots.last()),
+        verdicts: verdict::explain_all(snapshots),
     };
     if args.json {
         return print_json(out, &explained);
@@ -69,12 +73,12 @@ pub(super) fn explain(args: &ExplainArgs, out: &mut impl Write) -> Result<(), Fa
     Ok(())
 }
 
-/// The window of a recording that is asked for, with all events in it.
-fn window_of(
+/// The snapshots of a recording that are asked for; none if they are fewer than two.
+fn asked(
     snapshots: &[Snapshot],
     length: Option<Duration>,
     until: Option<Duration>,
-) -> Option<Window> {
+) -> Option<&[Snapshot]> {
     let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let end = snapshots
         .last()?
@@ -88,9 +92,7 @@ fn window_of(
         .iter()
         .rposition(|snapshot| snapshot.wall_ns <= begin);
     let first = first.unwrap_or(0);
-    (first < last)
-        .then(|| Window::over(&snapshots[first..=last]))
-        .flatten()
+    (first < last).then(|| &snapshots[first..=last])
 }
 
 fn text(explained: &Explained) -> String {
@@ -103,17 +105,8 @@ fn text(explained: &Explained) -> String {
         seconds / 10,
         seconds % 10
     );
-    if explained.findings.is_empty() {
-        text += "no link carried anything, and none waited\n";
-        return text;
-    }
-    let network = explained.findings.iter().filter(|f| f.is_network).count();
-    let _ = match network {
-        0 => writeln!(text, "it is not the network"),
-        1 => writeln!(text, "the network limits 1 of them"),
-        _ => writeln!(text, "the network limits {network} of them"),
-    };
-    for finding in &explained.findings {
+    let _ = writeln!(text, "{}", explained.verdicts.sum_up());
+    for finding in &explained.verdicts.findings {
         let _ = writeln!(
             text,
             "\n{}: {} ({} %)\n  {}",

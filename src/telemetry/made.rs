@@ -1,6 +1,8 @@
 //! Processes, links and paths for tests, in which nothing has been counted: a field that a test does not care
 //! about has its value here, and nowhere else.
 
+use std::collections::BTreeMap;
+
 use crate::telemetry::Role;
 use crate::telemetry::event::Event;
 use crate::telemetry::histogram::{BUCKETS, bucket_of};
@@ -118,5 +120,6 @@ pub fn window(length_ns: u64, processes: Vec<Watched>) -> Window {
         processes,
         ports: Vec::new(),
         host: None,
+        lives: BTreeMap::new(),
     }
 }

@@ -541,11 +541,11 @@ table! {
         ModuleWarnings = "module_warnings" in Number,
         /// Speed of a PCIe lane.
         PcieSpeed = "pcie_speed" in TransfersPerSecond,
-        /// The highest speed that the adapter can have.
+        /// The highest speed that both ends of the adapter's link can have.
         PcieSpeedMax = "pcie_speed_max" in TransfersPerSecond,
         /// PCIe lanes in use.
         PcieWidth = "pcie_width" in Number,
-        /// The most that the adapter can use.
+        /// The most that both ends can use.
         PcieWidthMax = "pcie_width_max" in Number,
     }
 

@@ -2,6 +2,7 @@
 //! times: what screens, reports and verdicts are made of, live or from a recording.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::reader::{Connection, Events, Happened, Link, PathNow, Process, Reader, Total, Watcher};
 use super::schema::{HostCounter, HostGauge, LaneGauge, PortCounter, PortGauge, PriorityCounter};
 use super::sources::switches::SwitchValue;
-use super::sources::{self, HostNow, PortNow, SourceTimes};
+use super::sources::{self, HostNow, PortNow, Source, SourceTimes};
 use super::values::Values;
 use crate::clock::{Timestamp, wall_ns};
 use crate::units::Nanos;
@@ -71,6 +72,23 @@ pub struct Window {
     /// The host itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<HostWindow>,
+    /// Of windows [`Self::over`] snapshots: when its links were there.
+    #[serde(skip)]
+    pub lives: BTreeMap<LinkKey, Life>,
+}
+
+/// What tells a link from all others: its process's number, when that began, and its own number.
+pub type LinkKey = (u64, u64, u64);
+
+/// When a link was there in a window, as far as snapshots tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Life {
+    /// The snapshot before the first with it, or the first of all, in ns of the wall clock.
+    pub from_ns: u64,
+    /// The last snapshot with it.
+    pub to_ns: u64,
+    /// When each of its paths came: with the link, or at the first snapshot that has it.
+    pub paths: BTreeMap<u32, u64>,
 }
 
 /// What a port did between two times.
@@ -99,6 +117,10 @@ pub struct PortWindow {
     /// What each lane was like at the end.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lanes: Vec<Values<LaneGauge, Option<u64>>>,
+    /// [`Window::over`] snapshots: the most alarms of its transceiver in a reading, from the second on, for a
+    /// transceiver keeps alarms until they are read, and but for those of a time in which the port was down.
+    #[serde(skip)]
+    pub alarms: Option<u64>,
     /// The time between the two readings of each source; 0 where it has been read once only.
     pub between_ns: SourceTimes,
     /// How old the figures of each source were at the end.
@@ -179,6 +201,7 @@ impl Snapshot {
             processes: self.processes.iter().map(since).collect(),
             ports,
             host,
+            lives: BTreeMap::new(),
         }
     }
 
@@ -232,7 +255,19 @@ impl Window {
             watched.process.links.extend(closed);
         }
         (window.ports, window.host) = host_over(snapshots);
+        window.lives = lives(snapshots);
         Some(window)
+    }
+
+    /// When a link was there; as long as the window where that is not known.
+    #[must_use]
+    pub fn life(&self, watched: &Watched, link: &Link) -> Life {
+        let life = self.lives.get(&link_key(watched, link));
+        life.cloned().unwrap_or_else(|| Life {
+            from_ns: self.from_ns,
+            to_ns: self.to_ns,
+            paths: BTreeMap::new(),
+        })
     }
 
     /// The port of this name.
@@ -293,6 +328,50 @@ fn link_since(now: &Link, before: &Link) -> Link {
     }
 }
 
+impl Life {
+    /// How long the link was there, in ns; never 0.
+    #[must_use]
+    pub fn length_ns(&self) -> u64 {
+        self.to_ns.saturating_sub(self.from_ns).max(1)
+    }
+}
+
+fn link_key(watched: &Watched, link: &Link) -> LinkKey {
+    let process = &watched.process;
+    (process.pid, process.started_wall_ns, link.id)
+}
+
+fn lives(snapshots: &[Snapshot]) -> BTreeMap<LinkKey, Life> {
+    let mut lives = BTreeMap::<_, Life>::new();
+    let mut before_ns = snapshots.first().map_or(0, |first| first.wall_ns);
+    for snapshot in snapshots {
+        let now = snapshot.wall_ns;
+        let links = snapshot.processes.iter().flat_map(|watched| {
+            let links = watched.process.links.iter();
+            links.map(move |link| (link_key(watched, link), link))
+        });
+        for (key, link) in links {
+            let (life, seen_ns) = match lives.entry(key) {
+                Entry::Vacant(new) => {
+                    let from_ns = before_ns;
+                    let life = Life {
+                        from_ns,
+                        ..Life::default()
+                    };
+                    (new.insert(life), from_ns)
+                }
+                Entry::Occupied(known) => (known.into_mut(), now),
+            };
+            life.to_ns = now;
+            for path in &link.paths {
+                life.paths.entry(path.number).or_insert(seen_ns);
+            }
+        }
+        before_ns = now;
+    }
+    lives
+}
+
 fn totals_since(now: &mut [Total], before: &[Total]) {
     for total in now {
         let is_its = |before: &&Total| (&before.name, before.role) == (&total.name, total.role);
@@ -329,7 +408,13 @@ fn closed_links(now: &Watched, first: &Snapshot, between: &[Snapshot]) -> Vec<Li
 fn host_over(snapshots: &[Snapshot]) -> (Vec<PortWindow>, Option<HostWindow>) {
     let (mut ports, mut host) = (Vec::<PortWindow>::new(), None::<HostWindow>);
     let (mut read, mut earlier) = (None, None);
+    let mut alarms = BTreeMap::<&str, Alarms>::new();
     for now in snapshots {
+        if let Some(host) = &now.host {
+            for port in &host.ports {
+                alarms.entry(&port.name).or_default().add(host.at, port);
+            }
+        }
         let passed = earlier.replace(now).map_or(0, |then| now.after_ns(then));
         let (found, found_host) = now.host_since(read);
         let mut gone = std::mem::replace(&mut ports, found);
@@ -352,7 +437,36 @@ fn host_over(snapshots: &[Snapshot]) -> (Vec<PortWindow>, Option<HostWindow>) {
         }
         read = now.host.as_ref().or(read);
     }
+    for port in &mut ports {
+        port.alarms = alarms.get(&*port.name).and_then(|alarms| alarms.most);
+    }
     (ports, host)
+}
+
+/// Alarms of a transceiver, as [`PortWindow::alarms`] has them.
+#[derive(Default)]
+struct Alarms {
+    most: Option<u64>,
+    read_at: Option<Timestamp>,
+    /// At some time since then.
+    was_down: bool,
+}
+
+impl Alarms {
+    fn add(&mut self, now: Timestamp, port: &PortNow) {
+        // Of an interface that was taken down nothing is known.
+        let is_down = port.interface.is_some() && port.gauges[PortGauge::LinkUp] != Some(1);
+        self.was_down |= is_down;
+        let read_at = port.age(Source::Module).map(|age| now - age);
+        if read_at.is_none() || read_at == self.read_at {
+            return;
+        }
+        // An earlier one is by the clock of another start of the host.
+        if self.read_at < read_at && self.read_at.is_some() && !self.was_down {
+            self.most = self.most.max(port.gauges[PortGauge::ModuleAlarms]);
+        }
+        (self.read_at, self.was_down) = (read_at, is_down);
+    }
 }
 
 /// What is known of two numbers, added up.
@@ -396,6 +510,7 @@ fn port_since(now: &PortNow, before: Option<(&PortNow, Nanos)>) -> PortWindow {
         gauges: now.gauges.clone(),
         priorities: now.priorities.iter().enumerate().map(of_priority).collect(),
         lanes: now.lanes.clone(),
+        alarms: None,
         between_ns: SourceTimes::new(|source| {
             let (before, apart) = before?;
             Some(now.between(before, source, apart)?.0)
@@ -419,10 +534,9 @@ fn host_since(now: &HostNow, before: Option<&HostNow>) -> HostWindow {
 #[cfg(test)]
 mod tests {
     use super::super::schema::{LinkCounter, LinkGauge, PathCounter, PathHistogram};
-    use super::super::sources::{HostReading, Source};
+    use super::super::sources::HostReading;
     use super::super::{Role, made};
     use super::*;
-    use crate::clock::Timestamp;
 
     fn link(id: u64, messages: u64, window: u64, sent: u64) -> Link {
         let mut link = made::link(id, Role::Sender, "p", vec![made::path(0, "a->b")]);
@@ -598,6 +712,39 @@ mod tests {
         assert_eq!(over(pair), pair[1].since(&pair[0]));
         let gone = over(&snapshots[4..6]);
         assert_eq!(port(&gone).counters, Values::default());
+    }
+
+    #[test]
+    fn alarms_count_from_the_second_reading_on_while_the_port_is_up() {
+        let said = |readings: &[(u64, u64, bool)]| {
+            let of = |(second, (alarms, read, is_up)): (u64, &(u64, u64, bool))| {
+                let at_ns = second * 1_000_000_000;
+                let mut host = host(at_ns, None, 0);
+                let port = &mut host.ports[0];
+                port.gauges[PortGauge::ModuleAlarms] = Some(*alarms);
+                port.interface = Some("eth0".into());
+                port.gauges[PortGauge::LinkUp] = is_up.then_some(1);
+                port.ages_ns[Source::Module] = Some(at_ns - read * 1_000_000_000);
+                Snapshot {
+                    wall_ns: at_ns,
+                    host: Some(host),
+                    ..Snapshot::default()
+                }
+            };
+            let snapshots: Vec<_> = (1..).zip(readings).map(of).collect();
+            let window = Window::over(&snapshots).unwrap();
+            window.port("mlx5_0:1").unwrap().alarms
+        };
+        // The first one's are old; told again, they are no younger.
+        assert_eq!(said(&[(4, 1, true), (4, 1, true)]), None);
+        assert_eq!(said(&[(4, 1, true), (4, 1, true), (0, 3, true)]), Some(0));
+        // It was there, and has gone.
+        assert_eq!(said(&[(0, 1, true), (2, 2, true), (0, 3, true)]), Some(2));
+        // Without light there are alarms, up to the reading after it has come back.
+        let down = [(0, 1, true), (4, 2, false), (4, 3, true), (0, 4, true)];
+        assert_eq!(said(&down), Some(0));
+        let between = [(0, 1, true), (0, 1, false), (0, 1, true), (4, 4, true)];
+        assert_eq!(said(&between), None);
     }
 
     #[test]

@@ -31,12 +31,9 @@ fn ways(device: &Device) -> Vec<Way> {
     chain.extend(pcie::above(device));
     let way = |ends: &[Device]| {
         let (lower, upper) = (ends.first()?, ends.get(1));
-        let most = upper.and_then(|upper| upper.link_max);
         Some(Way {
             now: lower.link?,
-            most: most.map_or(lower.link_max?, |most| {
-                most.least(lower.link_max.unwrap_or(most))
-            }),
+            most: pcie::most(lower, upper)?,
             device: lower.clone(),
         })
     };

@@ -339,8 +339,8 @@ mod tests {
         snapshots[8].processes.clear();
         let mut recording = recording(snapshots);
         let report = Report::new(&recording, 16);
-        assert_eq!(report.findings.len(), 1);
-        assert_eq!(report.findings[0].cause, Cause::ReceiverLate);
+        assert_eq!(report.verdicts.findings.len(), 1);
+        assert_eq!(report.verdicts.findings[0].cause, Cause::ReceiverLate);
         let page = page::page(&report);
         assert!(page.contains("<h2>Verdicts</h2><p>It is not the network.</p>"));
         assert!(page.contains("<strong>x 7 to p: a receiver that is late</strong>"));

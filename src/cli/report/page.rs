@@ -16,7 +16,7 @@ use crate::telemetry::Role;
 use crate::telemetry::event::Verdict;
 use crate::telemetry::schema::{LINK_TIMES, LinkCounter, MessageCounter, MessageHistogram};
 use crate::telemetry::snapshot::per_second;
-use crate::telemetry::verdict::Finding;
+use crate::telemetry::verdict::Verdicts;
 
 /// Rows of tables and maps; the rest is told of.
 const LINKS_MAX: usize = 256;
@@ -68,7 +68,7 @@ pub(super) fn page(report: &Report) -> String {
         escaped(report.host)
     );
     head(&mut page, report);
-    findings(&mut page, &report.findings);
+    verdicts(&mut page, &report.verdicts);
     processes(&mut page, report);
     if report.windows.is_empty() {
         page.push_str("<p>What was carried is told from two snapshots on.</p>\n");
@@ -136,19 +136,17 @@ fn head(page: &mut String, report: &Report) {
     }
 }
 
-fn findings(page: &mut String, findings: &[Finding]) {
-    if findings.is_empty() {
+fn verdicts(page: &mut String, verdicts: &Verdicts) {
+    if *verdicts == Verdicts::default() {
         return;
     }
-    let network = findings.iter().filter(|finding| finding.is_network).count();
+    let findings = &verdicts.findings;
+    let says = verdicts.sum_up();
+    let (first, rest) = says.split_at(1);
     let _ = writeln!(
         page,
-        "<h2>Verdicts</h2><p>{}</p>",
-        match network {
-            0 => "It is not the network.".to_owned(),
-            1 => "The network limits 1 of them.".to_owned(),
-            _ => format!("The network limits {network} of them."),
-        }
+        "<h2>Verdicts</h2><p>{}{rest}.</p>",
+        first.to_uppercase()
     );
     for finding in findings.iter().take(FINDINGS_MAX) {
         let _ = write!(

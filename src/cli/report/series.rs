@@ -1,7 +1,7 @@
 //! What a report tells of a recording: each link's totals, and of the busiest their paths over time, from the
 //! windows between snapshots. The page and its twin in JSON are both made from this.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
@@ -18,7 +18,7 @@ use crate::telemetry::schema::{
 use crate::telemetry::snapshot::{PortWindow, Watched, Window, per_second};
 use crate::telemetry::sources::Source;
 use crate::telemetry::values::Values;
-use crate::telemetry::verdict::{self, Finding};
+use crate::telemetry::verdict::{self, Verdicts};
 
 /// Longer recordings have their windows merged until there are so many at most.
 const WINDOWS_MAX: usize = 600;
@@ -40,7 +40,8 @@ pub(super) struct Report<'a> {
     /// What could not be read of the recording, in a line each.
     pub(super) unreadable: &'a [String],
     /// What limited each link.
-    pub(super) findings: Vec<Finding>,
+    #[serde(flatten)]
+    pub(super) verdicts: Verdicts,
     pub(super) processes: Vec<Process<'a>>,
     /// Where series have their points.
     pub(super) windows: Vec<Span>,
@@ -212,7 +213,7 @@ impl<'a> Report<'a> {
             to_wall_ns: wall(snapshots.last()),
             snapshots: snapshots.len(),
             unreadable: &recording.lines,
-            findings: findings(recording),
+            verdicts: verdict::explain_all(snapshots),
             processes: processes(recording),
             windows: spans,
             links,
@@ -234,30 +235,6 @@ fn all(recording: &Recording) -> impl Iterator<Item = (u64, &Watched)> {
 
 pub(super) fn key(watched: &Watched) -> Key {
     (watched.process.pid, watched.process.started_wall_ns)
-}
-
-/// Of each process, from the first snapshot to the last with it: one that has closed is told of too.
-fn findings(recording: &Recording) -> Vec<Finding> {
-    let snapshots = &recording.snapshots;
-    let mut last_of: HashMap<Key, usize> = HashMap::new();
-    for (place, snapshot) in snapshots.iter().enumerate() {
-        let keys = snapshot.processes.iter().map(key);
-        last_of.extend(keys.map(|key| (key, place)));
-    }
-    let lasts: BTreeSet<usize> = last_of.values().copied().collect();
-    let found = lasts.into_iter().flat_map(|last| {
-        let window = Window::over(&snapshots[..=last]);
-        window.map_or_else(Vec::new, |mut window| {
-            let is_last = |watched: &Watched| last_of.get(&key(watched)) == Some(&last);
-            window.processes.retain(is_last);
-            if last + 1 < snapshots.len() {
-                // What its ports say is said once, of the whole recording.
-                window.ports.clear();
-            }
-            verdict::explain(&window)
-        })
-    });
-    found.collect()
 }
 
 /// In the order of their begin.

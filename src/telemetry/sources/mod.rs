@@ -531,6 +531,24 @@ mod tests {
         let device = "sys/class/infiniband/mlx5_0/device";
         tree.file(&format!("{device}/max_link_speed"), "32.0 GT/s PCIe\n");
         tree.file(&format!("{device}/max_link_width"), "16\n");
+        // Behind a port that can do less.
+        let bridge = "sys/devices/pci0000:3a/0000:3a:00.0";
+        let adapter = format!("{bridge}/0000:3b:00.0");
+        for (folder, state, speed, width) in [
+            (bridge, "max", "16.0 GT/s PCIe", "8"),
+            (&adapter, "max", "32.0 GT/s PCIe", "16"),
+            (&adapter, "current", "16.0 GT/s PCIe", "8"),
+        ] {
+            tree.file(&format!("{folder}/{state}_link_speed"), speed);
+            tree.file(&format!("{folder}/{state}_link_width"), width);
+        }
+        tree.file("sys/class/net/eth3/mtu", "1500\n");
+        let place = "../../../devices/pci0000:3a/0000:3a:00.0/0000:3b:00.0";
+        tree.link("sys/class/net/eth3/device", place);
+        tree.file(&format!("{bridge}/0000:3b:00.1/max_link_speed"), "Unknown");
+        tree.file("sys/class/net/eth4/mtu", "1500\n");
+        let place = "../../../devices/pci0000:3a/0000:3a:00.0/0000:3b:00.1";
+        tree.link("sys/class/net/eth4/device", place);
         let now = reader(&tree).read(at(0));
         let gauges = |port: &str| {
             let port = now.port(port).unwrap();
@@ -550,6 +568,9 @@ mod tests {
         let old = [Some(2_500_000_000), Some(1), None, None];
         assert_eq!(gauges("eth1"), (old, Some(Nanos::ZERO)));
         assert_eq!(gauges("eth2"), ([None; 4], None));
+        assert_eq!(gauges("eth4"), ([None; 4], None));
+        let full = [16_000_000_000, 8, 16_000_000_000, 8].map(Some);
+        assert_eq!(gauges("eth3"), (full, Some(Nanos::ZERO)));
         assert_eq!(gauges("lo"), ([None; 4], None));
     }
 

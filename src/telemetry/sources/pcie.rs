@@ -204,11 +204,25 @@ pub fn devices(sys: &Path) -> Vec<Device> {
 /// The bridges above a device, the nearest first. Their folders are around its own.
 #[must_use]
 pub fn above(device: &Device) -> Vec<Device> {
+    folders_above(device).map(Device::read).collect()
+}
+
+/// The other end of a device's link.
+#[must_use]
+pub fn upper_end(device: &Device) -> Option<Device> {
+    folders_above(device).next().map(Device::read)
+}
+
+fn folders_above(device: &Device) -> impl Iterator<Item = &Path> {
     let around = device.folder.ancestors().skip(1);
-    around
-        .take_while(|folder| name(folder).is_some_and(|name| is_address(&name)))
-        .map(Device::read)
-        .collect()
+    around.take_while(|folder| name(folder).is_some_and(|name| is_address(&name)))
+}
+
+/// What both ends of a link can do at most, or the one that says so.
+#[must_use]
+pub fn most(lower: &Device, upper: Option<&Device>) -> Option<Link> {
+    let ends = [lower.link_max, upper.and_then(|upper| upper.link_max)];
+    ends.into_iter().flatten().reduce(Link::least)
 }
 
 /// The ACS capability in a device's configuration; none if the bytes end before it could be there,
@@ -331,7 +345,8 @@ mod tests {
         assert_eq!((nic.numa_node, nic.gpu()), (None, None));
         assert_eq!((nic.errors.correctable, nic.errors.fatal), (Some(3), None));
         assert_eq!(above(nic).first(), Some(bridge));
-        assert_eq!(above(bridge), []);
+        assert_eq!(upper_end(nic).as_ref(), Some(bridge));
+        assert_eq!((above(bridge), upper_end(bridge)), (vec![], None));
         assert_eq!(nic.acs(), None, "there is no configuration");
     }
 

@@ -4,6 +4,7 @@
 //! configuration (RTNL) meanwhile, which interfaces without a driver are read under too: they share a thread.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -437,19 +438,22 @@ impl Sources {
             (None, Some(interface)) => self.sys.join("class/net").join(interface),
             (None, None) => return false,
         };
-        let device = pcie::Device::read(&folder.join("device"));
+        // As the bridges above it are found around its own place.
+        let Ok(folder) = fs::canonicalize(folder.join("device")) else {
+            return false;
+        };
+        let device = pcie::Device::read(&folder);
+        let both = pcie::most(&device, pcie::upper_end(&device).as_ref());
+        // Virtual functions say nothing of theirs.
+        let most = device.link_max.and(both);
         for (link, speed, width) in [
             (device.link, PortGauge::PcieSpeed, PortGauge::PcieWidth),
-            (
-                device.link_max,
-                PortGauge::PcieSpeedMax,
-                PortGauge::PcieWidthMax,
-            ),
+            (most, PortGauge::PcieSpeedMax, PortGauge::PcieWidthMax),
         ] {
             self.now.gauges[speed] = link.map(|link| u64::from(link.speed_mts) * 1_000_000);
             self.now.gauges[width] = link.map(|link| u64::from(link.width));
         }
-        device.link.is_some() || device.link_max.is_some()
+        device.link.is_some() || most.is_some()
     }
 
     fn read_module(&mut self, drivers: &mut Drivers) -> bool {

@@ -13,7 +13,7 @@ mod others;
 mod ports;
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
@@ -23,9 +23,10 @@ use super::event::{Event, FenceReason};
 use super::histogram::Counts;
 use super::reader::{Happened, Link, PathNow};
 use super::schema::{
-    HostCounter, LINK_TIMES, LinkCounter, MessageHistogram, PathCounter, PathGauge, PathHistogram,
+    HostCounter, LINK_TIMES, LinkCounter, MessageHistogram, PATH_STATES, PathCounter, PathGauge,
+    PathHistogram,
 };
-use super::snapshot::{Watched, Window};
+use super::snapshot::{Life, Snapshot, Watched, Window, per_second};
 
 /// A link whose user wants nothing of it for so many per cent of the time is not held up.
 const IDLE_PERCENT: u64 = 60;
@@ -43,6 +44,8 @@ const LOSSES: u64 = 10;
 const MARK_ONE_IN: u64 = 50;
 /// Paths that carried less of the link's bytes than this share are not compared: they hardly ran.
 const COMPARED_PERMILLE: u64 = 5;
+/// Queues that differ by no more than so many per cent may be one.
+const ALIKE_PERCENT: u64 = 33;
 /// Events that are shown as evidence, at most.
 const EVENTS: usize = 8;
 /// What a segment carries, where it is not known how many there were.
@@ -66,6 +69,8 @@ pub enum Cause {
     ReceiverLate,
     /// The receiver's program, or its host, does not take in what has arrived there.
     ReceiverHost,
+    /// No path to the peer is left: it, or its host, is gone.
+    PeerGone,
     /// The sender's program had nothing to send.
     Sender,
     /// Messages are so small that each waits for its round trip.
@@ -106,6 +111,7 @@ impl Cause {
             Self::ReceiverShared => "a receiver with many senders",
             Self::ReceiverLate => "a receiver that is late",
             Self::ReceiverHost => "the receiver's host",
+            Self::PeerGone => "a peer that is gone",
             Self::Sender => "a sender with nothing to send",
             Self::Latency => "messages too small to fill the network",
             Self::WornLink => "a link that wears out",
@@ -176,23 +182,111 @@ pub struct Finding {
     pub evidence: Vec<String>,
 }
 
-/// What limited the links of a window, those that send first and the busiest first, and what its ports and the
-/// host say. Links on which nothing went, and nothing waited, are left out.
+/// What limited links, and what ports and the host say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Verdicts {
+    /// Links that send first, the busiest first; then ports; then the host.
+    pub findings: Vec<Finding>,
+    /// Of so many links that receive this end cannot tell what limited them.
+    #[serde(rename = "untold_links")]
+    pub untold: usize,
+}
+
+impl Verdicts {
+    /// Whether it is the network, in one line.
+    #[must_use]
+    pub fn sum_up(&self) -> String {
+        let says = "cannot be told from this end: look at the sender's";
+        let links = match self.untold {
+            1 => "1 link that receives".to_owned(),
+            untold => format!("{untold} links that receive"),
+        };
+        let network = self.findings.iter().filter(|finding| finding.is_network);
+        match (network.count(), self.untold) {
+            (0, 0) if self.findings.is_empty() => {
+                "no link carried anything, and none waited".into()
+            }
+            (0, 0) => "it is not the network".into(),
+            (0, _) if self.findings.is_empty() => format!("what limited {links} {says}"),
+            (0, _) => {
+                format!("it is not the network in what follows; what limited {links} {says}")
+            }
+            (1, _) => "the network limits 1 of them".into(),
+            (network, _) => format!("the network limits {network} of them"),
+        }
+    }
+}
+
+/// What limited the links of a window, and what its ports and the host say. Links on which nothing went, and nothing
+/// waited, are left out.
 #[must_use]
-pub fn explain(window: &Window) -> Vec<Finding> {
-    let of_process = |watched| {
-        let watched: &Watched = watched;
-        let links = watched.process.links.iter();
-        links.filter_map(move |link| Some((link, of_link(window, watched, link)?)))
+pub fn explain(window: &Window) -> Verdicts {
+    let mut found = Found::default();
+    found.add(window, |_| true);
+    found.finish(window)
+}
+
+/// What limited the links that there were between the first of these snapshots and the last, each process until the
+/// last one with it, and what the ports and the host say of all that time; of fewer than two snapshots nothing.
+#[must_use]
+pub fn explain_all(snapshots: &[Snapshot]) -> Verdicts {
+    let Some(window) = Window::over(snapshots) else {
+        return Verdicts::default();
     };
-    let mut found: Vec<_> = window.processes.iter().flat_map(of_process).collect();
-    found.sort_by_key(|(link, _)| {
-        let bytes = link.counters[LinkCounter::MessageBytes];
-        (link.role == Role::Receiver, Reverse(bytes))
-    });
-    let links = found.into_iter().map(|(_, finding)| finding);
-    let host = ports::host(window);
-    links.chain(ports::explain(window)).chain(host).collect()
+    let key = |watched: &Watched| (watched.process.pid, watched.process.started_wall_ns);
+    let mut last_of = BTreeMap::new();
+    for (place, snapshot) in snapshots.iter().enumerate() {
+        last_of.extend(snapshot.processes.iter().map(|of| (key(of), place)));
+    }
+    let lasts: BTreeSet<usize> = last_of.values().copied().collect();
+    let mut found = Found::default();
+    for last in lasts {
+        if let Some(window) = Window::over(&snapshots[..=last]) {
+            found.add(&window, |watched| last_of.get(&key(watched)) == Some(&last));
+        }
+    }
+    found.finish(&window)
+}
+
+/// What is said of links, with what puts them in their order; and of how many nothing can be said.
+#[derive(Default)]
+struct Found(Vec<((bool, Reverse<u64>), Finding)>, usize);
+
+impl Found {
+    /// What is said of the links of these processes of a window.
+    fn add(&mut self, window: &Window, is_told: impl Fn(&Watched) -> bool) {
+        for watched in window.processes.iter().filter(|watched| is_told(watched)) {
+            for link in &watched.process.links {
+                let Some(shares) = Shares::of(link).filter(|shares| is_used(link, shares)) else {
+                    continue;
+                };
+                let bytes = link.counters[LinkCounter::MessageBytes];
+                let order = (link.role == Role::Receiver, Reverse(bytes));
+                match of_link(window, watched, link, &shares) {
+                    Some(finding) => self.0.push((order, finding)),
+                    None => self.1 += 1,
+                }
+            }
+        }
+    }
+
+    /// And what the ports and the host say in this window.
+    fn finish(self, window: &Window) -> Verdicts {
+        let Self(mut links, untold) = self;
+        links.sort_by_key(|(order, _)| *order);
+        let links = links.into_iter().map(|(_, finding)| finding);
+        let host = ports::host(window);
+        Verdicts {
+            findings: links.chain(ports::explain(window)).chain(host).collect(),
+            untold,
+        }
+    }
+}
+
+/// Something went on it, or waited.
+fn is_used(link: &Link, shares: &Shares) -> bool {
+    let busy = 100u64.saturating_sub(shares.get(LinkCounter::IdleTime));
+    link.counters[LinkCounter::MessageBytes] > 0 || busy >= MATTERS_PERCENT
 }
 
 /// The times of a link, in per cent of all.
@@ -260,23 +354,19 @@ fn micros(nanos: u64) -> String {
 /// A cause, how sure it is, what is said, and what was seen beside the times.
 type Told = (Cause, u64, String, Vec<String>);
 
-fn of_link(window: &Window, watched: &Watched, link: &Link) -> Option<Finding> {
-    let shares = Shares::of(link)?;
+fn of_link(window: &Window, watched: &Watched, link: &Link, shares: &Shares) -> Option<Finding> {
     let bytes = link.counters[LinkCounter::MessageBytes];
-    let busy = 100u64.saturating_sub(shares.get(LinkCounter::IdleTime));
-    if bytes == 0 && busy < MATTERS_PERCENT {
-        return None;
-    }
     let events: Vec<_> = watched
         .events
         .iter()
         .filter(|event| event.link == link.id)
         .collect();
+    let life = window.life(watched, link);
     let (cause, confidence, says, mut evidence) = match link.role {
-        Role::Sender => sender(window, link, &shares, &events),
-        Role::Receiver => receiver(window, link, &shares)?,
+        Role::Sender => sender(window, link, &life, shares, &events),
+        Role::Receiver => receiver(window, link, shares)?,
     };
-    let rate = gigabits(window.per_second(bytes));
+    let rate = gigabits(per_second(bytes, life.length_ns()));
     let messages = link.counters[LinkCounter::Messages];
     let size = bytes.checked_div(messages).unwrap_or(0);
     evidence.insert(0, format!("{shares}"));
@@ -344,7 +434,13 @@ fn receiver(window: &Window, link: &Link, shares: &Shares) -> Option<Told> {
     Some((cause, share, says.into(), Vec::new()))
 }
 
-fn sender(window: &Window, link: &Link, shares: &Shares, events: &[&Happened]) -> Told {
+fn sender(
+    window: &Window,
+    link: &Link,
+    life: &Life,
+    shares: &Shares,
+    events: &[&Happened],
+) -> Told {
     let lossy = lost_paths(link, events);
     // What a fence costs is short, and matters however much else was waited for.
     if let Some(told) = &lossy
@@ -390,7 +486,7 @@ fn sender(window: &Window, link: &Link, shares: &Shares, events: &[&Happened]) -
             evidence.extend(processors(window));
             (cause, share, says, evidence)
         }
-        _ => network(window, link, share, lossy, events),
+        _ => network(window, link, life, share, lossy, events),
     }
 }
 
@@ -410,6 +506,7 @@ fn processors(window: &Window) -> Option<String> {
 fn network(
     window: &Window,
     link: &Link,
+    life: &Life,
     share: u64,
     lossy: Option<Told>,
     events: &[&Happened],
@@ -417,7 +514,7 @@ fn network(
     if let Some(told) = lossy.or_else(|| others::half_ecn(window, link)) {
         return told;
     }
-    if let Some(mut told) = unequal(window, link, share) {
+    if let Some(mut told) = unequal(link, life, share, events) {
         told.3.extend(given_up(events));
         return told;
     }
@@ -445,23 +542,40 @@ fn compared(link: &Link) -> Vec<&PathNow> {
         .collect()
 }
 
+/// Whether a path has a channel.
+fn is_up(path: &PathNow) -> bool {
+    let state = usize::try_from(path.gauges[PathGauge::State]).unwrap_or(usize::MAX);
+    matches!(PATH_STATES.get(state), Some(&("standby" | "active")))
+}
+
 fn lost_paths(link: &Link, events: &[&Happened]) -> Option<Told> {
-    let mut silent = Vec::new();
+    let mut silent = BTreeSet::new();
+    // Whether a path was up after what happened last.
+    let mut up = BTreeMap::new();
     let mut is_port_down = true;
-    // What ports say comes first: paths fall silent by it.
-    let (mut evidence, mut of_paths) = (Vec::new(), Vec::new());
+    // What ports say, and links, comes first: paths fall silent by it.
+    let (mut lossy, mut failed, mut of_paths) = (Vec::new(), Vec::new(), Vec::new());
     for event in events {
         match event.event {
-            // It lost nothing: the sender looked for a better way.
-            Event::PathFenced {
-                reason: FenceReason::Slow,
-                ..
-            } => continue,
+            Event::PathUp { .. } | Event::PathJoined { .. } => {
+                up.extend(event.path.map(|path| (path, true)));
+                continue;
+            }
             Event::PortLossy { port, .. } => {
-                evidence.push(format!("port {port} {}", event.event));
+                lossy.push(format!("port {port} {}", event.event));
+                continue;
+            }
+            // Without any, it was closed.
+            Event::LinkFailed { sends: 1.. } => {
+                failed.push(format!("the link {}", event.event));
                 continue;
             }
             Event::PathFenced { reason, .. } => {
+                up.extend(event.path.map(|path| (path, false)));
+                if reason == FenceReason::Slow {
+                    // It lost nothing: the sender looked for a better way.
+                    continue;
+                }
                 is_port_down &= reason == FenceReason::PortDown;
                 silent.extend(event.path);
             }
@@ -474,27 +588,56 @@ fn lost_paths(link: &Link, events: &[&Happened]) -> Option<Told> {
             .map_or_else(String::new, |path| format!("path {path} "));
         of_paths.push(format!("{path}{}", event.event));
     }
-    silent.sort_unstable();
-    silent.dedup();
-    let says = if !evidence.is_empty() {
-        "a port loses packets: look at its cable, its transceiver and its switch port".into()
-    } else if let [_, others @ ..] = &silent[..] {
-        let whose = if others.is_empty() { "its" } else { "their" };
+    let is_left = |path: &PathNow| *up.get(&path.number).unwrap_or(&is_up(path));
+    let is_none_left = !failed.is_empty()
+        || !silent.is_empty() && !up.values().any(|up| *up) && !link.paths.iter().any(is_left);
+    let was_there = |path: &&PathNow| is_left(path) || path.counters[PathCounter::SentBytes] > 0;
+    let mut others = link.paths.iter().filter(was_there);
+    let has_others = others.any(|path| !silent.contains(&path.number));
+    let numbers: Vec<_> = silent.into_iter().collect();
+    let is_port_down = is_port_down && !numbers.is_empty();
+    let (cause, confidence, says) = if !lossy.is_empty() {
+        let says = "a port loses packets: look at its cable, its transceiver and its switch port";
+        (Cause::PathLoss, 95, says.into())
+    } else if is_none_left && !is_port_down {
+        let unless = if failed.is_empty() {
+            "or no way leads to it any more"
+        } else {
+            "no way leads to it any more, or this program has closed the link"
+        };
+        let says = format!("no path to the peer was left: it or its host is gone, {unless}");
+        (Cause::PeerGone, 90, says)
+    } else if numbers.is_empty() {
+        return retransmitting(link);
+    } else {
+        let (whose, who) = if numbers.len() == 1 {
+            ("its", "it")
+        } else {
+            ("their", "one")
+        };
         let what = if is_port_down {
             "left by a port that went down"
         } else {
             "fell silent or broke"
         };
-        format!(
-            "{} {what}; {whose} traffic went by the others",
-            numbered(&silent)
+        let then = if is_none_left {
+            "no path was left".into()
+        } else if has_others {
+            format!("{whose} traffic went by the others")
+        } else {
+            format!("{whose} traffic waited until {who} came back: there was no other path")
+        };
+        (
+            Cause::PathLoss,
+            95,
+            format!("{} {what}; {then}", numbered(&numbers)),
         )
-    } else {
-        return retransmitting(link);
     };
+    let mut evidence = failed;
+    evidence.append(&mut lossy);
     evidence.append(&mut of_paths);
     evidence.truncate(EVENTS);
-    Some((Cause::PathLoss, 95, says, evidence))
+    Some((cause, confidence, says, evidence))
 }
 
 /// Paths that the sender has given up because they stayed slower than others.
@@ -576,11 +719,41 @@ fn is_chance(few: u64, many: u64) -> bool {
     all > 0 && apart.saturating_mul(apart) < 9 * all
 }
 
+/// Paths that were not there, or carried nothing yet, when a tenth of the link's time had passed: what they carried says
+/// nothing of what they can. One that was given up as slow and came back carried what it could before.
+fn late_paths(life: &Life, events: &[&Happened]) -> BTreeSet<u32> {
+    let mut came = life.paths.clone();
+    let mut slow = BTreeSet::new();
+    for event in events {
+        let Some(path) = event.path else { continue };
+        match event.event {
+            Event::PathFenced {
+                reason: FenceReason::Slow,
+                ..
+            } => {
+                slow.insert(path);
+            }
+            Event::PathUp { .. } | Event::PathJoined { .. } if !slow.contains(&path) => {
+                came.insert(path, event.wall_ns);
+            }
+            _ => {}
+        }
+    }
+    let begun_ns = life.from_ns.saturating_add(life.length_ns() / 10);
+    let late = came.into_iter().filter(|(_, ns)| *ns > begun_ns);
+    late.map(|(path, _)| path).collect()
+}
+
 /// Paths or ports that deliver less than the others.
-fn unequal(window: &Window, link: &Link, share: u64) -> Option<Told> {
-    let paths = compared(link);
+fn unequal(link: &Link, life: &Life, share: u64, events: &[&Happened]) -> Option<Told> {
+    let late = late_paths(life, events);
+    let mut paths = compared(link);
+    paths.retain(|path| !late.contains(&path.number));
     // What each carried: while there is more to send than the paths take, that is what each can do.
-    let rate = |path: &PathNow| window.per_second(path.counters[PathCounter::SentBytes]);
+    let rate = |path: &PathNow| {
+        let bytes = path.counters[PathCounter::SentBytes];
+        per_second(bytes, life.length_ns())
+    };
     let best = paths.iter().max_by_key(|path| rate(path))?;
     let fastest = rate(best);
     let is_slow = |path: &PathNow| {
@@ -730,11 +903,22 @@ fn alike(link: &Link, share: u64, whose: &str) -> Told {
     });
     let evidence: Vec<_> = evidence.collect();
     let is_queued = |&&(_, queue, least): &&(u32, u64, u64)| queue >= (least / 2).max(20_000);
-    if queues.iter().filter(is_queued).count() * 2 > queues.len() {
-        let says = format!(
-            "all paths have the same queue: what they have in common is full, {whose}; more paths would not help"
-        );
-        return (Cause::Shared, 40 + share / 2, says, evidence);
+    let long = queues.iter().filter(is_queued).count();
+    if long * 2 > queues.len() {
+        let mut sorted: Vec<_> = queues.iter().map(|(_, queue, _)| *queue).collect();
+        sorted.sort_unstable();
+        let middle = sorted[sorted.len() / 2];
+        let is_alike = |queue: &u64| percent(queue.abs_diff(middle), middle) <= ALIKE_PERCENT;
+        let (have, confidence) = if sorted.iter().all(is_alike) {
+            ("all paths have the same queue", 40 + share / 2)
+        } else if long == queues.len() {
+            ("all paths have long queues", 30 + share / 3)
+        } else {
+            ("most paths have long queues", 30 + share / 3)
+        };
+        let says =
+            format!("{have}: what they have in common is full, {whose}; more paths would not help");
+        return (Cause::Shared, confidence, says, evidence);
     }
     let says = "queues are short on all paths, and yet the window was waited for: the controller holds back \
                 more than the network asks for";
@@ -746,8 +930,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::clock::Timestamp;
     use crate::telemetry::histogram::{BUCKETS, bucket_of};
     use crate::telemetry::made;
+    use crate::telemetry::schema::PortCounter;
+    use crate::telemetry::sources::{HostNow, PortNow};
     use crate::telemetry::values::Values;
 
     pub(super) const SECOND: u64 = 1_000_000_000;
@@ -757,6 +944,7 @@ mod tests {
         let mut path = made::path(number, &format!("{local}:1->10.0.0.9:2"));
         path.counters[PathCounter::SentBytes] = megabytes * 1_000_000;
         path.gauges[PathGauge::RoundTripMin] = 20_000;
+        path.gauges[PathGauge::State] = 3;
         let queue = &mut path.histograms[PathHistogram::Queue];
         queue.buckets = vec![0; BUCKETS];
         queue.buckets[bucket_of(queue_us * 1000)] = 100;
@@ -779,7 +967,7 @@ mod tests {
         }
         let happened = |event: &Event| made::happened(1, (2, ""), Some(1), *event);
         let window = window(link, events.iter().map(happened).collect());
-        let mut findings = explain(&window);
+        let mut findings = explain(&window).findings;
         assert_eq!(findings.len(), 1);
         findings.remove(0)
     }
@@ -879,6 +1067,90 @@ mod tests {
     }
 
     #[test]
+    fn queues_that_differ_are_not_the_same() {
+        let network = [(LinkCounter::NetworkTime, 90), (LinkCounter::IdleTime, 10)];
+        let told = |queues: [u64; 4]| {
+            let paths = (0..).zip(queues);
+            let paths = paths.map(|(number, queue_us)| path(number, "10.0.0.1", 100, queue_us));
+            let finding = said(&network, paths.collect(), &[]);
+            assert_eq!(finding.cause, Cause::Shared);
+            let (have, _) = finding.says.split_once(':').unwrap();
+            (have.to_owned(), finding.confidence_percent)
+        };
+        let (same, sure) = told([900, 900, 1100, 900]);
+        assert_eq!((&*same, sure), ("all paths have the same queue", 85));
+        let (long, less) = told([15_204, 6_553, 15_204, 24_117]);
+        assert_eq!((&*long, less), ("all paths have long queues", 60));
+        assert_eq!(told([900, 900, 0, 900]).0, "most paths have long queues");
+    }
+
+    #[test]
+    fn paths_that_came_late_are_not_slow() {
+        let link = |bytes: &[u64]| {
+            let paths = (0..).zip(bytes);
+            let paths = paths.map(|(number, bytes)| path(number, "10.0.0.1", *bytes, 900));
+            let mut link = made::link(2, Role::Sender, "p", paths.collect());
+            link.counters[LinkCounter::MessageBytes] = bytes.iter().sum::<u64>() * 1_000_000;
+            link.counters[LinkCounter::NetworkTime] = link.counters[LinkCounter::MessageBytes];
+            link
+        };
+        let at = |second: u64, links, events: &[(u64, Event)]| {
+            let mut watched = made::watched(1, "x", 0, links);
+            let happened = events
+                .iter()
+                .map(|(ns, event)| made::happened(*ns, (2, "p"), Some(2), *event));
+            watched.events = happened.collect();
+            made::snapshot(second * SECOND, vec![watched])
+        };
+        let said = |snapshots: &[Snapshot]| {
+            let mut findings = explain_all(snapshots).findings;
+            let finding = findings.remove(0);
+            (finding.cause, finding.evidence[1].clone())
+        };
+        let of_three = |events: &[(u64, Event)]| {
+            let (before, after) = (vec![link(&[0, 0, 0])], vec![link(&[500, 500, 200])]);
+            said(&[at(0, before, &[]), at(10, after, events)]).0
+        };
+        assert_eq!(of_three(&[]), Cause::SlowPath);
+        let up = |ns| (ns, Event::PathUp { epoch: 2 });
+        let joined = |ns| {
+            let event = Event::PathJoined {
+                waited_ns: 0,
+                queue_ns: 0,
+            };
+            (ns, event)
+        };
+        assert_eq!(of_three(&[up(SECOND / 2)]), Cause::SlowPath);
+        assert_eq!(of_three(&[up(6 * SECOND)]), Cause::Window);
+        assert_eq!(of_three(&[up(1), joined(6 * SECOND)]), Cause::Window);
+        let given_up = Event::PathFenced {
+            reason: FenceReason::Slow,
+            silent_ns: 0,
+            frames: 1,
+        };
+        let back = [(5 * SECOND, given_up), up(6 * SECOND)];
+        assert_eq!(of_three(&back), Cause::SlowPath);
+        // Of the third, no event is there any more.
+        let snapshots = [
+            at(0, vec![link(&[0, 0])], &[]),
+            at(6, vec![link(&[300, 300, 0])], &[]),
+            at(10, vec![link(&[500, 500, 200])], &[]),
+        ];
+        assert_eq!(said(&snapshots).0, Cause::Shared);
+        // The link was there for four of ten seconds.
+        let link_late = [
+            at(0, Vec::new(), &[]),
+            at(4, Vec::new(), &[]),
+            at(6, vec![link(&[250, 250])], &[]),
+            at(8, vec![link(&[500, 500])], &[]),
+            at(10, Vec::new(), &[]),
+        ];
+        let (cause, rate) = said(&link_late);
+        assert_eq!(cause, Cause::Shared);
+        assert!(rate.starts_with("2.00 Gb/s, "), "{rate}");
+    }
+
+    #[test]
     fn what_was_lost_is_said_however_short_it_was() {
         let fenced = Event::PathFenced {
             reason: FenceReason::Silent,
@@ -911,11 +1183,161 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_is_gone_is_not_a_loss_on_a_path() {
+        let broken = |reason| Event::PathFenced {
+            reason,
+            silent_ns: 0,
+            frames: 3,
+        };
+        let said = |count: u32, events: &[(Option<u32>, Event)]| {
+            let paths = (0..count).map(|at| path(at, "10.0.0.1", 100, 900));
+            let mut link = made::link(2, Role::Sender, "p", paths.collect());
+            link.counters[LinkCounter::MessageBytes] = 100;
+            link.counters[LinkCounter::NetworkTime] = SECOND;
+            let events = events.iter();
+            let happened = events.map(|(path, event)| made::happened(1, (2, "p"), *path, *event));
+            let window = window(link, happened.collect());
+            explain(&window).findings.remove(0)
+        };
+        let fenced = |path| (Some(path), broken(FenceReason::Broken));
+        let up = |path| (Some(path), Event::PathUp { epoch: 2 });
+        let failed = |sends| (None, Event::LinkFailed { sends });
+        let gone = said(2, &[fenced(0), fenced(1)]);
+        assert_eq!((gone.cause, gone.is_network), (Cause::PeerGone, false));
+        assert!(
+            gone.says.starts_with("no path to the peer was left"),
+            "{gone:?}"
+        );
+        let gone = said(2, &[failed(4)]);
+        assert_eq!(gone.cause, Cause::PeerGone);
+        assert_eq!(gone.evidence[2], "the link failed with 4 sends under way");
+        assert_eq!(said(2, &[failed(0)]).cause, Cause::Shared, "it was closed");
+        let ends = |count, events: &[_], end: &str| {
+            let finding = said(count, events);
+            assert_eq!(finding.cause, Cause::PathLoss);
+            assert!(finding.says.ends_with(end), "{finding:?}");
+        };
+        ends(
+            2,
+            &[fenced(0)],
+            "path 0 fell silent or broke; its traffic went by the others",
+        );
+        ends(
+            2,
+            &[fenced(0), fenced(1), up(1)],
+            "until one came back: there was no other path",
+        );
+        ends(
+            1,
+            &[fenced(0), up(0)],
+            "until it came back: there was no other path",
+        );
+        let down = |path| (Some(path), broken(FenceReason::PortDown));
+        ends(
+            2,
+            &[down(0), down(1)],
+            "left by a port that went down; no path was left",
+        );
+    }
+
+    #[test]
     fn of_a_link_that_nobody_used_nothing_is_said() {
         let mut link = made::link(2, Role::Sender, "p", Vec::new());
-        assert_eq!(explain(&window(link.clone(), Vec::new())), []);
+        assert_eq!(
+            explain(&window(link.clone(), Vec::new())),
+            Verdicts::default()
+        );
         link.counters[LinkCounter::IdleTime] = SECOND;
-        assert_eq!(explain(&window(link, Vec::new())), []);
+        assert_eq!(explain(&window(link, Vec::new())), Verdicts::default());
+    }
+
+    #[test]
+    fn what_the_senders_end_only_can_tell_is_not_called_nothing() {
+        let receiver = || {
+            let mut link = made::link(2, Role::Receiver, "p", Vec::new());
+            link.counters[LinkCounter::MessageBytes] = 100;
+            link.counters[LinkCounter::NetworkTime] = SECOND;
+            link
+        };
+        assert_eq!(
+            Verdicts::default().sum_up(),
+            "no link carried anything, and none waited"
+        );
+        let mut window = window(receiver(), Vec::new());
+        let alone = explain(&window);
+        assert_eq!((alone.findings.len(), alone.untold), (0, 1));
+        assert_eq!(
+            alone.sum_up(),
+            "what limited 1 link that receives cannot be told from this end: look at the sender's"
+        );
+        // And another link's verdict is not that one's.
+        let mut late = receiver();
+        late.counters[LinkCounter::CreditTime] = 3 * SECOND;
+        let links = &mut window.processes[0].process.links;
+        links.extend([late, receiver()]);
+        assert_eq!(
+            explain(&window).sum_up(),
+            "it is not the network in what follows; what limited 2 links that receive cannot be told from \
+             this end: look at the sender's"
+        );
+    }
+
+    /// A host that drops what has arrived, with a port that has lost packets and, at last, its carrier.
+    fn host(second: u64, drops: u64, naks: u64, carrier_downs: u64) -> HostNow {
+        let mut port = PortNow {
+            name: "mlx5_0:1".into(),
+            ..PortNow::default()
+        };
+        port.counters[PortCounter::SequenceNaks] = Some(naks);
+        port.counters[PortCounter::CarrierDowns] = Some(carrier_downs);
+        let mut now = HostNow {
+            at: Timestamp::from_nanos(second * SECOND),
+            ports: vec![port],
+            ..HostNow::default()
+        };
+        now.host.counters[HostCounter::SoftnetDrops] = Some(drops);
+        now
+    }
+
+    #[test]
+    fn what_closed_early_is_explained_and_ports_and_the_host_once() {
+        let waited = |pid, second: u64| {
+            let mut link = made::link(2, Role::Sender, "p", Vec::new());
+            link.counters[LinkCounter::MessageBytes] = second * pid;
+            link.counters[LinkCounter::CreditTime] = second * SECOND;
+            made::watched(pid, "x", 0, vec![link])
+        };
+        let at = |second: u64, last_of: &[(u64, u64)], host| {
+            let there = last_of.iter().filter(|(_, last)| second <= *last);
+            let processes = there.map(|(pid, _)| waited(*pid, second)).collect();
+            Snapshot {
+                host: Some(host),
+                ..made::snapshot(second * SECOND, processes)
+            }
+        };
+        let said = |snapshots: &[Snapshot]| {
+            let findings = explain_all(snapshots).findings.into_iter();
+            let told = findings.map(|finding| (finding.subject.to_string(), finding.cause));
+            told.collect::<Vec<_>>()
+        };
+        let process = |pid| (format!("x {pid} to p"), Cause::ReceiverLate);
+        let port = |cause| ("port mlx5_0:1".to_owned(), cause);
+        // Of the third process the first snapshot is all there is.
+        let lasts = [(7, 1), (8, 2), (9, 0)];
+        let all = |downs: u64| {
+            let host = |second| host(second, second * 100, second, downs * (second / 4));
+            let snapshots: Vec<_> = (0..5).map(|s| at(s, &lasts, host(s))).collect();
+            said(&snapshots)
+        };
+        let its_own = ("this host".to_owned(), Cause::ReceiverHost);
+        assert_eq!(
+            all(0),
+            [process(8), process(7), port(Cause::PathLoss), its_own]
+        );
+        // After both had closed an interface was taken down: what arrived there is among the drops.
+        let (worn, lossy) = (port(Cause::WornLink), port(Cause::PathLoss));
+        assert_eq!(all(1), [process(8), process(7), worn, lossy]);
+        assert_eq!(said(&[at(0, &lasts, host(0, 0, 0, 0))]), []);
     }
 
     proptest! {
@@ -936,7 +1358,7 @@ mod tests {
                 path.gauges[PathGauge::RoundTripMin] = marks;
                 link.paths.push(path);
             }
-            for finding in explain(&window(link, Vec::new())) {
+            for finding in explain(&window(link, Vec::new())).findings {
                 prop_assert!(finding.confidence_percent <= 99);
             }
         }

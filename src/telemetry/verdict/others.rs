@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Cause, LOSS_ONE_IN, LOSSES, SEGMENT_BYTES, Shares, Told, compared, gigabits, is_marked,
-    leaves_by, percent, sum,
+    ALIKE_PERCENT, Cause, LOSS_ONE_IN, LOSSES, SEGMENT_BYTES, Shares, Told, compared, gigabits,
+    is_marked, leaves_by, percent, sum,
 };
 use crate::telemetry::reader::Link;
 use crate::telemetry::schema::{LinkCounter, PathCounter, PathHistogram};
@@ -15,8 +15,6 @@ use crate::telemetry::snapshot::Window;
 const WAITS_PERCENT: u64 = 50;
 /// Queues so many times as short are not those of the same place.
 const SHORTER: u64 = 4;
-/// Queues that differ by no more than so many per cent may be one.
-const ALIKE_PERCENT: u64 = 33;
 /// Senders that are named, at most.
 const NAMED: usize = 8;
 
@@ -176,7 +174,7 @@ mod tests {
         };
         let mut window = window(first.clone(), Vec::new());
         window.processes[0].process.links = links;
-        explain(&window)
+        explain(&window).findings
     }
 
     fn to<'a>(findings: &'a [Finding], host: &str) -> &'a Finding {
