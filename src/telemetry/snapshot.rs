@@ -343,9 +343,12 @@ fn link_key(watched: &Watched, link: &Link) -> LinkKey {
 
 fn lives(snapshots: &[Snapshot]) -> BTreeMap<LinkKey, Life> {
     let mut lives = BTreeMap::<_, Life>::new();
-    let mut before_ns = snapshots.first().map_or(0, |first| first.wall_ns);
+    let mut before_ns = None;
     for snapshot in snapshots {
-        let now = snapshot.wall_ns;
+        // By the wall clock as it was set at the end.
+        let now = snapshots.last().map_or(0, |last| {
+            last.wall_ns.saturating_sub(last.after_ns(snapshot))
+        });
         let links = snapshot.processes.iter().flat_map(|watched| {
             let links = watched.process.links.iter();
             links.map(move |link| (link_key(watched, link), link))
@@ -353,7 +356,7 @@ fn lives(snapshots: &[Snapshot]) -> BTreeMap<LinkKey, Life> {
         for (key, link) in links {
             let (life, seen_ns) = match lives.entry(key) {
                 Entry::Vacant(new) => {
-                    let from_ns = before_ns;
+                    let from_ns = before_ns.unwrap_or(now);
                     let life = Life {
                         from_ns,
                         ..Life::default()
@@ -367,7 +370,7 @@ fn lives(snapshots: &[Snapshot]) -> BTreeMap<LinkKey, Life> {
                 life.paths.entry(path.number).or_insert(seen_ns);
             }
         }
-        before_ns = now;
+        before_ns = Some(now);
     }
     lives
 }
@@ -575,10 +578,16 @@ mod tests {
         let mut later = snapshot(4_000_000_000, 1, Vec::new());
         (earlier.at, later.at) = (at(1), at(3));
         let window = later.since(&earlier);
-        assert_eq!(
-            (window.from_ns, window.to_ns),
-            (2_000_000_000, 4_000_000_000)
-        );
+        let expected = (2_000_000_000, 4_000_000_000);
+        assert_eq!((window.from_ns, window.to_ns), expected);
+        for snapshot in [&mut earlier, &mut later] {
+            let watched = made::watched(7, "x", 1, vec![link(2, 1, 1, 1)]);
+            snapshot.processes = vec![watched];
+        }
+        let window = Window::over(&[earlier.clone(), later.clone()]).unwrap();
+        let watched = &window.processes[0];
+        let life = window.life(watched, &watched.process.links[0]);
+        assert_eq!((life.from_ns, life.to_ns), expected);
         // The host was started anew in between.
         (earlier.at, later.at) = (at(3), at(1));
         later.wall_ns = 10_000_000_000;
