@@ -196,9 +196,28 @@ impl Recording {
             this.lines
                 .push(format!("so it is with {untold} more lines"));
         }
-        // Whoever's clock was set back is not shown twice.
-        this.snapshots.sort_by_key(|snapshot| snapshot.wall_ns);
+        straighten(&mut this.snapshots);
         Ok(this)
+    }
+}
+
+/// Where the wall clock was set meanwhile, all times become what they would have been by its last setting. Older
+/// recordings do not tell: whoever's clock was set back is not shown twice.
+fn straighten(snapshots: &mut [Snapshot]) {
+    let is_told = snapshots.is_sorted_by(|one, next| one.at.is_some() && one.at <= next.at);
+    let end = snapshots.last().map(|last| (last.wall_ns, last.at));
+    let Some((end_ns, Some(end))) = end.filter(|_| is_told) else {
+        snapshots.sort_by_key(|snapshot| snapshot.wall_ns);
+        return;
+    };
+    for snapshot in snapshots {
+        let at = snapshot.at.unwrap_or(end);
+        let wall_ns = end_ns.saturating_sub(end.since(at).0);
+        let was_ns = std::mem::replace(&mut snapshot.wall_ns, wall_ns);
+        let events = snapshot.processes.iter_mut().flat_map(|of| &mut of.events);
+        for event in events {
+            event.wall_ns = wall_ns.saturating_add(event.wall_ns).saturating_sub(was_ns);
+        }
     }
 }
 
@@ -222,8 +241,11 @@ mod tests {
 
     use super::*;
     use crate::clock::Timestamp;
+    use crate::telemetry::event::Event;
+    use crate::telemetry::made;
     use crate::telemetry::sources::Host;
     use crate::telemetry::sources::switches::{SwitchValue, Value};
+    use crate::units::Nanos;
 
     fn recording(name: &str) -> (std::path::PathBuf, Vec<u8>) {
         let path = std::env::temp_dir().join(format!("thalweg-{}-{name}", std::process::id()));
@@ -317,6 +339,31 @@ mod tests {
         let read = Recording::read(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         assert_eq!((read.snapshots.len(), read.lines), (3, vec![]));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_meanwhile_moves_nothing() {
+        let at = |second, wall_ns| {
+            let mut watched = made::watched(1, "x", 0, Vec::new());
+            let event = made::happened(wall_ns - 5, (2, "p"), None, Event::PathClosed {});
+            watched.events = vec![event];
+            let mut snapshot = made::snapshot(wall_ns, vec![watched]);
+            snapshot.at = Some(Timestamp::ZERO + Nanos::from_secs(second));
+            snapshot
+        };
+        let second = 1_000_000_000;
+        let mut snapshots = [
+            at(7, 900 * second),
+            at(8, 100 * second),
+            at(10, 102 * second),
+        ];
+        straighten(&mut snapshots);
+        let times = snapshots.map(|of| (of.wall_ns, of.processes[0].events[0].wall_ns));
+        assert_eq!(times, [99, 100, 102].map(|s| (s * second, s * second - 5)));
+        // Started anew in between, or of an older release.
+        let mut snapshots = [at(7, 900 * second), at(3, 100 * second)];
+        straighten(&mut snapshots);
+        assert_eq!(snapshots.map(|of| of.wall_ns / second), [100, 900]);
     }
 
     #[test]
