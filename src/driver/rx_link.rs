@@ -576,8 +576,8 @@ impl RxInner {
 
     fn install(&mut self, link: &RxLink, mut new: NewChannel) {
         let index = usize::from(new.path);
-        // Whoever writes by itself, and has not heard that its credits are void, must not come back.
-        let is_void = self.is_looked_at && self.failure.is_some();
+        // Whoever has not heard that its credits are void must not come back.
+        let is_void = self.failure.is_some();
         let is_known = index < self.paths.len();
         if is_void || !is_known || !self.engine.admits_channel(new.path, new.epoch) {
             new.channel.abort();
@@ -737,11 +737,10 @@ impl RxInner {
         if self.failure.is_some() {
             return;
         }
-        if self.is_looked_at {
-            // The peer can still write where it was given credits: not after the receives have ended.
-            for path in 0..self.paths.len() {
-                self.silence(path);
-            }
+        // The peer could still write where it was given credits, and what has arrived in part would go on to: not
+        // after the receives have ended.
+        for path in 0..self.paths.len() {
+            self.silence(path);
         }
         self.failure = Some(reason);
         self.engine.fail();
@@ -762,7 +761,7 @@ impl RxInner {
             }
         }
         self.engine.handle_timeout(now);
-        if self.conns.is_empty() || self.failure.is_some() || self.gone {
+        if self.conns.is_empty() || self.failure.is_some() {
             return;
         }
         let silent = now.since(self.engine.last_life());
@@ -831,6 +830,8 @@ impl RxInner {
             if (touched >> path & 1 == 1 || channel.has_unsent())
                 && let Err(error) = channel.flush()
             {
+                // What came before it broke may be a last message, or a good-bye.
+                while self.receive_path(link, path, now) > 0 {}
                 self.broken(link, path, &error, now);
             }
         }

@@ -295,7 +295,8 @@ impl Mapping {
         let protection = libc::PROT_READ | if is_writable { libc::PROT_WRITE } else { 0 };
         let (flags, fd) = match file {
             Some(file) => (libc::MAP_SHARED, file.as_raw_fd()),
-            // Most of it is never touched.
+            // Most of it is never touched. Miri knows no more of these flags.
+            None if cfg!(miri) => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
             None => (
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
                 -1,

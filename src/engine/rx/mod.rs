@@ -217,10 +217,15 @@ enum Channel {
     Lost,
 }
 
+/// Longer than any dial takes.
+const AWAY: Nanos = Nanos(60_000_000_000);
+
 #[derive(Debug, Default)]
 struct RxPath {
     epoch: u16,
     channel: Channel,
+    /// When the last channel ended.
+    down_at: Timestamp,
     count: u32,
     /// Counts of earlier channels that carried something, for fences that are answered late.
     history: VecDeque<(u16, u32)>,
@@ -547,7 +552,10 @@ impl RxEngine {
     pub fn admits_channel(&self, path: u8, epoch: u16) -> bool {
         self.paths.get(usize::from(path)).is_some_and(|p| {
             let ahead = epoch.wrapping_sub(p.epoch);
-            ahead != 0 && ahead < 1 << 15
+            // Of a path that has been away for so long no old dial can be under way, and its dialler may have counted
+            // half round.
+            let is_anew = !p.is_up() && self.now.since(p.down_at) >= AWAY;
+            ahead != 0 && (ahead < 1 << 15 || is_anew)
         })
     }
 
@@ -606,6 +614,7 @@ impl RxEngine {
             return;
         }
         p.channel = Channel::Lost;
+        p.down_at = self.now;
         self.note_end(path, FenceReason::Broken);
         self.forget_arriving(path);
         self.leave_control_path(path);
@@ -619,6 +628,7 @@ impl RxEngine {
             return;
         }
         p.channel = Channel::None;
+        p.down_at = self.now;
         let count = p.count;
         self.note_end(path, FenceReason::Sender);
         self.forget_arriving(path);
@@ -1594,6 +1604,18 @@ mod tests {
         engine.handle_frame(0, open, 0).unwrap();
         engine.answer_open(CONN, true);
         engine
+    }
+
+    #[test]
+    fn a_dialler_that_has_counted_half_round_is_let_in_once_a_path_has_been_away_for_long() {
+        let mut engine = engine();
+        let far = 1 + (1 << 15);
+        assert!(engine.admits_channel(0, 2) && !engine.admits_channel(0, far));
+        engine.now = Timestamp::now();
+        engine.handle_path_down(0, 1);
+        assert!(!engine.admits_channel(0, far), "it may be an old one");
+        engine.now += AWAY;
+        assert!(engine.admits_channel(0, far) && !engine.admits_channel(0, 1));
     }
 
     fn announce(engine: &mut RxEngine, ordinal: u32) -> Result<Option<Sink>, Violation> {

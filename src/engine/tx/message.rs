@@ -30,6 +30,9 @@ pub(super) struct Message {
     pub(super) done_count: u32,
     pub(super) in_flight: u32,
     pub(super) announced: bool,
+    /// The peer has closed and will not have all of it: it ends with an error, but not while a path may still read
+    /// its buffer.
+    pub(super) unwanted: bool,
 }
 
 impl Message {
@@ -41,6 +44,11 @@ impl Message {
             ordinal: self.ordinal,
             size: self.source.len,
         }
+    }
+
+    /// Nothing of it is sent any more that is not under way.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.token.is_none() || self.unwanted
     }
 }
 
@@ -164,10 +172,10 @@ impl TxEngine {
             let Some((key, chunk)) = self.replays.pop_front() else {
                 return;
             };
-            if self.messages[key as usize].token.is_some() {
-                self.replays.push_back((key, chunk));
-            } else {
+            if self.messages[key as usize].is_given_up() {
                 self.abandon_chunk(key, chunk);
+            } else {
+                self.replays.push_back((key, chunk));
             }
         }
     }
@@ -176,10 +184,12 @@ impl TxEngine {
         let m = &mut self.messages[key as usize];
         let conn = m.conn;
         if let Some(token) = m.token.take() {
-            self.done.push_back(SendDone {
-                token,
-                result: Ok(m.source.len),
-            });
+            let result = if m.unwanted {
+                Err(SendError::PeerClosed)
+            } else {
+                Ok(m.source.len)
+            };
+            self.done.push_back(SendDone { token, result });
         }
         self.free_messages.push(key);
         self.connection_drains(conn);
@@ -259,14 +269,12 @@ impl TxEngine {
             if m.conn != conn || sent_whole {
                 continue;
             }
-            if let Some(token) = m.token.take() {
-                let result = Err(SendError::PeerClosed);
-                self.done.push_back(SendDone { token, result });
+            if !m.is_given_up() {
+                m.unwanted = true;
                 let idle = m.in_flight == 0;
                 self.abandon(key_u32);
                 if idle {
-                    self.free_messages.push(key_u32);
-                    self.connection_drains(conn);
+                    self.message_done(key_u32);
                 }
             }
         }

@@ -24,7 +24,7 @@ use self::paths::{Rehashes, TxPath};
 pub use self::ports::PortSignals;
 use self::ports::TxPort;
 use self::record::Told;
-use self::upkeep::DIAL_BURST;
+use self::upkeep::{DIAL_BURST, DIAL_EARN};
 use super::bitmap::SlidingBitmap;
 use super::record::Record;
 use super::wire::{self, Chunk, Frame, Header, Keys};
@@ -509,6 +509,7 @@ impl TxEngine {
             done_count: 0,
             in_flight: 0,
             announced: false,
+            unwanted: false,
         };
         let key = if let Some(key) = self.free_messages.pop() {
             self.messages[key as usize] = message;
@@ -575,7 +576,10 @@ impl TxEngine {
         if let Some(c) = self.conns.get_mut(&conn) {
             c.live = live;
         }
-        if peer_closed && live == 0 {
+        if self.failed.is_some() {
+            // Nobody will answer.
+            self.conns.remove(&conn);
+        } else if peer_closed && live == 0 {
             // Said for the peer, which need not repeat itself.
             self.say(Frame::Close { conn });
             self.conns.remove(&conn);
@@ -627,6 +631,7 @@ impl TxEngine {
                 c.state = ConnState::Refused;
             }
         }
+        self.conns.retain(|_, c| c.state != ConnState::Closing);
         for index in 0..self.paths.len() {
             if self.paths[index].is_up() {
                 self.actions.push_back(TxAction::Close {
@@ -673,7 +678,11 @@ impl TxEngine {
                         continue;
                     }
                     if self.config.completions == Completions::Local {
-                        p.peer_count = entry.count;
+                        // One that was overtaken on another path says less than is known.
+                        let ahead = entry.count.wrapping_sub(p.peer_count);
+                        if ahead <= p.sent.wrapping_sub(p.peer_count) {
+                            p.peer_count = entry.count;
+                        }
                         continue;
                     }
                     if !p.is_up() {
@@ -814,8 +823,12 @@ impl TxEngine {
                 by(soon);
             }
             let wanted = self.search_ended_at.is_none() || p.died_silent || !self.config.search;
-            if p.state == PathState::Vacant && wanted {
-                let soonest = now + Nanos::from_millis(1);
+            if p.state == PathState::Vacant && wanted && !self.peer_leaves {
+                let soonest = if self.may_dial(p) {
+                    now + Nanos::from_millis(1)
+                } else {
+                    self.dial_earned_at + DIAL_EARN
+                };
                 by(p.dial_at.max(p.damping.until()).max(soonest));
             }
         }

@@ -8,10 +8,7 @@ use std::collections::VecDeque;
 use super::message::{ConnState, TxConn};
 use super::record::PathRecord;
 use super::upkeep::{REDIAL_MAX, VERIFY_FIRST};
-use super::{
-    FenceReason, PathInfo, PathState, Probes, SendDone, SendError, TxAction, TxEngine, TxEvent,
-    index_u8,
-};
+use super::{FenceReason, PathInfo, PathState, Probes, TxAction, TxEngine, TxEvent, index_u8};
 use crate::clock::Timestamp;
 use crate::control::{Controller, Sample};
 use crate::engine::Completions;
@@ -744,22 +741,17 @@ impl TxEngine {
                     let m = &mut self.messages[message as usize];
                     m.in_flight -= 1;
                     let state = self.conns.get(&m.conn).map(|c| c.state);
-                    if state == Some(ConnState::PeerClosed)
-                        && let Some(token) = m.token.take()
-                    {
-                        // Its buffer is not ours to write any more.
-                        let result = Err(SendError::PeerClosed);
-                        self.done.push_back(SendDone { token, result });
-                    }
-                    if m.token.is_some() {
-                        self.replays.push_back((message, chunk));
-                    } else {
+                    // The peer's buffer is not ours to write any more.
+                    m.unwanted |= state == Some(ConnState::PeerClosed);
+                    if m.is_given_up() {
                         let over = m.in_flight == 0;
                         self.abandon_chunk(message, chunk);
                         if over {
                             self.message_done(message);
                             continue;
                         }
+                    } else {
+                        self.replays.push_back((message, chunk));
                     }
                 }
             }
@@ -831,7 +823,7 @@ impl TxEngine {
                     m.in_flight -= 1;
                     m.done.insert(chunk);
                     m.done_count += 1;
-                    if m.done_count == m.chunks || (m.token.is_none() && m.in_flight == 0) {
+                    if m.done_count == m.chunks || (m.is_given_up() && m.in_flight == 0) {
                         self.message_done(message);
                     }
                 }
@@ -1184,6 +1176,7 @@ mod tests {
     use crate::control::{AnyController, Fixed};
     use crate::engine::EngineConfig;
     use crate::engine::tx::ports::TxPort;
+    use crate::engine::wire::{self, Ack};
     use crate::path::select::{AnySelector, RoundRobin};
 
     /// A link with a connection and two paths that are up.
@@ -1271,6 +1264,28 @@ mod tests {
         engine.handle_port_up(1, now);
         engine.handle_timeout(now);
         assert_eq!(dials(&mut engine), [(1, epoch + 1)]);
+    }
+
+    #[test]
+    fn an_acknowledgement_that_was_overtaken_takes_nothing_back() {
+        let (mut engine, now) = link(false);
+        engine.paths[1].sent = 24;
+        let mut hear = |count| {
+            let entry = PathCount {
+                path: 1,
+                epoch: engine.paths[1].epoch,
+                count,
+            };
+            let ack = Ack { eager_consumed: 0 };
+            let header = wire::encode_ack(ack, std::iter::once(entry));
+            let frame = Frame::Ack(ack);
+            engine.handle_frame(0, frame, header.as_bytes(), now).unwrap();
+            (engine.paths[1].peer_count, engine.receives_free(1))
+        };
+        assert_eq!(hear(8), (8, false));
+        assert_eq!(hear(24), (24, true));
+        assert_eq!(hear(8), (24, true));
+        assert_eq!(hear(25), (24, true), "more than was sent");
     }
 
     /// As if chunk after chunk had met a long queue there.

@@ -30,7 +30,9 @@ const VERIFY_LAST: Nanos = Nanos(25_600_000_000);
 const VERIFY_MAX: Nanos = Nanos(40_000_000);
 /// Dials that the search may make at once, and the time in which it earns one more.
 pub(super) const DIAL_BURST: u32 = 48;
-const DIAL_EARN: Nanos = Nanos(250_000_000);
+pub(super) const DIAL_EARN: Nanos = Nanos(250_000_000);
+/// A path that died silently is dialled so often from its own port before others are tried in turn.
+const SAME_PORT_DIALS: u32 = 8;
 
 impl TxEngine {
     /// Does what time has made due: fences that were not answered, dials, the search.
@@ -40,9 +42,12 @@ impl TxEngine {
         if self.failed.is_some() {
             return;
         }
+        let any_up = self.any_up();
         for index in 0..self.paths.len() {
             let p = &mut self.paths[index];
-            let Some(epoch) = p.open_fence else { continue };
+            let Some(epoch) = p.open_fence.filter(|_| any_up) else {
+                continue;
+            };
             if now.since(p.fence_sent_at) >= self.config.health.fence_repeat {
                 p.fence_sent_at = now;
                 let fence = Frame::Fence {
@@ -131,16 +136,17 @@ impl TxEngine {
             if any_up && self.config.search && ended && !returning {
                 continue;
             }
-            if any_up && !returning {
-                if self.dial_tokens == 0 {
-                    continue;
-                }
+            if !self.may_dial(p) {
+                continue;
+            }
+            if self.takes_token(p) {
                 self.dial_tokens -= 1;
             }
             let p = &mut self.paths[index];
-            // Its port pair tells when its way is back. If most paths died, every other try takes
-            // a new port instead: the others must be found first.
-            let same_port = returning && (few_returning || p.dial_failures.is_multiple_of(2));
+            // Its port pair tells when its way is back. If most paths died, or it is away for long, every other try
+            // takes a new port instead: the others must be found first, and its way may never come back.
+            let is_early = few_returning && p.dial_failures < SAME_PORT_DIALS;
+            let same_port = returning && (is_early || p.dial_failures.is_multiple_of(2));
             p.epoch = p.epoch.wrapping_add(1).max(1);
             p.state = PathState::Dialing;
             let deadline = if any_up {
@@ -162,6 +168,16 @@ impl TxEngine {
         }
     }
 
+    /// Searching is bounded by what dials it has earned; what leaves by fixed ports, or comes back, is not.
+    fn takes_token(&self, path: &TxPath) -> bool {
+        self.config.search && self.any_up() && !path.died_silent
+    }
+
+    /// Whether there is a dial left for this path, if it needs one.
+    pub(super) fn may_dial(&self, path: &TxPath) -> bool {
+        !self.takes_token(path) || self.dial_tokens > 0
+    }
+
     pub(super) fn reopen_search(&mut self) {
         self.misses = 0;
         self.search_ended_at = None;
@@ -173,6 +189,18 @@ impl TxEngine {
             .is_some_and(|ended| now.since(ended) >= SEARCH_AGAIN)
         {
             self.reopen_search();
+        }
+        // Nothing shows where nobody waits: it goes back to work.
+        let is_overdue = |p: &TxPath| {
+            let since = p.verifying.filter(|_| p.is_well());
+            since.is_some_and(|since| now.since(since) >= VERIFY_MAX * 2)
+        };
+        for index in 0..self.paths.len() {
+            if is_overdue(&self.paths[index]) {
+                let p = &mut self.paths[index];
+                p.verify_at = now + p.verify_gap;
+                self.activate(index, None, now);
+            }
         }
         if self.paths.iter().any(|p| p.is_active() && !p.is_well()) {
             return; // what waits for a silent path says nothing about the others
@@ -245,6 +273,8 @@ impl TxEngine {
                         self.reopen_search();
                     }
                     self.missed(index, evidence, now);
+                    // What was under way there is lost with it.
+                    self.resync();
                 }
                 Way::Unknown if overdue => {
                     let p = &mut self.paths[index];
@@ -378,6 +408,85 @@ mod tests {
         let collided = engine.poll_event();
         assert!(matches!(collided, Some(TxEvent::Collided { path: 1, .. })));
         engine.handle_timeout(now);
+        assert_eq!(dialled(&mut engine), [1]);
+    }
+
+    #[test]
+    fn a_path_that_can_prove_nothing_goes_back_to_work() {
+        let (mut engine, now) = verifying();
+        engine.handle_timeout(now + VERIFY_MAX);
+        assert!(!engine.paths[1].is_active());
+        engine.handle_timeout(now + VERIFY_MAX * 2);
+        assert!(engine.paths[1].is_active() && engine.paths[1].verifying.is_none());
+    }
+
+    #[test]
+    fn a_way_that_stays_dead_is_not_waited_for_alone() {
+        let (mut engine, mut now) = verifying();
+        engine.paths[1].died_silent = true;
+        engine.fence(1, 1, FenceReason::Silent(Nanos(1)), now);
+        let mut same_port = Vec::new();
+        for _ in 0..12 {
+            now += REDIAL_MAX;
+            engine.handle_timeout(now);
+            while let Some(action) = engine.poll_action() {
+                if let TxAction::Dial {
+                    epoch,
+                    same_port: same,
+                    ..
+                } = action
+                {
+                    same_port.push(same);
+                    engine.handle_dial_failed(1, epoch, now);
+                }
+            }
+        }
+        let (early, later) = same_port.split_at(8);
+        assert_eq!(early, [true; 8]);
+        assert!(later.contains(&true) && later.contains(&false), "{later:?}");
+    }
+
+    #[test]
+    fn without_a_path_fences_do_not_pile_up() {
+        let (mut engine, mut now) = verifying();
+        for path in 0..2 {
+            engine.handle_port_down(path, 1, now);
+        }
+        while engine.poll_transmit(now).is_some() {}
+        let before = engine.control.len();
+        for _ in 0..100 {
+            now += engine.config.health.fence_repeat;
+            engine.handle_timeout(now);
+        }
+        assert_eq!(engine.control.len(), before);
+    }
+
+    #[test]
+    fn a_search_without_dials_left_keeps_nobody_awake() {
+        let (mut engine, now) = verifying();
+        engine.handle_path_error(1, 1, now);
+        engine.dial_tokens = 0;
+        while engine.poll_action().is_some() {}
+        engine.paths[1].state = PathState::Vacant;
+        engine.paths[1].open_fence = None;
+        engine.dial_earned_at = now;
+        for p in &mut engine.paths {
+            p.watched = None;
+            p.damping = crate::engine::tx::paths::Damping::default();
+        }
+        engine.conns.clear();
+        engine.control.clear();
+        assert_eq!(engine.poll_timeout(now), Some(now + DIAL_EARN));
+        engine.peer_leaves = true;
+        assert_eq!(engine.poll_timeout(now), None);
+    }
+
+    #[test]
+    fn what_leaves_by_fixed_ports_is_dialled_however_often() {
+        let (mut engine, now) = verifying();
+        engine.config.search = false;
+        engine.dial_tokens = 0;
+        engine.handle_path_error(1, 1, now);
         assert_eq!(dialled(&mut engine), [1]);
     }
 }
