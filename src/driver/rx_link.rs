@@ -279,6 +279,7 @@ impl RxLink {
         }
         inner.engine.close(conn);
         inner.step(self, Step::Submit, Timestamp::now());
+        self.let_go(inner);
     }
 
     /// The session closes: says good-bye and ends every receive. Whoever still waits for one is
@@ -387,19 +388,35 @@ impl RxLink {
     }
 
     /// Lets its poller tell of what comes next. Where that has to be asked for, what has come already
-    /// is taken in.
-    pub fn arm(&self) {
+    /// is taken in. Not while somebody drives it, and then the answer is no.
+    pub fn arm(&self) -> bool {
         if self.rdma.is_none() {
-            return;
+            return true;
         }
-        if let Some(mut inner) = self.inner.try_lock() {
-            inner
-                .paths
-                .iter_mut()
-                .filter_map(|io| io.channel.as_mut())
-                .for_each(AnyChannel::arm);
-            drop(inner);
-            self.drive(Step::Sweep);
+        let Some(mut inner) = self.inner.try_lock() else {
+            return false;
+        };
+        inner
+            .paths
+            .iter_mut()
+            .filter_map(|io| io.channel.as_mut())
+            .for_each(AnyChannel::arm);
+        drop(inner);
+        self.drive(Step::Sweep);
+        true
+    }
+
+    /// Whether somebody has left something for whoever drives it next.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.is_raised()
+    }
+
+    /// For whoever held it without driving it: takes in what others have left meanwhile.
+    fn let_go(&self, inner: TryLockGuard<'_, RxInner>) {
+        drop(inner);
+        if self.is_dirty() {
+            self.drive(Step::Submit);
         }
     }
 
@@ -587,13 +604,13 @@ impl RxInner {
         self.silence(index);
         let previous = self.engine.handle_path_up(new.path, new.epoch, new.fence);
         self.engine.name_path(new.path, &super::ends(new.addrs));
-        if link.host.welcome(link, &mut new, previous).is_err()
-            || self.arrivals.add(&new.channel, new.path).is_err()
-        {
+        let is_welcome = link.host.welcome(link, &mut new, previous).is_ok();
+        new.channel.keep(new.socket);
+        if !is_welcome || self.arrivals.add(&new.channel, new.path).is_err() {
             self.engine.handle_path_down(new.path, new.epoch);
             return;
         }
-        new.channel.keep(new.socket);
+        new.channel.arm();
         self.paths[index] = PathIo {
             channel: Some(new.channel),
             epoch: new.epoch,

@@ -335,6 +335,7 @@ impl TxLink {
             }
         }
         inner.step(self, Step::Submit, now);
+        self.let_go(inner);
     }
 
     /// The peer's answer to a connection that was opened; an error if the link has failed.
@@ -346,10 +347,12 @@ impl TxLink {
         let Some(inner) = self.inner.try_lock() else {
             return Ok(None);
         };
-        match inner.engine.failure() {
+        let opened = match inner.engine.failure() {
             Some(reason) => Err(self.failure(reason)),
             None => Ok(inner.engine.opened(conn)),
-        }
+        };
+        self.let_go(inner);
+        opened
     }
 
     /// Why no path is up, as far as is known.
@@ -427,19 +430,35 @@ impl TxLink {
     }
 
     /// Lets its poller tell of what comes next. Where that has to be asked for, what has come already
-    /// is taken in.
-    pub fn arm(&self) {
+    /// is taken in. Not while somebody drives it, and then the answer is no.
+    pub fn arm(&self) -> bool {
         if self.rdma.is_none() {
-            return;
+            return true;
         }
-        if let Some(mut inner) = self.inner.try_lock() {
-            inner
-                .paths
-                .iter_mut()
-                .filter_map(|io| io.channel.as_mut())
-                .for_each(AnyChannel::arm);
-            drop(inner);
-            self.drive(Step::Sweep);
+        let Some(mut inner) = self.inner.try_lock() else {
+            return false;
+        };
+        inner
+            .paths
+            .iter_mut()
+            .filter_map(|io| io.channel.as_mut())
+            .for_each(AnyChannel::arm);
+        drop(inner);
+        self.drive(Step::Sweep);
+        true
+    }
+
+    /// Whether somebody has left something for whoever drives it next.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.is_raised()
+    }
+
+    /// For whoever held it without driving it: takes in what others have left meanwhile.
+    fn let_go(&self, inner: TryLockGuard<'_, TxInner>) {
+        drop(inner);
+        if self.is_dirty() {
+            self.drive(Step::Submit);
         }
     }
 
@@ -568,7 +587,7 @@ impl TxInner {
                 previous,
                 eager_bytes,
                 addrs,
-                channel,
+                mut channel,
             } => {
                 let io = &mut self.paths[usize::from(path)];
                 if let Some(old) = io.channel.take() {
@@ -580,6 +599,7 @@ impl TxInner {
                     self.engine.handle_dial_failed(path, epoch, now);
                     return;
                 }
+                channel.arm();
                 *io = PathIo {
                     channel: Some(*channel),
                     epoch,

@@ -50,6 +50,8 @@ const HANDSHAKE_DEADLINE: Nanos = Nanos(3_000_000_000);
 const DRIVEN_LATELY: Nanos = Nanos(3_000_000);
 /// How often a busy link is looked after.
 const TICK: Nanos = Nanos(4_000_000);
+/// How long nobody is accepted after that has failed.
+const DEAF: Nanos = Nanos(100_000_000);
 /// A link whose next deadline is nearer than this is busy.
 const BUSY: Nanos = Nanos(5_000_000);
 
@@ -396,6 +398,8 @@ struct Watched {
     link: AnyLink,
     armed: bool,
     drove_at: Timestamp,
+    /// The earliest deadline that the link has named since it was driven: later ones may be counted from later.
+    due_at: Option<Timestamp>,
     idle_since: Option<Timestamp>,
 }
 
@@ -415,6 +419,8 @@ pub struct Service {
     tokens_at: Timestamp,
     traced_at: Timestamp,
     refused_at: Timestamp,
+    /// Nothing can be accepted until then: there were no descriptors.
+    deaf_until: Timestamp,
     /// Lines that need be said only once.
     said: BTreeSet<String>,
     /// Only where a fault file is set: other channels are what they are.
@@ -452,6 +458,7 @@ impl Service {
             tokens_at: Timestamp::now(),
             traced_at: Timestamp::ZERO,
             refused_at: Timestamp::ZERO,
+            deaf_until: Timestamp::ZERO,
             said: BTreeSet::new(),
             fault_file,
         })
@@ -576,17 +583,24 @@ impl Service {
             let by_app = watched.driven_at() != watched.drove_at
                 && now.since(watched.driven_at()) < DRIVEN_LATELY;
             if by_app {
+                watched.due_at = None;
                 wake_at = wake_at.min(now + TICK);
                 continue;
             }
             watched.publish(now);
-            if watched.due(now).is_some_and(|due| due <= now + BUSY) {
+            let due = watched.due(now);
+            watched.due_at = due.map(|due| watched.due_at.map_or(due, |before| before.min(due)));
+            if watched.due_at.is_some_and(|due| due <= now + BUSY) {
+                watched.due_at = None;
                 watched.drive();
                 wake_at = wake_at.min(now + TICK);
             }
+            wake_at = watched.due_at.map_or(wake_at, |due| due.min(wake_at));
             if !watched.armed {
-                watched.arm();
-                watched.armed = self.poller.rearm(watched.poll_fd(), key).is_ok();
+                watched.armed = watched.arm() && self.poller.rearm(watched.poll_fd(), key).is_ok();
+                if !watched.armed {
+                    wake_at = wake_at.min(now + TICK);
+                }
             }
             if watched.is_over(now, linger) {
                 over.push(key);
@@ -598,6 +612,17 @@ impl Service {
             self.retire(key);
         }
         self.trace(now, &mut wake_at);
+        // Whoever came while we looked into a link has gone on, and counts on us.
+        #[expect(
+            clippy::iter_over_hash_type,
+            reason = "links are independent of each other"
+        )]
+        for watched in self.watched.values_mut() {
+            if watched.is_dirty() {
+                watched.drive();
+                wake_at = wake_at.min(now + TICK);
+            }
+        }
         self.read_faults(now, &mut wake_at);
         if !self.outgoing.is_empty()
             || !self.incoming.is_empty()
@@ -633,11 +658,13 @@ impl Service {
             }
             let key = LINK + self.next_key;
             self.next_key += 1;
-            let armed = self.poller.add_once(link.poll_fd(), key).is_ok();
+            // It is armed where it is looked after, which comes next.
+            let _ = self.poller.add_once(link.poll_fd(), key);
             let watched = Watched {
                 link,
-                armed,
+                armed: false,
                 drove_at: Timestamp::ZERO,
+                due_at: None,
                 idle_since: None,
             };
             self.watched.insert(key, watched);
@@ -1143,8 +1170,10 @@ impl Service {
     /// Watches the listeners again that were left alone for want of room: to be told of a full
     /// backlog over and over would keep a core busy for as long as a flood lasts.
     fn listen_again(&mut self) {
-        self.earn_tokens(Timestamp::now());
-        if self.handshake_tokens == 0 || self.incoming.len() >= HANDSHAKES_MAX {
+        let now = Timestamp::now();
+        self.earn_tokens(now);
+        let is_full = self.handshake_tokens == 0 || self.incoming.len() >= HANDSHAKES_MAX;
+        if is_full || now < self.deaf_until {
             return;
         }
         let Self {
@@ -1177,13 +1206,14 @@ impl Service {
                 Ok(accepted) => accepted,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) => {
-                    self.shared.log(
-                        LogLevel::Warn,
-                        &format!(
+                    if now.since(self.refused_at) >= Nanos::from_secs(1) {
+                        self.refused_at = now;
+                        let line = format!(
                             "accepting a connection: {e}; raise the limit of open files (ulimit -n)"
-                        ),
-                    );
-                    std::thread::sleep(std::time::Duration::from_millis(5));
+                        );
+                        self.shared.log(LogLevel::Warn, &line);
+                    }
+                    self.deaf_until = now + DEAF;
                     return;
                 }
             };
@@ -1334,14 +1364,13 @@ impl Service {
             challenge,
             made,
         } = accepted;
-        let existing = locked(&self.shared.rx_links).get(&hello.link).cloned();
-        let link = match existing {
-            Some(link) => Ok(link),
-            None => self
-                .new_receiving_link(remote, &hello)
-                .map_err(|error| error.to_string()),
+        let link = || {
+            let existing = locked(&self.shared.rx_links).get(&hello.link).cloned();
+            let new = || self.new_receiving_link(remote, &hello);
+            let link = existing.map_or_else(new, Ok);
+            link.map_err(|error| error.to_string())
         };
-        match made.and_then(|made| Ok((made, link?))) {
+        match made.and_then(|made| Ok((made, link()?))) {
             Ok(((channel, end), link)) => link.mail(NewChannel {
                 path: hello.path,
                 epoch: hello.epoch,
@@ -1354,7 +1383,9 @@ impl Service {
                 nonces: (hello.nonce, challenge),
             }),
             Err(error) => {
-                let _ = socket.write_all(&handshake::refuse(Refusal::NoRdma));
+                if hello.rdma.is_some() {
+                    let _ = socket.write_all(&handshake::refuse(Refusal::NoRdma));
+                }
                 self.not_accepted(remote, &error);
             }
         }
@@ -1426,10 +1457,18 @@ impl AnyLink {
 }
 
 impl Watched {
-    fn arm(&self) {
+    /// Whether its channels tell of what comes next: not while somebody drives it.
+    fn arm(&self) -> bool {
         match &self.link {
             AnyLink::Tx(link) => link.arm(),
             AnyLink::Rx(link) => link.arm(),
+        }
+    }
+
+    fn is_dirty(&self) -> bool {
+        match &self.link {
+            AnyLink::Tx(link) => link.is_dirty(),
+            AnyLink::Rx(link) => link.is_dirty(),
         }
     }
 
@@ -1468,10 +1507,17 @@ impl Watched {
         }
     }
 
+    /// When it should be driven; now, while somebody drives it, so that it is asked again soon.
     fn due(&self, now: Timestamp) -> Option<Timestamp> {
         match &self.link {
-            AnyLink::Tx(link) => link.try_inner()?.engine.poll_timeout(now),
-            AnyLink::Rx(link) => link.try_inner()?.poll_timeout(now),
+            AnyLink::Tx(link) => match link.try_inner() {
+                Some(inner) => inner.engine.poll_timeout(now),
+                None => Some(now),
+            },
+            AnyLink::Rx(link) => match link.try_inner() {
+                Some(inner) => inner.poll_timeout(now),
+                None => Some(now),
+            },
         }
     }
 

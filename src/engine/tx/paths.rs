@@ -1279,7 +1279,9 @@ mod tests {
             let ack = Ack { eager_consumed: 0 };
             let header = wire::encode_ack(ack, std::iter::once(entry));
             let frame = Frame::Ack(ack);
-            engine.handle_frame(0, frame, header.as_bytes(), now).unwrap();
+            engine
+                .handle_frame(0, frame, header.as_bytes(), now)
+                .unwrap();
             (engine.paths[1].peer_count, engine.receives_free(1))
         };
         assert_eq!(hear(8), (8, false));
