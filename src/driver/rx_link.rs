@@ -1276,22 +1276,25 @@ mod tests {
     /// The receive has ended, so its buffer may be used for something else.
     #[test]
     fn a_link_that_has_failed_is_silent_before_its_receives_end_and_stays_so() {
-        let link = Fixture::new(Nanos::from_millis(1));
-        link.up(1, 1, None, Scripted::default());
-        link.with(0, |channel| {
-            channel.left = vec![(chunk(0, false), CHUNK), (chunk(1, true), 10)];
-        });
-        assert_eq!(link.paths_up(), 2);
-        let mut inner = link.link.inner.lock_spinning();
-        inner.fail("a test says so".into());
-        // What had come is received, and nothing more can come.
-        let done = inner.engine.poll_completion().unwrap();
-        assert_eq!(done.result, Ok(u64::from(CHUNK) + 10));
-        assert!(inner.engine.poll_completion().is_none());
-        drop(inner);
-        assert_eq!(link.paths_up(), 0);
-        link.up(0, 2, Some(1), Scripted::default());
-        assert_eq!(link.paths_up(), 0, "the peer may still have credits");
-        assert_eq!(link.host.welcomes.lock().unwrap().len(), 2);
+        for is_looked_at in [true, false] {
+            let link = Fixture::new(Nanos::from_millis(1));
+            link.up(1, 1, None, Scripted::default());
+            link.with(0, |channel| {
+                channel.left = vec![(chunk(0, false), CHUNK), (chunk(1, true), 10)];
+            });
+            assert_eq!(link.paths_up(), 2);
+            let mut inner = link.link.inner.lock_spinning();
+            inner.is_looked_at = is_looked_at;
+            inner.fail("a test says so".into());
+            // What had come is received, and nothing more can come.
+            let done = inner.engine.poll_completion().unwrap();
+            assert_eq!(done.result, Ok(u64::from(CHUNK) + 10));
+            assert!(inner.engine.poll_completion().is_none());
+            drop(inner);
+            assert_eq!(link.paths_up(), 0);
+            link.up(0, 2, Some(1), Scripted::default());
+            assert_eq!(link.paths_up(), 0, "the peer may still have credits");
+            assert_eq!(link.host.welcomes.lock().unwrap().len(), 2);
+        }
     }
 }

@@ -281,3 +281,100 @@ impl TxEngine {
         self.drop_replays();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::control::{AnyController, Fixed};
+    use crate::engine::EngineConfig;
+    use crate::engine::tx::{FenceReason, TxAction};
+    use crate::engine::wire::{Ack, PathCount};
+    use crate::path::select::{AnySelector, RoundRobin};
+    use crate::units::Bytes;
+
+    const BYTES: u64 = 64 << 10;
+
+    /// A link with a path, and a part of a message under way on it.
+    fn begun() -> (TxEngine, Timestamp) {
+        let config = EngineConfig {
+            paths_max: 1,
+            search: false,
+            chunk_bytes: Some(8192),
+            ..EngineConfig::default()
+        };
+        let now = Timestamp::from_nanos(1_000_000_000);
+        let controller = AnyController::Fixed(Fixed::new(Bytes(BYTES / 2)));
+        let selector = AnySelector::RoundRobin(RoundRobin::default());
+        let mut engine = TxEngine::new(config, controller, selector, now);
+        let conn = engine.open(1);
+        engine.handle_timeout(now);
+        assert!(matches!(
+            engine.poll_action(),
+            Some(TxAction::Dial { epoch: 1, .. })
+        ));
+        engine.handle_path_up(0, 1, None, now);
+        let credit = Credit {
+            conn,
+            tag: 0,
+            ordinal: 0,
+            slot: 0,
+            generation: 0,
+            capacity: BYTES,
+            addr: 0,
+            rkeys: Keys::default(),
+        };
+        engine
+            .handle_frame(0, Frame::Credit(credit), &[], now)
+            .unwrap();
+        let range = MemRange {
+            addr: 1 << 20,
+            len: BYTES,
+        };
+        engine.submit(conn, 7, 0, range, Keys::default());
+        while engine.poll_transmit(now).is_some() {}
+        assert_eq!(engine.messages[0].in_flight, 3);
+        let close = Frame::Close { conn };
+        // It is said again.
+        for _ in 0..2 {
+            engine.handle_frame(0, close, &[], now).unwrap();
+        }
+        while engine.poll_transmit(now).is_some() {}
+        assert_eq!(engine.messages[0].in_flight, 3, "no more of it is sent");
+        (engine, now)
+    }
+
+    fn ended(engine: &mut TxEngine) -> bool {
+        let done = engine.poll_completion();
+        if let Some(done) = &done {
+            assert_eq!((done.token, &done.result), (7, &Err(SendError::PeerClosed)));
+        }
+        done.is_some()
+    }
+
+    #[test]
+    fn a_send_whose_peer_has_closed_ends_when_no_path_reads_its_buffer_any_more() {
+        let (mut engine, now) = begun();
+        for (count, is_over) in [(2, false), (3, true)] {
+            let entry = PathCount {
+                path: 0,
+                epoch: 1,
+                count,
+            };
+            let ack = Ack { eager_consumed: 0 };
+            let header = wire::encode_ack(ack, std::iter::once(entry));
+            let frame = Frame::Ack(ack);
+            engine
+                .handle_frame(0, frame, header.as_bytes(), now)
+                .unwrap();
+            assert_eq!(ended(&mut engine), is_over);
+        }
+        // Or it has been closed.
+        let (mut engine, now) = begun();
+        engine.fence(0, 1, FenceReason::Broken, now);
+        assert!(!ended(&mut engine), "how far it came is not known yet");
+        engine.settle_fence(0, 1, 2, now);
+        assert!(ended(&mut engine));
+        assert!(engine.replays.is_empty());
+    }
+}
