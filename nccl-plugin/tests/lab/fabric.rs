@@ -56,6 +56,15 @@ impl Fabric {
             .to_owned()
     }
 
+    /// Bytes that each way has carried from a to b.
+    fn carried(&self) -> Vec<u64> {
+        let status = self.run(&["status", "--json"]);
+        let counts = status.split("\"a_to_b_bytes\": ").skip(1);
+        counts
+            .map(|rest| rest.split(',').next().unwrap().parse().unwrap())
+            .collect()
+    }
+
     /// `command`, run on a host.
     fn on(&self, host: &str, command: &Command) -> Command {
         let mut on = Command::new("ip");
@@ -203,13 +212,8 @@ fn unequal_paths_carry_what_they_can() {
         return;
     };
     ends_well(run);
-    let status = fabric.run(&["status", "--json"]);
-    let bytes: Vec<u64> = status
-        .split("\"a_to_b_bytes\": ")
-        .skip(1)
-        .map(|rest| rest.split(',').next().unwrap().parse().unwrap())
-        .collect();
-    assert_eq!(bytes.len(), 4, "{status}");
+    let bytes = fabric.carried();
+    assert_eq!(bytes.len(), 4, "{bytes:?}");
     assert!(
         bytes[3] < bytes[2] && bytes[2] < bytes[0].min(bytes[1]),
         "{bytes:?}"
@@ -225,15 +229,21 @@ fn a_silent_black_hole_is_survived_and_the_path_comes_back() {
     let Some(fabric) = Fabric::up("500,500,500,500") else {
         return;
     };
-    let Some(run) = fabric.transfer(&["--size", "1M", "--seconds", "8"]) else {
+    let Some(run) = fabric.transfer(&["--size", "1M", "--seconds", "14"]) else {
         return;
     };
     sleep_ms(2000);
     fabric.run(&["cut", "1"]);
-    sleep_ms(2500);
+    // Many dials.
+    sleep_ms(6500);
+    let cut = fabric.carried()[1];
     fabric.run(&["heal", "1"]);
+    sleep_ms(3000);
+    let healed = fabric.carried()[1];
     let text = ends_well(run);
     assert!(!text.contains("failed"), "{text}");
+    // A third of what it can carry in that time would be 62 MB.
+    assert!(healed - cut > 20_000_000, "{cut} {healed}");
 }
 
 #[test]
