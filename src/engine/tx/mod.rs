@@ -815,8 +815,10 @@ impl TxEngine {
             due = Some(now + UNHEARD);
         }
         let mut by = |at: Timestamp| due = Some(due.map_or(at, |d| d.min(at)));
+        let any_up = self.any_up();
         for p in &self.paths {
-            if p.open_fence.is_some() {
+            // Without a path nobody can be asked.
+            if any_up && p.open_fence.is_some() {
                 by(p.fence_sent_at + self.config.health.fence_repeat);
             }
             if p.verdict != Verdict::Fine || p.watched.is_some() {

@@ -453,6 +453,7 @@ mod tests {
             engine.handle_timeout(now);
         }
         assert_eq!(engine.control.len(), before);
+        assert!(engine.poll_timeout(now) > Some(now), "nobody is kept awake");
     }
 
     #[test]
