@@ -20,7 +20,7 @@ pub use poller::Poller;
 pub use rx_link::RxLink;
 pub use tx_link::TxLink;
 
-use crate::clock::{Timestamp, wall_ns};
+use crate::clock::Timestamp;
 use crate::engine::MemRange;
 use crate::engine::wire::Frame;
 use crate::transport::{AnyChannel, Channel};

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::conn::{Conn, LinkRef, Submission, token, untoken};
 use super::moves::{self, Moves};
-use super::{Arrivals, Idle, SCRATCH_BYTES, Step, TIMER_GAP, wall_ns};
-use crate::clock::Timestamp;
+use super::{Arrivals, Idle, SCRATCH_BYTES, Step, TIMER_GAP};
+use crate::clock::{Timestamp, wall_ns};
 use crate::engine::wire::{Frame, Keys, PathCount};
 use crate::engine::{MemRange, RecvError, RxAction, RxEngine, Sink, Violation};
 use crate::error::{Error, ErrorKind};
@@ -646,7 +646,6 @@ impl RxInner {
         }
         for path in 0..self.paths.len() {
             if self.paths[path].channel.is_some() {
-                self.silence(path);
                 self.broken(link, path, &ChannelError::Closed, now);
             }
         }
@@ -725,7 +724,9 @@ impl RxInner {
     }
 
     fn broken(&mut self, link: &RxLink, path: usize, error: &ChannelError, now: Timestamp) {
+        let mut is_trusted = true;
         if let ChannelError::Violation(violation) = error {
+            is_trusted = self.is_looked_at;
             link.host.note(
                 link,
                 &format!(
@@ -735,8 +736,9 @@ impl RxInner {
                 ),
             );
         }
-        if self.is_looked_at {
-            // The peer's adapter has told it of what came before, whatever came after.
+        if is_trusted {
+            // What came before counts, whatever came after: the peer's adapter has told it of that, or a last message or
+            // a good-bye lies in the socket.
             self.silence(path);
         }
         self.drop_channel(path);
@@ -773,7 +775,6 @@ impl RxInner {
                 self.engine.handle_stats(index_u8(path), &stats, now);
             }
             if channel.is_abandoned() {
-                self.silence(path);
                 self.broken(link, path, &ChannelError::Closed, now);
             }
         }
@@ -847,8 +848,6 @@ impl RxInner {
             if (touched >> path & 1 == 1 || channel.has_unsent())
                 && let Err(error) = channel.flush()
             {
-                // What came before it broke may be a last message, or a good-bye.
-                while self.receive_path(link, path, now) > 0 {}
                 self.broken(link, path, &error, now);
             }
         }
@@ -1059,8 +1058,15 @@ mod tests {
     fn what_came_before_a_path_broke_is_counted() {
         let ping = Frame::Ping { id: 1, sent_ns: 1 };
         let wrong = Frame::Lost { path: 0, epoch: 1 };
-        for (refuses, arrives) in [(true, ping), (false, wrong)] {
+        for (is_looked_at, refuses, arrives, count) in [
+            (true, true, ping, 1),
+            (true, false, wrong, 1),
+            (false, true, ping, 1),
+            // Nothing more is taken from whoever breaks the rules, where that has not been told of it.
+            (false, false, wrong, 0),
+        ] {
             let link = Fixture::new(Nanos::from_secs(30));
+            link.link.inner.lock_spinning().is_looked_at = is_looked_at;
             link.with(0, |channel| {
                 channel.left = vec![(chunk(0, false), CHUNK)];
                 channel.refuses = refuses;
@@ -1074,7 +1080,7 @@ mod tests {
             let count = PathCount {
                 path: 0,
                 epoch: 1,
-                count: 1,
+                count,
             };
             assert_eq!(*link.host.welcomes.lock().unwrap(), [None, Some(count)]);
         }

@@ -13,11 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::conn::{Conn, LinkRef, Submission, untoken};
-use super::{
-    Arrivals, BACKLOG_GAP, Departures, Idle, SCRATCH_BYTES, Step, TIMER_GAP, ends, wall_ns,
-};
+use super::{Arrivals, BACKLOG_GAP, Departures, Idle, SCRATCH_BYTES, Step, TIMER_GAP, ends};
 use crate::auth::Key;
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, wall_ns};
 use crate::engine::wire::{Frame, PathCount};
 use crate::engine::{
     MemRange, SendError, Sink, Submitted, Transmit, TxAction, TxEngine, TxEvent, Violation,
