@@ -286,12 +286,10 @@ impl TxEngine {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::control::{AnyController, Fixed};
     use crate::engine::EngineConfig;
-    use crate::engine::tx::{FenceReason, TxAction};
-    use crate::engine::wire::{Ack, PathCount};
+    use crate::engine::tx::FenceReason;
+    use crate::engine::tx::made::{self, CONN, NOW, acknowledge};
     use crate::path::select::{AnySelector, RoundRobin};
-    use crate::units::Bytes;
 
     const BYTES: u64 = 64 << 10;
 
@@ -303,19 +301,10 @@ mod tests {
             chunk_bytes: Some(8192),
             ..EngineConfig::default()
         };
-        let now = Timestamp::from_nanos(1_000_000_000);
-        let controller = AnyController::Fixed(Fixed::new(Bytes(BYTES / 2)));
         let selector = AnySelector::RoundRobin(RoundRobin::default());
-        let mut engine = TxEngine::new(config, controller, selector, now);
-        let conn = engine.open(1);
-        engine.handle_timeout(now);
-        assert!(matches!(
-            engine.poll_action(),
-            Some(TxAction::Dial { epoch: 1, .. })
-        ));
-        engine.handle_path_up(0, 1, None, now);
+        let mut engine = made::engine(config, selector, BYTES / 2);
         let credit = Credit {
-            conn,
+            conn: CONN,
             tag: 0,
             ordinal: 0,
             slot: 0,
@@ -325,23 +314,23 @@ mod tests {
             rkeys: Keys::default(),
         };
         engine
-            .handle_frame(0, Frame::Credit(credit), &[], now)
+            .handle_frame(0, Frame::Credit(credit), &[], NOW)
             .unwrap();
         let range = MemRange {
             addr: 1 << 20,
             len: BYTES,
         };
-        engine.submit(conn, 7, 0, range, Keys::default());
-        while engine.poll_transmit(now).is_some() {}
+        engine.submit(CONN, 7, 0, range, Keys::default());
+        while engine.poll_transmit(NOW).is_some() {}
         assert_eq!(engine.messages[0].in_flight, 3);
-        let close = Frame::Close { conn };
+        let close = Frame::Close { conn: CONN };
         // It is said again.
         for _ in 0..2 {
-            engine.handle_frame(0, close, &[], now).unwrap();
+            engine.handle_frame(0, close, &[], NOW).unwrap();
         }
-        while engine.poll_transmit(now).is_some() {}
+        while engine.poll_transmit(NOW).is_some() {}
         assert_eq!(engine.messages[0].in_flight, 3, "no more of it is sent");
-        (engine, now)
+        (engine, NOW)
     }
 
     fn ended(engine: &mut TxEngine) -> bool {
@@ -354,19 +343,9 @@ mod tests {
 
     #[test]
     fn a_send_whose_peer_has_closed_ends_when_no_path_reads_its_buffer_any_more() {
-        let (mut engine, now) = begun();
+        let (mut engine, _) = begun();
         for (count, is_over) in [(2, false), (3, true)] {
-            let entry = PathCount {
-                path: 0,
-                epoch: 1,
-                count,
-            };
-            let ack = Ack { eager_consumed: 0 };
-            let header = wire::encode_ack(ack, std::iter::once(entry));
-            let frame = Frame::Ack(ack);
-            engine
-                .handle_frame(0, frame, header.as_bytes(), now)
-                .unwrap();
+            acknowledge(&mut engine, 0, 1, count);
             assert_eq!(ended(&mut engine), is_over);
         }
         // Or it has been closed.

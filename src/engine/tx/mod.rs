@@ -7,6 +7,8 @@
 //! elsewhere, and only after that number has come back.
 
 mod eager;
+#[cfg(test)]
+mod made;
 mod message;
 mod paths;
 mod ports;

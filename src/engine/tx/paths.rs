@@ -1173,10 +1173,9 @@ impl TxEngine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{AnyController, Fixed};
     use crate::engine::EngineConfig;
+    use crate::engine::tx::made::{self, NOW, acknowledge, dials};
     use crate::engine::tx::ports::TxPort;
-    use crate::engine::wire::{self, Ack};
     use crate::path::select::{AnySelector, RoundRobin};
 
     /// A link with a connection and two paths that are up.
@@ -1191,30 +1190,11 @@ mod tests {
             receive_depth: Some(16),
             ..EngineConfig::default()
         };
-        let now = Timestamp::from_nanos(1_000_000_000);
-        let controller = AnyController::Fixed(Fixed::new(Bytes(1 << 20)));
         let selector = AnySelector::RoundRobin(RoundRobin::default());
-        let mut engine = TxEngine::new(config, controller, selector, now);
-        engine.open(1);
-        for _ in 0..2 {
-            engine.handle_timeout(now);
-            for (path, epoch) in dials(&mut engine) {
-                engine.handle_path_up(path, epoch, None, now);
-            }
-        }
+        let mut engine = made::engine(config, selector, 1 << 20);
         assert!(engine.paths.iter().all(TxPath::is_active));
         while engine.poll_event().is_some() {}
-        (engine, now)
-    }
-
-    /// What is dialled now.
-    fn dials(engine: &mut TxEngine) -> Vec<(u8, u16)> {
-        std::iter::from_fn(|| engine.poll_action())
-            .filter_map(|action| match action {
-                TxAction::Dial { path, epoch, .. } => Some((path, epoch)),
-                TxAction::Close { .. } => None,
-            })
-            .collect()
+        (engine, NOW)
     }
 
     #[test]
@@ -1268,20 +1248,11 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_that_was_overtaken_takes_nothing_back() {
-        let (mut engine, now) = link(false);
+        let (mut engine, _) = link(false);
         engine.paths[1].sent = 24;
         let mut hear = |count| {
-            let entry = PathCount {
-                path: 1,
-                epoch: engine.paths[1].epoch,
-                count,
-            };
-            let ack = Ack { eager_consumed: 0 };
-            let header = wire::encode_ack(ack, std::iter::once(entry));
-            let frame = Frame::Ack(ack);
-            engine
-                .handle_frame(0, frame, header.as_bytes(), now)
-                .unwrap();
+            let epoch = engine.paths[1].epoch;
+            acknowledge(&mut engine, 1, epoch, count);
             (engine.paths[1].peer_count, engine.receives_free(1))
         };
         assert_eq!(hear(8), (8, false));

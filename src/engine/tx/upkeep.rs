@@ -330,11 +330,10 @@ impl Roles for Vec<TxPath> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{AnyController, Fixed};
     use crate::engine::EngineConfig;
     use crate::engine::tx::FenceReason;
+    use crate::engine::tx::made::{self, NOW, dials};
     use crate::path::select::{Adaptive, AnySelector};
-    use crate::units::Bytes;
 
     /// A link that searches no more, with two paths in use: the second has just begun to prove its way.
     fn verifying() -> (TxEngine, Timestamp) {
@@ -343,33 +342,15 @@ mod tests {
             search: true,
             ..EngineConfig::default()
         };
-        let now = Timestamp::from_nanos(1_000_000_000);
-        let controller = AnyController::Fixed(Fixed::new(Bytes(1 << 20)));
-        let selector = AnySelector::Adaptive(Adaptive);
-        let mut engine = TxEngine::new(config, controller, selector, now);
-        engine.open(1);
-        for path in 0..2 {
-            engine.handle_timeout(now);
-            assert_eq!(dialled(&mut engine), [path]);
-            engine.handle_path_up(path, 1, None, now);
-        }
-        engine.activate(1, None, now);
-        engine.search_ended_at = Some(now);
-        let now = now + VERIFY_FIRST;
+        let mut engine = made::engine(config, AnySelector::Adaptive(Adaptive), 1 << 20);
+        engine.activate(1, None, NOW);
+        engine.search_ended_at = Some(NOW);
+        let now = NOW + VERIFY_FIRST;
         engine.paths[0].verify_at = now + Nanos(1);
         engine.verify_one(now);
         assert!(engine.paths[1].verifying.is_some());
         while engine.poll_event().is_some() {}
         (engine, now)
-    }
-
-    fn dialled(engine: &mut TxEngine) -> Vec<u8> {
-        std::iter::from_fn(|| engine.poll_action())
-            .filter_map(|action| match action {
-                TxAction::Dial { path, .. } => Some(path),
-                TxAction::Close { .. } => None,
-            })
-            .collect()
     }
 
     #[test]
@@ -383,7 +364,7 @@ mod tests {
             outstanding: 0,
         };
         assert_eq!(engine.poll_event(), Some(fenced));
-        assert_eq!(dialled(&mut engine), [1], "the search goes on");
+        assert_eq!(dials(&mut engine), [(1, 2)], "the search goes on");
         engine.verify_one(now + VERIFY_LAST);
         assert!(engine.paths.iter().all(|p| p.verifying.is_none()), "alone");
         engine.handle_path_up(1, 2, None, now);
@@ -405,7 +386,7 @@ mod tests {
         let collided = engine.poll_event();
         assert!(matches!(collided, Some(TxEvent::Collided { path: 1, .. })));
         engine.handle_timeout(now);
-        assert_eq!(dialled(&mut engine), [1]);
+        assert_eq!(dials(&mut engine), [(1, 2)]);
     }
 
     #[test]
@@ -482,6 +463,6 @@ mod tests {
         engine.config.search = false;
         engine.dial_tokens = 0;
         engine.handle_path_error(1, 1, now);
-        assert_eq!(dialled(&mut engine), [1]);
+        assert_eq!(dials(&mut engine), [(1, 2)]);
     }
 }
