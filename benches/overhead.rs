@@ -3,12 +3,12 @@
 //!
 //! Three pairs of sessions live in one process: without telemetry, without it once more, and with it. They take
 //! turns of a tenth of a second, the third pair also turns in which the reader looks once, in random order and then
-//! in the reverse order, so that whatever drifts meets all alike; threads are pinned, memory is shared. A reader that
-//! looks once a second meets one turn in ten: so much do the turns with it count. What disturbs a turn only ever makes it longer, so a sitting's
-//! figure is the ratio of two pairs' lower quartiles. A session may be fast or slow for as long as it lives:
-//! therefore there are many sittings, each with new ones. The figure is their trimmed mean; its interval comes from
-//! drawing sittings at random. The second pair without telemetry says what can be told at all: its figure should be
-//! 0 within its interval.
+//! in the reverse order, so that whatever drifts meets all alike; threads are pinned, memory is shared. A reader
+//! that looks once a second meets one turn in ten: so much do the turns with it count. What disturbs a turn only
+//! ever makes it longer, so a sitting's figure is the ratio of two pairs' lower quartiles. A session may be fast or
+//! slow for as long as it lives: therefore there are many sittings, each with new ones. The figure is their trimmed
+//! mean; its interval comes from drawing sittings at random. The second pair without telemetry says what can be told
+//! at all: its figure should be 0 within its interval.
 //!
 //! "One thread" drives both ends: nothing waits, so its time is all the work that both ends and their kernel do.
 //! "Two threads" is what applications do: one for each end, which spin.

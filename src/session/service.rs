@@ -4,7 +4,7 @@
 //! not concern it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -741,16 +741,16 @@ impl Service {
                 } else {
                     PATH_STATES[info.state as usize]
                 };
-                let port = local.port();
                 let marked = info
                     .marks
                     .map_or_else(|| "null".to_owned(), |marks| marks.marked.to_string());
                 let _ = writeln!(
                     lines,
-                    "{{\"t_ms\":{:.3},\"pid\":{},\"link\":\"{}\",\"role\":\"tx\",\"path\":{path},\"port\":{port},\"state\":\"{state}\",\"bytes\":{},\"outstanding\":{},\"rtt_us\":{},\"rtt_min_us\":{},\"rate_mbps\":{},\"marked\":{marked},\"window\":{}}}",
+                    "{{\"t_ms\":{:.3},\"pid\":{},\"link\":\"{}\",\"role\":\"tx\",\"path\":{path},\"port\":{},\"state\":\"{state}\",\"bytes\":{},\"outstanding\":{},\"rtt_us\":{},\"rtt_min_us\":{},\"rate_mbps\":{},\"marked\":{marked},\"window\":{}}}",
                     now_ms(),
                     std::process::id(),
                     link.name,
+                    local.port(),
                     info.bytes,
                     info.outstanding,
                     info.rtt.0 / 1000,
@@ -1206,13 +1206,9 @@ impl Service {
                 Ok(accepted) => accepted,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) => {
-                    if now.since(self.refused_at) >= Nanos::from_secs(1) {
-                        self.refused_at = now;
-                        let line = format!(
-                            "accepting a connection: {e}; raise the limit of open files (ulimit -n)"
-                        );
-                        self.shared.log(LogLevel::Warn, &line);
-                    }
+                    self.warn_seldom(format_args!(
+                        "accepting a connection: {e}; raise the limit of open files (ulimit -n)"
+                    ));
                     self.deaf_until = now + DEAF;
                     return;
                 }
@@ -1285,15 +1281,18 @@ impl Service {
         }
     }
 
-    /// One line a second at most: strangers do not get to fill the log.
     fn refused(&mut self, remote: SocketAddr, what: &str) {
+        self.warn_seldom(format_args!(
+            "refused a connection from {remote}: it {what}"
+        ));
+    }
+
+    /// One line a second at most, of whoever dials: strangers do not get to fill the log, and peers try again and again.
+    fn warn_seldom(&mut self, line: impl Display) {
         let now = Timestamp::now();
         if now.since(self.refused_at) >= Nanos::from_secs(1) {
             self.refused_at = now;
-            self.shared.log(
-                LogLevel::Warn,
-                &format!("refused a connection from {remote}: it {what}"),
-            );
+            self.shared.log(LogLevel::Warn, &line.to_string());
         }
     }
 
@@ -1345,14 +1344,10 @@ impl Service {
         }
     }
 
-    /// The peer will try again, and again: one line a second at most.
     fn not_accepted(&mut self, remote: SocketAddr, error: &str) {
-        let now = Timestamp::now();
-        if now.since(self.refused_at) >= Nanos::from_secs(1) {
-            self.refused_at = now;
-            let line = format!("a path from {remote} cannot be accepted: {error}");
-            self.shared.log(LogLevel::Warn, &line);
-        }
+        self.warn_seldom(format_args!(
+            "a path from {remote} cannot be accepted: {error}"
+        ));
     }
 
     /// A channel that a peer has dialled is there: it becomes a path of its link.

@@ -31,6 +31,8 @@ const REFUSED: usize = 256;
 
 /// Connections of one link; NCCL makes a few for each channel and peer.
 const CONNS_MAX: usize = 1 << 16;
+/// Longer than any dial takes.
+const AWAY: Nanos = Nanos(60_000_000_000);
 
 /// Where the payload of a data frame goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,9 +218,6 @@ enum Channel {
     /// It broke on our side, and the sender may not have heard of it.
     Lost,
 }
-
-/// Longer than any dial takes.
-const AWAY: Nanos = Nanos(60_000_000_000);
 
 #[derive(Debug, Default)]
 struct RxPath {
@@ -1606,6 +1605,16 @@ mod tests {
         engine
     }
 
+    fn announce(engine: &mut RxEngine, ordinal: u32) -> Result<Option<Sink>, Violation> {
+        let announce = Frame::Announce {
+            conn: CONN,
+            tag: 7,
+            ordinal,
+            size: 0,
+        };
+        engine.handle_frame(0, announce, 0)
+    }
+
     #[test]
     fn a_dialler_that_has_counted_half_round_is_let_in_once_a_path_has_been_away_for_long() {
         let mut engine = engine();
@@ -1616,16 +1625,6 @@ mod tests {
         assert!(!engine.admits_channel(0, far), "it may be an old one");
         engine.now += AWAY;
         assert!(engine.admits_channel(0, far) && !engine.admits_channel(0, 1));
-    }
-
-    fn announce(engine: &mut RxEngine, ordinal: u32) -> Result<Option<Sink>, Violation> {
-        let announce = Frame::Announce {
-            conn: CONN,
-            tag: 7,
-            ordinal,
-            size: 0,
-        };
-        engine.handle_frame(0, announce, 0)
     }
 
     #[test]

@@ -248,9 +248,14 @@ pub fn explain_all(snapshots: &[Snapshot]) -> Verdicts {
     found.finish(&window)
 }
 
-/// What is said of links, with what puts them in their order; and of how many nothing can be said.
+/// What is said of links.
 #[derive(Default)]
-struct Found(Vec<((bool, Reverse<u64>), Finding)>, usize);
+struct Found {
+    /// With what puts them in their order.
+    links: Vec<((bool, Reverse<u64>), Finding)>,
+    /// As in [`Verdicts`].
+    untold: usize,
+}
 
 impl Found {
     /// What is said of the links of these processes of a window.
@@ -263,8 +268,8 @@ impl Found {
                 let bytes = link.counters[LinkCounter::MessageBytes];
                 let order = (link.role == Role::Receiver, Reverse(bytes));
                 match of_link(window, watched, link, &shares) {
-                    Some(finding) => self.0.push((order, finding)),
-                    None => self.1 += 1,
+                    Some(finding) => self.links.push((order, finding)),
+                    None => self.untold += 1,
                 }
             }
         }
@@ -272,7 +277,7 @@ impl Found {
 
     /// And what the ports and the host say in this window.
     fn finish(self, window: &Window) -> Verdicts {
-        let Self(mut links, untold) = self;
+        let Self { mut links, untold } = self;
         links.sort_by_key(|(order, _)| *order);
         let links = links.into_iter().map(|(_, finding)| finding);
         let host = ports::host(window);
