@@ -696,39 +696,66 @@ mod tests {
         );
     }
 
-    /// A pipe that nobody writes to keeps whoever opens it, as a driver does that hangs.
+    /// A host on which a file cannot be read to its end: a pipe that nobody writes to keeps whoever opens
+    /// it, as a driver does that hangs.
+    struct Hung {
+        host: Host,
+        pipe: PathBuf,
+    }
+
+    impl Hung {
+        /// With what is read while it hangs.
+        fn new(tree: &Tree, file: &str) -> (Self, HostNow) {
+            let pipe = tree.path().join(file);
+            std::fs::remove_file(&pipe).unwrap();
+            let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+            assert!(made.unwrap().success());
+            let mut host = reader(tree);
+            host.patience = Duration::from_millis(100);
+            let now = host.read(at(0));
+            assert_eq!(now.lines.len(), 1, "{:?}", now.lines);
+            (Self { host, pipe }, now)
+        }
+
+        /// A second later it is not waited for again, and the line is still `said`.
+        fn read_on(&mut self, said: &[String]) -> HostNow {
+            let begun = Instant::now();
+            self.host.patience = PATIENCE;
+            let now = self.host.read(at(1000));
+            assert!(begun.elapsed() < PATIENCE);
+            assert_eq!(now.lines, said);
+            now
+        }
+
+        /// The driver answers after all: the first reading with nothing to complain of.
+        fn answered(mut self) -> HostNow {
+            drop(
+                std::fs::File::options()
+                    .write(true)
+                    .open(&self.pipe)
+                    .unwrap(),
+            );
+            std::fs::remove_file(&self.pipe).unwrap();
+            (2..100)
+                .map(|s| self.host.read(at(s * 1000)))
+                .inspect(|_| std::thread::sleep(Duration::from_millis(20)))
+                .find(|now| now.lines.is_empty())
+                .unwrap()
+        }
+    }
+
     #[test]
     fn a_driver_that_hangs_hides_no_other_port() {
         let tree = host("sources-hung");
         let file = "sys/class/infiniband/mlx5_0/ports/1/hw_counters/np_cnp_sent";
-        let pipe = tree.path().join(file);
-        std::fs::remove_file(&pipe).unwrap();
-        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
-        assert!(made.unwrap().success());
-        let mut reader = reader(&tree);
-        reader.patience = Duration::from_millis(100);
-        let now = reader.read(at(0));
-        assert_eq!(now.lines.len(), 1, "{:?}", now.lines);
+        let (mut hung, now) = Hung::new(&tree, file);
         assert!(now.lines[0].starts_with("mlx5_0:1: its driver does not answer"));
         assert_eq!(now.ports[0].age(Source::Interface), None);
         assert_eq!(now.port("lo").unwrap().gauges[PortGauge::LinkUp], Some(1));
-        // It is not waited for again, and the line stays the same.
-        let begun = Instant::now();
-        reader.patience = PATIENCE;
-        let later = reader.read(at(1000));
-        assert!(begun.elapsed() < PATIENCE);
-        assert_eq!(later.lines, now.lines);
+        let later = hung.read_on(&now.lines);
         let age = later.port("lo").unwrap().age(Source::Interface);
         assert_eq!(age, Some(Nanos::ZERO));
-        // It answers after all.
-        drop(std::fs::File::options().write(true).open(&pipe).unwrap());
-        std::fs::remove_file(&pipe).unwrap();
-        let answered = (2..100).map(|s| reader.read(at(s * 1000)));
-        let answered = answered
-            .inspect(|_| std::thread::sleep(Duration::from_millis(20)))
-            .find(|now| now.lines.is_empty())
-            .unwrap();
-        let naks = counter(&answered, "mlx5_0:1", PortCounter::SequenceNaks);
+        let naks = counter(&hung.answered(), "mlx5_0:1", PortCounter::SequenceNaks);
         assert_eq!(naks, Some(4_294_967_290));
     }
 
@@ -737,34 +764,16 @@ mod tests {
     fn interfaces_that_cannot_be_read_hide_no_adapter() {
         let tree = host("sources-held");
         tree.file("sys/class/net/veth0/carrier", "1\n");
-        let pipe = tree.path().join("sys/class/net/lo/carrier");
-        std::fs::remove_file(&pipe).unwrap();
-        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
-        assert!(made.unwrap().success());
-        let mut reader = reader(&tree);
-        reader.patience = Duration::from_millis(100);
-        let now = reader.read(at(0));
-        let [line] = &now.lines[..] else {
-            panic!("{:?}", now.lines)
-        };
+        let (mut hung, now) = Hung::new(&tree, "sys/class/net/lo/carrier");
+        let line = &now.lines[0];
         assert!(line.starts_with("interfaces of no adapter") && !line.contains("its driver"));
         assert_eq!(now.ports[0].gauges[PortGauge::LinkUp], Some(1));
         for interface in ["lo", "veth0"] {
             let port = now.port(interface).unwrap();
             assert_eq!(port.age(Source::Interface), None, "{interface}");
         }
-        // They are not waited for again, and the line stays the same.
-        let begun = Instant::now();
-        reader.patience = PATIENCE;
-        assert_eq!(reader.read(at(1000)).lines, now.lines);
-        assert!(begun.elapsed() < PATIENCE);
-        drop(std::fs::File::options().write(true).open(&pipe).unwrap());
-        std::fs::remove_file(&pipe).unwrap();
-        let answered = (2..100).map(|s| reader.read(at(s * 1000)));
-        let answered = answered
-            .inspect(|_| std::thread::sleep(Duration::from_millis(20)))
-            .find(|now| now.lines.is_empty())
-            .unwrap();
+        hung.read_on(&now.lines);
+        let answered = hung.answered();
         let veth = answered.port("veth0").unwrap();
         assert_eq!(veth.gauges[PortGauge::LinkUp], Some(1));
     }
