@@ -13,10 +13,11 @@
 
 use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{RxLink, Step, TxLink};
+use super::{Link, RxLink, Step, TxLink};
 use crate::clock::Timestamp;
 use crate::engine::MemRange;
 use crate::engine::wire::Keys;
@@ -85,13 +86,25 @@ pub struct Slot {
     taken_up_at: AtomicU64,
 }
 
-/// The link of a connection.
-#[derive(Debug)]
+/// A link of either kind.
+#[derive(Debug, Clone)]
 pub enum LinkRef {
     /// Of a sending end.
     Tx(Arc<TxLink>),
     /// Of a receiving end.
     Rx(Arc<RxLink>),
+}
+
+/// What is the same for both.
+impl Deref for LinkRef {
+    type Target = dyn Link;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Tx(link) => &**link,
+            Self::Rx(link) => &**link,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -257,13 +270,6 @@ impl Conn {
             LinkRef::Rx(link) => link.rdma.as_ref(),
         }
     }
-
-    fn drive(&self) {
-        match &self.link {
-            LinkRef::Tx(link) => link.drive(Step::Progress),
-            LinkRef::Rx(link) => link.drive(Step::Progress),
-        }
-    }
 }
 
 impl Slot {
@@ -300,7 +306,7 @@ impl Slot {
         let conn = unsafe { &*self.conn };
         let mut state = self.state.load(Ordering::Acquire); // pairs with the store in `ended`
         if state == PENDING {
-            conn.drive();
+            conn.link.drive(Step::Progress);
             state = self.state.load(Ordering::Acquire); // as above
         }
         match state {

@@ -10,14 +10,15 @@ pub mod conn;
 pub mod moves;
 mod poller;
 pub mod rx_link;
+mod turns;
 pub mod tx_link;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use poller::Poller;
 pub use rx_link::RxLink;
+pub use turns::{Link, Turns};
 pub use tx_link::TxLink;
 
 use crate::clock::Timestamp;
@@ -47,45 +48,6 @@ const BACKLOG_GAP: Nanos = Nanos(50_000);
 const IDLE_POLL_GAP: Nanos = Nanos(10_000);
 /// Bytes read at once ahead of a header.
 const SCRATCH_BYTES: usize = 16 << 10;
-
-/// Fruitless looks in a row after which the caller's core is offered to others: where each asks the
-/// kernel, and where it reads memory.
-const IDLE_LOOKS: u32 = 24;
-const IDLE_LOOKS_AT_MEMORY: u32 = 512;
-
-/// Counts fruitless looks at a link. A caller that polls without end starves whatever shares its
-/// core, and that may be the kernel thread that carries its own packets.
-#[derive(Debug)]
-struct Idle {
-    looks: AtomicU32,
-    max: u32,
-}
-
-impl Idle {
-    fn new(is_looked_at: bool) -> Self {
-        Self {
-            looks: AtomicU32::new(0),
-            max: if is_looked_at {
-                IDLE_LOOKS_AT_MEMORY
-            } else {
-                IDLE_LOOKS
-            },
-        }
-    }
-
-    fn after(&self, step: Step, moved: bool) {
-        if moved {
-            self.looks.store(0, Ordering::Relaxed);
-        } else if step == Step::Progress {
-            // Two callers may count at once and lose a count: it is only a habit.
-            let looks = self.looks.load(Ordering::Relaxed) + 1;
-            self.looks.store(looks % self.max, Ordering::Relaxed);
-            if looks == self.max {
-                std::thread::yield_now();
-            }
-        }
-    }
-}
 
 /// Which of a link's channels to read.
 #[derive(Debug)]

@@ -8,20 +8,18 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::conn::{Conn, LinkRef, Submission, token, untoken};
 use super::moves::{self, Moves};
-use super::{Arrivals, Idle, SCRATCH_BYTES, Step, TIMER_GAP};
+use super::{Arrivals, Link, SCRATCH_BYTES, Step, TIMER_GAP, Turns};
 use crate::clock::{Timestamp, wall_ns};
 use crate::engine::wire::{Frame, Keys, PathCount};
 use crate::engine::{MemRange, RecvError, RxAction, RxEngine, Sink, Violation};
 use crate::error::{Error, ErrorKind};
 use crate::session::MAX_RECVS;
 use crate::sync::spsc::Consumer;
-use crate::sync::{Flag, TryLock, TryLockGuard};
+use crate::sync::{TryLock, TryLockGuard};
 use crate::transport::verbs::{End, LinkPorts, Made, PortEvent};
 use crate::transport::{AnyChannel, Channel, ChannelError, Receiver};
 use crate::units::Nanos;
@@ -99,12 +97,9 @@ struct Flush {
 #[derive(Debug)]
 pub struct RxLink {
     inner: TryLock<RxInner>,
-    dirty: Flag,
+    turns: Turns,
     mailbox: Mutex<Mail>,
     failing: Mutex<Option<String>>,
-    driven_at: AtomicU64,
-    idle: Idle,
-    poll_fd: RawFd,
     host: Arc<dyn RxHost>,
     me: std::sync::Weak<RxLink>,
     /// What the link is known by.
@@ -248,12 +243,9 @@ impl RxLink {
         };
         Ok(Arc::new_cyclic(|me| Self {
             inner: TryLock::new(inner),
-            dirty: Flag::new(),
+            turns: Turns::new(poll_fd, params.rdma.is_some()),
             mailbox: Mutex::default(),
             failing: Mutex::new(None),
-            driven_at: AtomicU64::new(0),
-            idle: Idle::new(params.rdma.is_some()),
-            poll_fd,
             host,
             me: me.clone(),
             id: params.id,
@@ -279,7 +271,8 @@ impl RxLink {
         }
         inner.engine.close(conn);
         inner.step(self, Step::Submit, Timestamp::now());
-        self.let_go(inner);
+        drop(inner);
+        self.catch_up();
     }
 
     /// The session closes: says good-bye and ends every receive. Whoever still waits for one is
@@ -288,12 +281,12 @@ impl RxLink {
         let mut inner = self.inner.lock_spinning();
         inner.goodbye();
         inner.fail("the session has been closed".into());
-        self.dirty.raise();
+        self.turns.leave();
     }
 
     /// Something was pushed to a connection's queue.
     pub fn submitted(&self) {
-        self.dirty.raise();
+        self.turns.leave();
         self.drive(Step::Submit);
     }
 
@@ -342,7 +335,7 @@ impl RxLink {
 
     fn leave(&self, what: impl FnOnce(&mut Mail)) {
         what(&mut self.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
-        self.dirty.raise();
+        self.turns.leave();
     }
 
     /// Makes a mover on a thread of its own: its memory is pinned, and its queue pair connected.
@@ -364,78 +357,53 @@ impl RxLink {
     /// The control plane has found out that the peer is gone.
     pub fn fail(&self, reason: String) {
         *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
-        self.dirty.raise();
+        self.turns.leave();
         self.drive(Step::Progress);
-    }
-
-    /// Moves the link forward unless somebody else is doing so.
-    pub fn drive(&self, step: Step) {
-        let mut step = step;
-        for _ in 0..4 {
-            let Some(mut inner) = self.inner.try_lock() else {
-                return;
-            };
-            let now = Timestamp::now();
-            let moved = inner.step(self, step, now);
-            drop(inner);
-            self.idle.after(step, moved);
-            self.driven_at.store(now.as_nanos(), Ordering::Relaxed);
-            if !self.dirty.is_raised() {
-                return;
-            }
-            step = Step::Submit;
-        }
-    }
-
-    /// Lets its poller tell of what comes next. Where that has to be asked for, what has come already
-    /// is taken in. Not while somebody drives it, and then the answer is no.
-    pub fn arm(&self) -> bool {
-        if self.rdma.is_none() {
-            return true;
-        }
-        let Some(mut inner) = self.inner.try_lock() else {
-            return false;
-        };
-        inner
-            .paths
-            .iter_mut()
-            .filter_map(|io| io.channel.as_mut())
-            .for_each(AnyChannel::arm);
-        drop(inner);
-        self.drive(Step::Sweep);
-        true
-    }
-
-    /// Whether somebody has left something for whoever drives it next.
-    #[must_use]
-    pub fn is_dirty(&self) -> bool {
-        self.dirty.is_raised()
-    }
-
-    /// For whoever held it without driving it: takes in what others have left meanwhile.
-    fn let_go(&self, inner: TryLockGuard<'_, RxInner>) {
-        drop(inner);
-        if self.is_dirty() {
-            self.drive(Step::Submit);
-        }
-    }
-
-    /// When it was last driven.
-    #[must_use]
-    pub fn driven_at(&self) -> Timestamp {
-        Timestamp::from_nanos(self.driven_at.load(Ordering::Relaxed))
-    }
-
-    /// The poller of its channels.
-    #[must_use]
-    pub fn poll_fd(&self) -> RawFd {
-        self.poll_fd
     }
 
     /// The inside, unless somebody is driving.
     #[must_use]
     pub fn try_inner(&self) -> Option<TryLockGuard<'_, RxInner>> {
         self.inner.try_lock()
+    }
+}
+
+impl Link for RxLink {
+    fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
+    fn try_step(&self, step: Step) -> bool {
+        let Some(mut inner) = self.inner.try_lock() else {
+            return false;
+        };
+        let now = Timestamp::now();
+        let moved = inner.step(self, step, now);
+        drop(inner);
+        self.turns.after(step, moved, now);
+        true
+    }
+
+    fn try_arm(&self) -> bool {
+        let Some(mut inner) = self.inner.try_lock() else {
+            return false;
+        };
+        let channels = inner.paths.iter_mut().filter_map(|io| io.channel.as_mut());
+        channels.for_each(AnyChannel::arm);
+        true
+    }
+
+    fn publish(&self, now: Timestamp) {
+        if let Some(mut inner) = self.inner.try_lock() {
+            inner.engine.publish(now);
+        }
+    }
+
+    fn due(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.inner.try_lock() {
+            Some(inner) => inner.poll_timeout(now),
+            None => Some(now),
+        }
     }
 }
 
@@ -456,14 +424,8 @@ impl RxInner {
         self.paths.iter_mut().for_each(|io| io.channel = None);
     }
 
-    /// Publishes what it has counted, if it is time.
-    pub fn publish(&mut self, now: Timestamp) {
-        self.engine.publish(now);
-    }
-
     /// When somebody should drive it at the latest, if ever.
-    #[must_use]
-    pub fn poll_timeout(&self, now: Timestamp) -> Option<Timestamp> {
+    fn poll_timeout(&self, now: Timestamp) -> Option<Timestamp> {
         let unsent = |p: &PathIo| p.channel.as_ref().is_some_and(Channel::has_unsent);
         if self.paths.iter().any(unsent) {
             return Some(now + Nanos::from_millis(5));
@@ -479,7 +441,7 @@ impl RxInner {
 
     /// Says whether anything moved.
     fn step(&mut self, link: &RxLink, step: Step, now: Timestamp) -> bool {
-        if link.dirty.take() {
+        if link.turns.take() {
             self.collect(link, now);
         }
         let timers_are_due = now >= self.timer_at;
@@ -917,7 +879,7 @@ mod tests {
     use crate::transport::verbs::{Failed, Move, Mover, Part};
     use crate::units::Nanos;
     use std::net::TcpListener;
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     const CONN: u32 = 7;
     const CHUNK: u32 = 8192;

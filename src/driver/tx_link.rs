@@ -8,12 +8,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::conn::{Conn, LinkRef, Submission, untoken};
-use super::{Arrivals, BACKLOG_GAP, Departures, Idle, SCRATCH_BYTES, Step, TIMER_GAP, ends};
+use super::{Arrivals, BACKLOG_GAP, Departures, Link, SCRATCH_BYTES, Step, TIMER_GAP, Turns, ends};
 use crate::auth::Key;
 use crate::clock::{Timestamp, wall_ns};
 use crate::engine::wire::{Frame, PathCount};
@@ -22,7 +21,7 @@ use crate::engine::{
 };
 use crate::error::{Error, ErrorKind};
 use crate::sync::spsc::Consumer;
-use crate::sync::{Flag, TryLock, TryLockGuard};
+use crate::sync::{TryLock, TryLockGuard};
 use crate::transport::verbs::counters::PortCounters;
 use crate::transport::verbs::readings::Readings;
 use crate::transport::verbs::{LinkPorts, PortEvent};
@@ -92,12 +91,9 @@ pub trait TxHost: Send + Sync + std::fmt::Debug {
 #[derive(Debug)]
 pub struct TxLink {
     inner: TryLock<TxInner>,
-    dirty: Flag,
+    turns: Turns,
     was_up: AtomicBool,
     mailbox: Mutex<Vec<TxMail>>,
-    driven_at: AtomicU64,
-    idle: Idle,
-    poll_fd: RawFd,
     host: Arc<dyn TxHost>,
     me: std::sync::Weak<TxLink>,
     /// Pairs of local and remote addresses that paths may use, the likeliest first.
@@ -287,12 +283,9 @@ impl TxLink {
         };
         Ok(Arc::new_cyclic(|me| Self {
             inner: TryLock::new(inner),
-            dirty: Flag::new(),
+            turns: Turns::new(poll_fd, params.rdma.is_some()),
             was_up: AtomicBool::new(false),
             mailbox: Mutex::new(Vec::new()),
-            driven_at: AtomicU64::new(0),
-            idle: Idle::new(params.rdma.is_some()),
-            poll_fd,
             host,
             me: me.clone(),
             routes: params.routes,
@@ -313,7 +306,7 @@ impl TxLink {
         let (conn, queue) = Conn::new(id, LinkRef::Tx(me), recorder);
         inner.conns.insert(id, (Arc::clone(&conn), queue));
         drop(inner);
-        self.dirty.raise();
+        self.turns.leave();
         self.drive(Step::Progress);
         Some(conn)
     }
@@ -333,7 +326,8 @@ impl TxLink {
             }
         }
         inner.step(self, Step::Submit, now);
-        self.let_go(inner);
+        drop(inner);
+        self.catch_up();
     }
 
     /// The peer's answer to a connection that was opened; an error if the link has failed.
@@ -349,7 +343,8 @@ impl TxLink {
             Some(reason) => Err(self.failure(reason)),
             None => Ok(inner.engine.opened(conn)),
         };
-        self.let_go(inner);
+        drop(inner);
+        self.catch_up();
         opened
     }
 
@@ -372,12 +367,12 @@ impl TxLink {
         let mut inner = self.inner.lock_spinning();
         inner.goodbye();
         inner.engine.fail("the session has been closed".into());
-        self.dirty.raise();
+        self.turns.leave();
     }
 
     /// Something was pushed to a connection's queue.
     pub fn submitted(&self) {
-        self.dirty.raise();
+        self.turns.leave();
         self.drive(Step::Submit);
     }
 
@@ -396,7 +391,7 @@ impl TxLink {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(mail);
-        self.dirty.raise();
+        self.turns.leave();
         self.drive(Step::Progress);
     }
 
@@ -408,74 +403,49 @@ impl TxLink {
         }
     }
 
-    /// Moves the link forward unless somebody else is doing so.
-    pub fn drive(&self, step: Step) {
-        let mut step = step;
-        for _ in 0..4 {
-            let Some(mut inner) = self.inner.try_lock() else {
-                return;
-            };
-            let now = Timestamp::now();
-            let moved = inner.step(self, step, now);
-            drop(inner);
-            self.idle.after(step, moved);
-            self.driven_at.store(now.as_nanos(), Ordering::Relaxed);
-            if !self.dirty.is_raised() {
-                return;
-            }
-            step = Step::Submit;
-        }
-    }
-
-    /// Lets its poller tell of what comes next. Where that has to be asked for, what has come already
-    /// is taken in. Not while somebody drives it, and then the answer is no.
-    pub fn arm(&self) -> bool {
-        if self.rdma.is_none() {
-            return true;
-        }
-        let Some(mut inner) = self.inner.try_lock() else {
-            return false;
-        };
-        inner
-            .paths
-            .iter_mut()
-            .filter_map(|io| io.channel.as_mut())
-            .for_each(AnyChannel::arm);
-        drop(inner);
-        self.drive(Step::Sweep);
-        true
-    }
-
-    /// Whether somebody has left something for whoever drives it next.
-    #[must_use]
-    pub fn is_dirty(&self) -> bool {
-        self.dirty.is_raised()
-    }
-
-    /// For whoever held it without driving it: takes in what others have left meanwhile.
-    fn let_go(&self, inner: TryLockGuard<'_, TxInner>) {
-        drop(inner);
-        if self.is_dirty() {
-            self.drive(Step::Submit);
-        }
-    }
-
-    /// When it was last driven.
-    #[must_use]
-    pub fn driven_at(&self) -> Timestamp {
-        Timestamp::from_nanos(self.driven_at.load(Ordering::Relaxed))
-    }
-
-    /// The poller of its channels.
-    #[must_use]
-    pub fn poll_fd(&self) -> RawFd {
-        self.poll_fd
-    }
-
     /// The inside, unless somebody is driving.
     #[must_use]
     pub fn try_inner(&self) -> Option<TryLockGuard<'_, TxInner>> {
         self.inner.try_lock()
+    }
+}
+
+impl Link for TxLink {
+    fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
+    fn try_step(&self, step: Step) -> bool {
+        let Some(mut inner) = self.inner.try_lock() else {
+            return false;
+        };
+        let now = Timestamp::now();
+        let moved = inner.step(self, step, now);
+        drop(inner);
+        self.turns.after(step, moved, now);
+        true
+    }
+
+    fn try_arm(&self) -> bool {
+        let Some(mut inner) = self.inner.try_lock() else {
+            return false;
+        };
+        let channels = inner.paths.iter_mut().filter_map(|io| io.channel.as_mut());
+        channels.for_each(AnyChannel::arm);
+        true
+    }
+
+    fn publish(&self, now: Timestamp) {
+        if let Some(mut inner) = self.inner.try_lock() {
+            inner.engine.publish(now);
+        }
+    }
+
+    fn due(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.inner.try_lock() {
+            Some(inner) => inner.engine.poll_timeout(now),
+            None => Some(now),
+        }
     }
 }
 
@@ -500,7 +470,7 @@ impl TxInner {
 
     /// Says whether anything moved.
     fn step(&mut self, link: &TxLink, step: Step, now: Timestamp) -> bool {
-        if link.dirty.take() {
+        if link.turns.take() {
             self.collect(link, now);
         }
         let timers_are_due = now >= self.timer_at;

@@ -44,7 +44,7 @@ use crate::control::{
 };
 use crate::driver::conn::{Conn, LinkRef, Slot};
 use crate::driver::tx_link::{TxHost, TxParams, TxRdma};
-use crate::driver::{RxLink, Step, TxLink};
+use crate::driver::{Link, RxLink, Step, TxLink};
 use crate::engine::wire::{KEYS_MAX, Keys};
 use crate::engine::{Completions, EngineConfig, MemRange, TxEngine};
 use crate::error::{Error, ErrorKind};

@@ -22,10 +22,10 @@ use super::{DeviceInfo, LogLevel, LogSink};
 use crate::auth::{self, Key};
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::driver::conn::Conn;
+use crate::driver::conn::{Conn, LinkRef};
 use crate::driver::rx_link::{NewChannel, RxHost, RxParams};
 use crate::driver::tx_link::{DialRequest, TxHost, TxMail};
-use crate::driver::{Poller, RxLink, Step, TxLink};
+use crate::driver::{Link, Poller, RxLink, Step, TxLink};
 use crate::engine::wire::PathCount;
 use crate::engine::{EngineConfig, RxEngine, TxAction, TxEvent};
 use crate::sync::Flag;
@@ -388,14 +388,8 @@ struct Handshake {
     deadline: Timestamp,
 }
 
-#[derive(Clone)]
-enum AnyLink {
-    Tx(Arc<TxLink>),
-    Rx(Arc<RxLink>),
-}
-
 struct Watched {
-    link: AnyLink,
+    link: LinkRef,
     armed: bool,
     drove_at: Timestamp,
     /// The earliest deadline that the link has named since it was driven: later ones may be counted from later.
@@ -587,8 +581,9 @@ impl Service {
                 wake_at = wake_at.min(now + TICK);
                 continue;
             }
-            watched.publish(now);
-            let due = watched.due(now);
+            // What came last would not be seen while nobody drives.
+            watched.link.publish(now);
+            let due = watched.link.due(now);
             watched.due_at = due.map(|due| watched.due_at.map_or(due, |before| before.min(due)));
             if watched.due_at.is_some_and(|due| due <= now + BUSY) {
                 watched.due_at = None;
@@ -597,7 +592,8 @@ impl Service {
             }
             wake_at = watched.due_at.map_or(wake_at, |due| due.min(wake_at));
             if !watched.armed {
-                watched.armed = watched.arm() && self.poller.rearm(watched.poll_fd(), key).is_ok();
+                watched.armed =
+                    watched.link.arm() && self.poller.rearm(watched.poll_fd(), key).is_ok();
                 if !watched.armed {
                     wake_at = wake_at.min(now + TICK);
                 }
@@ -618,7 +614,7 @@ impl Service {
             reason = "links are independent of each other"
         )]
         for watched in self.watched.values_mut() {
-            if watched.is_dirty() {
+            if watched.link.turns().is_dirty() {
                 watched.drive();
                 wake_at = wake_at.min(now + TICK);
             }
@@ -642,24 +638,25 @@ impl Service {
         if !self.shared.links_added.take() {
             return;
         }
-        let tx: Vec<AnyLink> = locked(&self.shared.tx_links)
+        let tx: Vec<LinkRef> = locked(&self.shared.tx_links)
             .values()
             .cloned()
-            .map(AnyLink::Tx)
+            .map(LinkRef::Tx)
             .collect();
-        let rx: Vec<AnyLink> = locked(&self.shared.rx_links)
+        let rx: Vec<LinkRef> = locked(&self.shared.rx_links)
             .values()
             .cloned()
-            .map(AnyLink::Rx)
+            .map(LinkRef::Rx)
             .collect();
         for link in tx.into_iter().chain(rx) {
-            if self.watched.values().any(|w| w.poll_fd() == link.poll_fd()) {
+            let poll_fd = link.turns().poll_fd();
+            if self.watched.values().any(|w| w.poll_fd() == poll_fd) {
                 continue;
             }
             let key = LINK + self.next_key;
             self.next_key += 1;
             // It is armed where it is looked after, which comes next.
-            let _ = self.poller.add_once(link.poll_fd(), key);
+            let _ = self.poller.add_once(poll_fd, key);
             let watched = Watched {
                 link,
                 armed: false,
@@ -677,7 +674,7 @@ impl Service {
         };
         self.poller.remove(watched.poll_fd());
         match &watched.link {
-            AnyLink::Tx(link) => {
+            LinkRef::Tx(link) => {
                 let mut links = locked(&self.shared.tx_links);
                 // A connection may have been opened on it a moment ago.
                 let over = link.try_inner().filter(|inner| inner.conn_count() == 0);
@@ -688,7 +685,7 @@ impl Service {
                     self.shared.links_added.raise();
                 }
             }
-            AnyLink::Rx(link) => {
+            LinkRef::Rx(link) => {
                 locked(&self.shared.rx_links).remove(&link.id);
             }
         }
@@ -726,7 +723,7 @@ impl Service {
         let mut lines = String::new();
         #[expect(clippy::iter_over_hash_type, reason = "each line names its link")]
         for watched in self.watched.values() {
-            let AnyLink::Tx(link) = &watched.link else {
+            let LinkRef::Tx(link) = &watched.link else {
                 continue;
             };
             let Some(inner) = link.try_inner() else {
@@ -1442,84 +1439,24 @@ fn is_gone(error: &io::Error) -> Option<&'static str> {
     refused.then_some("the peer process is gone")
 }
 
-impl AnyLink {
-    fn poll_fd(&self) -> i32 {
-        match self {
-            Self::Tx(link) => link.poll_fd(),
-            Self::Rx(link) => link.poll_fd(),
-        }
-    }
-}
-
 impl Watched {
-    /// Whether its channels tell of what comes next: not while somebody drives it.
-    fn arm(&self) -> bool {
-        match &self.link {
-            AnyLink::Tx(link) => link.arm(),
-            AnyLink::Rx(link) => link.arm(),
-        }
-    }
-
-    fn is_dirty(&self) -> bool {
-        match &self.link {
-            AnyLink::Tx(link) => link.is_dirty(),
-            AnyLink::Rx(link) => link.is_dirty(),
-        }
-    }
-
     fn poll_fd(&self) -> i32 {
-        self.link.poll_fd()
+        self.link.turns().poll_fd()
     }
 
     fn driven_at(&self) -> Timestamp {
-        match &self.link {
-            AnyLink::Tx(link) => link.driven_at(),
-            AnyLink::Rx(link) => link.driven_at(),
-        }
+        self.link.turns().driven_at()
     }
 
     fn drive(&mut self) {
-        match &self.link {
-            AnyLink::Tx(link) => link.drive(Step::Sweep),
-            AnyLink::Rx(link) => link.drive(Step::Sweep),
-        }
+        self.link.drive(Step::Sweep);
         self.drove_at = self.driven_at();
-    }
-
-    /// What came last would not be seen while nobody drives.
-    fn publish(&self, now: Timestamp) {
-        match &self.link {
-            AnyLink::Tx(link) => {
-                if let Some(mut inner) = link.try_inner() {
-                    inner.engine.publish(now);
-                }
-            }
-            AnyLink::Rx(link) => {
-                if let Some(mut inner) = link.try_inner() {
-                    inner.publish(now);
-                }
-            }
-        }
-    }
-
-    /// When it should be driven; now, while somebody drives it, so that it is asked again soon.
-    fn due(&self, now: Timestamp) -> Option<Timestamp> {
-        match &self.link {
-            AnyLink::Tx(link) => match link.try_inner() {
-                Some(inner) => inner.engine.poll_timeout(now),
-                None => Some(now),
-            },
-            AnyLink::Rx(link) => match link.try_inner() {
-                Some(inner) => inner.poll_timeout(now),
-                None => Some(now),
-            },
-        }
     }
 
     fn is_over(&mut self, now: Timestamp, linger: Nanos) -> bool {
         let idle = match &self.link {
-            AnyLink::Tx(link) => link.try_inner().is_some_and(|i| i.conn_count() == 0),
-            AnyLink::Rx(link) => return link.try_inner().is_some_and(|i| i.is_over(now)),
+            LinkRef::Tx(link) => link.try_inner().is_some_and(|i| i.conn_count() == 0),
+            LinkRef::Rx(link) => return link.try_inner().is_some_and(|i| i.is_over(now)),
         };
         if !idle {
             self.idle_since = None;
