@@ -46,7 +46,7 @@ lint:
 
 unit:
 	$(CARGO) test --release --locked --workspace --lib --bins --examples
-	$(CARGO) test --release --locked --test '*'
+	$(CARGO) test --release --locked --test '*' --bench '*'
 	$(CARGO) test --release --locked -p thalweg-ffi
 
 # Every figure of the reference that the simulator is held against, its two levels against each
