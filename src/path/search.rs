@@ -35,6 +35,9 @@ const BLIND_MAX: u32 = 32;
 /// After so many the evidence is taken as it is: some path in use never fills its way, and need
 /// not be told apart.
 const MOMENTS_MAX: u32 = 200;
+/// An answer may have come so much later than the look at the clock says, when whoever looked was held up
+/// before it read. Under load 1.6 ms were seen; clocks are set by more than 100 ms, smaller steps are smoothed.
+pub const LOOKED_LATE: Nanos = Nanos(10_000_000);
 /// Moments whose answers may be under way at once.
 const OPEN_MOMENTS: usize = 16;
 
@@ -173,6 +176,7 @@ impl Candidate {
 #[derive(Debug, Clone, Default)]
 struct Moment {
     id: u32,
+    at: Timestamp,
     waits: Vec<Option<Nanos>>,
 }
 
@@ -191,6 +195,7 @@ impl Moments {
         Self {
             ring: std::array::from_fn(|_| Moment {
                 id: 0,
+                at: Timestamp::ZERO,
                 waits: vec![None; paths],
             }),
             last_id: 0,
@@ -207,8 +212,16 @@ impl Moments {
         self.last_id = self.last_id.wrapping_add(1).max(1);
         let moment = &mut self.ring[self.last_id as usize % OPEN_MOMENTS];
         moment.id = self.last_id;
+        moment.at = now;
         moment.waits.fill(None);
         Some(self.last_id)
+    }
+
+    /// When the probes of this moment were asked for, if it is one of the last few.
+    #[must_use]
+    pub fn begun_at(&self, id: u32) -> Option<Timestamp> {
+        let moment = &self.ring[id as usize % OPEN_MOMENTS];
+        (id != 0 && moment.id == id).then_some(moment.at)
     }
 
     /// The probe of moment `id` on `path` waited so long: adds that to the evidence.
@@ -284,6 +297,12 @@ impl Default for Base {
 }
 
 impl Base {
+    /// Begins anew with this delay: all before were by a clock that has been set since.
+    pub fn restart(&mut self, now: Timestamp, owd: i64) {
+        *self = Self::default();
+        self.observe(now, owd);
+    }
+
     /// Takes in any one-way delay of the link; says by how much it exceeds the least.
     pub fn observe(&mut self, now: Timestamp, owd: i64) -> Nanos {
         if now.since(self.current.1) > BASE_WINDOW {

@@ -35,7 +35,7 @@ use crate::clock::Timestamp;
 use crate::control::{AnyController, Controller};
 use crate::path::health::{Marks, Verdict};
 use crate::path::loss::Lossy;
-use crate::path::search::{Base, Moments};
+use crate::path::search::{self, Base, Moments};
 use crate::path::select::{AnySelector, Selector, View};
 use crate::units::{Bytes, Nanos};
 
@@ -754,8 +754,14 @@ impl TxEngine {
                 if sent_ns != 0 && received_ns != 0 {
                     let owd = received_ns.wrapping_sub(sent_ns).cast_signed();
                     let waited = self.base.observe(now, owd);
-                    self.moments
-                        .answer(id, usize::from(path), waited, &mut self.paths);
+                    let begun_at = self.moments.begun_at(id);
+                    if begun_at.is_some_and(|at| waited > now.since(at) + search::LOOKED_LATE) {
+                        // No probe waits for longer than its round trip takes: a clock was set.
+                        self.base.restart(now, owd);
+                    } else {
+                        self.moments
+                            .answer(id, usize::from(path), waited, &mut self.paths);
+                    }
                 }
             }
             // Acknowledgements may still be under way on other paths: the link ends with the last.

@@ -390,6 +390,34 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_set_speaks_against_no_path() {
+        for set_by in [100_000_000, -100_000_000] {
+            let (mut engine, mut now) = verifying();
+            let mut clock = 0;
+            for moment in 0..8 {
+                now += search::PROBE_GAP;
+                let id = engine.moments.begin(now).unwrap();
+                if moment == 2 {
+                    clock = set_by;
+                }
+                for path in 0..2 {
+                    let sent_ns = now.as_nanos();
+                    let received_ns = (sent_ns + 50_000).saturating_add_signed(clock);
+                    let pong = Frame::Pong {
+                        id,
+                        sent_ns,
+                        received_ns,
+                    };
+                    let heard_at = now + Nanos::from_micros(100);
+                    engine.handle_frame(path, pong, &[], heard_at).unwrap();
+                }
+            }
+            engine.judge(now);
+            assert_eq!(engine.poll_event(), None, "{set_by}");
+        }
+    }
+
+    #[test]
     fn a_path_that_can_prove_nothing_goes_back_to_work() {
         let (mut engine, now) = verifying();
         engine.handle_timeout(now + VERIFY_MAX);
