@@ -49,7 +49,7 @@ const TIMES: [(LinkCounter, &str); LINK_TIMES.len()] = [
 const OWN_STYLE: &str = "
 body{max-width:76rem}th,td{padding:.25rem .55rem}.wide svg{min-width:44rem}h3{font-size:1rem;margin:1.2rem 0 .2rem}a{color:inherit}
 td.word,th.word{text-align:left}td.text{text-align:left;white-space:normal;min-width:18rem}
-.bar{display:flex;width:7rem;height:.9rem;background:var(--u0)}.bar span{height:100%}
+.bar{display:flex;width:5.5rem;height:.9rem;background:var(--u0)}.bar span{height:100%}
 .key span{display:inline-block;white-space:nowrap;margin-right:1rem}.key i{display:inline-block;width:.8rem;height:.8rem;margin-right:.35rem;vertical-align:-.05rem}
 .f0{background:var(--c0)}.f1{background:var(--c1)}.f2{background:var(--c2)}.f3{background:var(--c3)}.f4{background:var(--c4)}.f5{background:var(--c5)}.f6{background:var(--c6)}.idle{background:var(--line)}
 .heat td{border:1px solid var(--page);text-align:right}.heat td:first-child{text-align:left;padding-right:1rem}
