@@ -13,7 +13,7 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 PLUGIN := target/release/libnccl_net_thalweg.so
 
-.PHONY: demo test test-roce test-roce-nccl check bench bench-roce gpu-check install build setup lab-tools lint unit twin loom miri lab-tests deny names clean
+.PHONY: demo test test-roce test-roce-nccl check bench bench-roce gpu-check install build setup lab-tools lint unit twin benches loom miri lab-tests deny names clean
 
 build: setup
 	$(CARGO) build --release --locked --workspace
@@ -46,13 +46,17 @@ lint:
 
 unit:
 	$(CARGO) test --release --locked --workspace --lib --bins --examples
-	$(CARGO) test --release --locked --test '*' --bench '*'
+	$(CARGO) test --release --locked --test '*'
 	$(CARGO) test --release --locked -p thalweg-ffi
 
 # Every figure of the reference that the simulator is held against, its two levels against each
 # other, and the whole sweep; `unit` has one of each kind.
 twin:
 	$(CARGO) test --release --locked --test sim_golden --test sim_flow --test sim_sweep -- --ignored
+
+# Each bench once, so that none rots.
+benches:
+	$(CARGO) test --release --locked --bench '*'
 
 # Lock-free code under every interleaving that loom can tell apart.
 loom:
@@ -101,7 +105,7 @@ deny:
 
 check: setup lint unit
 
-test: setup lint deny loom miri unit twin lab-tests
+test: setup lint deny loom miri unit twin benches lab-tests
 	@$(MAKE) --no-print-directory test-roce
 	@$(MAKE) --no-print-directory test-roce-nccl
 
