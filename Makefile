@@ -44,10 +44,12 @@ lint:
 	$(CARGO) clippy --locked -p thalweg --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 
+# As released; `check` leaves that out, which is sooner built.
+UNIT := --release
 unit:
-	$(CARGO) test --release --locked --workspace --lib --bins --examples
-	$(CARGO) test --release --locked --test '*'
-	$(CARGO) test --release --locked -p thalweg-ffi
+	$(CARGO) test $(UNIT) --locked --workspace --lib --bins --examples
+	$(CARGO) test $(UNIT) --locked --test '*'
+	$(CARGO) test $(UNIT) --locked -p thalweg-ffi
 
 # Every figure of the reference that the simulator is held against, its two levels against each
 # other, and the whole sweep; `unit` has one of each kind.
@@ -103,7 +105,8 @@ deny:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check licenses bans sources; \
 	else python3 lab/licences.py; fi
 
-check: setup lint unit
+check: setup lint
+	@$(MAKE) --no-print-directory unit UNIT=
 
 test: setup lint deny loom miri unit twin benches lab-tests
 	@$(MAKE) --no-print-directory test-roce
