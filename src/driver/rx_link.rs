@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::conn::{Conn, LinkRef, Submission, token, untoken};
 use super::moves::{self, Moves};
+use super::turns::{Inner, OfKind};
 use super::{Arrivals, Link, SCRATCH_BYTES, Step, TIMER_GAP, Turns};
 use crate::clock::{Timestamp, wall_ns};
 use crate::engine::wire::{Frame, Keys, PathCount};
@@ -368,78 +369,17 @@ impl RxLink {
     }
 }
 
-impl Link for RxLink {
-    fn turns(&self) -> &Turns {
-        &self.turns
-    }
+impl OfKind for RxLink {
+    type Inner = RxInner;
 
-    fn try_step(&self, step: Step) -> bool {
-        let Some(mut inner) = self.inner.try_lock() else {
-            return false;
-        };
-        let now = Timestamp::now();
-        let moved = inner.step(self, step, now);
-        drop(inner);
-        self.turns.after(step, moved, now);
-        true
-    }
-
-    fn try_arm(&self) -> bool {
-        let Some(mut inner) = self.inner.try_lock() else {
-            return false;
-        };
-        let channels = inner.paths.iter_mut().filter_map(|io| io.channel.as_mut());
-        channels.for_each(AnyChannel::arm);
-        true
-    }
-
-    fn publish(&self, now: Timestamp) {
-        if let Some(mut inner) = self.inner.try_lock() {
-            inner.engine.publish(now);
-        }
-    }
-
-    fn due(&self, now: Timestamp) -> Option<Timestamp> {
-        match self.inner.try_lock() {
-            Some(inner) => inner.poll_timeout(now),
-            None => Some(now),
-        }
+    fn parts(&self) -> (&TryLock<RxInner>, &Turns) {
+        (&self.inner, &self.turns)
     }
 }
 
-impl RxInner {
-    /// Whether the link is over: the peer said good-bye or failed, and no connection is left.
-    #[must_use]
-    pub fn is_over(&self, now: Timestamp) -> bool {
-        let abandoned = self
-            .orphan_since
-            .is_some_and(|since| now.since(since) >= self.dead_peer);
-        self.conns.is_empty() && (self.gone || self.failure.is_some() || abandoned)
-    }
+impl Inner for RxInner {
+    type Link = RxLink;
 
-    /// Says good-bye and closes every channel.
-    pub fn goodbye(&mut self) {
-        self.acknowledge();
-        super::goodbye(self.paths.iter_mut().filter_map(|io| io.channel.as_mut()));
-        self.paths.iter_mut().for_each(|io| io.channel = None);
-    }
-
-    /// When somebody should drive it at the latest, if ever.
-    fn poll_timeout(&self, now: Timestamp) -> Option<Timestamp> {
-        let unsent = |p: &PathIo| p.channel.as_ref().is_some_and(Channel::has_unsent);
-        if self.paths.iter().any(unsent) {
-            return Some(now + Nanos::from_millis(5));
-        }
-        if self.moves.is_busy() {
-            return Some(now + Nanos::from_millis(1));
-        }
-        let orphaned = self.orphan_since.is_some() && !self.conns.is_empty();
-        let due = self.engine.poll_timeout(now);
-        let check = orphaned.then(|| now + Nanos::from_millis(20));
-        due.into_iter().chain(check).min()
-    }
-
-    /// Says whether anything moved.
     fn step(&mut self, link: &RxLink, step: Step, now: Timestamp) -> bool {
         if link.turns.take() {
             self.collect(link, now);
@@ -462,6 +402,46 @@ impl RxInner {
         let sent = self.transmit(link, late, now);
         self.report(link, now);
         received || sent
+    }
+
+    fn channels(&mut self) -> impl Iterator<Item = &mut AnyChannel> {
+        self.paths.iter_mut().filter_map(|io| io.channel.as_mut())
+    }
+
+    fn publish(&mut self, now: Timestamp) {
+        self.engine.publish(now);
+    }
+
+    fn poll_timeout(&self, now: Timestamp) -> Option<Timestamp> {
+        let unsent = |p: &PathIo| p.channel.as_ref().is_some_and(Channel::has_unsent);
+        if self.paths.iter().any(unsent) {
+            return Some(now + Nanos::from_millis(5));
+        }
+        if self.moves.is_busy() {
+            return Some(now + Nanos::from_millis(1));
+        }
+        let orphaned = self.orphan_since.is_some() && !self.conns.is_empty();
+        let due = self.engine.poll_timeout(now);
+        let check = orphaned.then(|| now + Nanos::from_millis(20));
+        due.into_iter().chain(check).min()
+    }
+}
+
+impl RxInner {
+    /// Whether the link is over: the peer said good-bye or failed, and no connection is left.
+    #[must_use]
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        let abandoned = self
+            .orphan_since
+            .is_some_and(|since| now.since(since) >= self.dead_peer);
+        self.conns.is_empty() && (self.gone || self.failure.is_some() || abandoned)
+    }
+
+    /// Says good-bye and closes every channel.
+    pub fn goodbye(&mut self) {
+        self.acknowledge();
+        super::goodbye(self.channels());
+        self.paths.iter_mut().for_each(|io| io.channel = None);
     }
 
     fn collect(&mut self, link: &RxLink, now: Timestamp) {

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::Step;
 use crate::clock::Timestamp;
-use crate::sync::Flag;
+use crate::sync::{Flag, TryLock};
+use crate::transport::AnyChannel;
 
 /// Fruitless looks in a row after which the caller's core is offered to others: where each asks the
 /// kernel, and where it reads memory.
@@ -55,6 +56,67 @@ pub trait Link {
             self.drive(Step::Sweep);
         }
         armed
+    }
+}
+
+/// What only the holder of a link's lock touches.
+pub trait Inner {
+    /// The link.
+    type Link;
+    /// Goes a step forward; says whether anything moved.
+    fn step(&mut self, link: &Self::Link, step: Step, now: Timestamp) -> bool;
+    /// Its channels that are up.
+    fn channels(&mut self) -> impl Iterator<Item = &mut AnyChannel>;
+    /// Publishes what it has counted, if it is time.
+    fn publish(&mut self, now: Timestamp);
+    /// When somebody should drive it at the latest, if ever.
+    fn poll_timeout(&self, now: Timestamp) -> Option<Timestamp>;
+}
+
+/// A link of a kind.
+pub trait OfKind: Sized {
+    /// What its lock holds.
+    type Inner: Inner<Link = Self>;
+    /// That, and what is shared without it.
+    fn parts(&self) -> (&TryLock<Self::Inner>, &Turns);
+}
+
+impl<L: OfKind> Link for L {
+    fn turns(&self) -> &Turns {
+        self.parts().1
+    }
+
+    fn try_step(&self, step: Step) -> bool {
+        let (inner, turns) = self.parts();
+        let Some(mut inner) = inner.try_lock() else {
+            return false;
+        };
+        let now = Timestamp::now();
+        let moved = inner.step(self, step, now);
+        drop(inner);
+        turns.after(step, moved, now);
+        true
+    }
+
+    fn try_arm(&self) -> bool {
+        let Some(mut inner) = self.parts().0.try_lock() else {
+            return false;
+        };
+        inner.channels().for_each(AnyChannel::arm);
+        true
+    }
+
+    fn publish(&self, now: Timestamp) {
+        if let Some(mut inner) = self.parts().0.try_lock() {
+            inner.publish(now);
+        }
+    }
+
+    fn due(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.parts().0.try_lock() {
+            Some(inner) => inner.poll_timeout(now),
+            None => Some(now),
+        }
     }
 }
 

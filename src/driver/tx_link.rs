@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::conn::{Conn, LinkRef, Submission, untoken};
+use super::turns::{Inner, OfKind};
 use super::{Arrivals, BACKLOG_GAP, Departures, Link, SCRATCH_BYTES, Step, TIMER_GAP, Turns, ends};
 use crate::auth::Key;
 use crate::clock::{Timestamp, wall_ns};
@@ -410,65 +411,17 @@ impl TxLink {
     }
 }
 
-impl Link for TxLink {
-    fn turns(&self) -> &Turns {
-        &self.turns
-    }
+impl OfKind for TxLink {
+    type Inner = TxInner;
 
-    fn try_step(&self, step: Step) -> bool {
-        let Some(mut inner) = self.inner.try_lock() else {
-            return false;
-        };
-        let now = Timestamp::now();
-        let moved = inner.step(self, step, now);
-        drop(inner);
-        self.turns.after(step, moved, now);
-        true
-    }
-
-    fn try_arm(&self) -> bool {
-        let Some(mut inner) = self.inner.try_lock() else {
-            return false;
-        };
-        let channels = inner.paths.iter_mut().filter_map(|io| io.channel.as_mut());
-        channels.for_each(AnyChannel::arm);
-        true
-    }
-
-    fn publish(&self, now: Timestamp) {
-        if let Some(mut inner) = self.inner.try_lock() {
-            inner.engine.publish(now);
-        }
-    }
-
-    fn due(&self, now: Timestamp) -> Option<Timestamp> {
-        match self.inner.try_lock() {
-            Some(inner) => inner.engine.poll_timeout(now),
-            None => Some(now),
-        }
+    fn parts(&self) -> (&TryLock<TxInner>, &Turns) {
+        (&self.inner, &self.turns)
     }
 }
 
-impl TxInner {
-    /// Connections, those that still close included.
-    #[must_use]
-    pub fn conn_count(&self) -> usize {
-        self.engine.conns()
-    }
+impl Inner for TxInner {
+    type Link = TxLink;
 
-    /// Local and remote address of a path's last channel.
-    #[must_use]
-    pub fn addrs(&self, path: usize) -> Option<(SocketAddr, SocketAddr)> {
-        self.paths[path].addrs
-    }
-
-    /// Says good-bye and closes every channel.
-    pub fn goodbye(&mut self) {
-        super::goodbye(self.paths.iter_mut().filter_map(|io| io.channel.as_mut()));
-        self.paths.iter_mut().for_each(|io| io.channel = None);
-    }
-
-    /// Says whether anything moved.
     fn step(&mut self, link: &TxLink, step: Step, now: Timestamp) -> bool {
         if link.turns.take() {
             self.collect(link, now);
@@ -497,6 +450,38 @@ impl TxInner {
         self.act(link);
         self.report(link, now);
         received || sent
+    }
+
+    fn channels(&mut self) -> impl Iterator<Item = &mut AnyChannel> {
+        self.paths.iter_mut().filter_map(|io| io.channel.as_mut())
+    }
+
+    fn publish(&mut self, now: Timestamp) {
+        self.engine.publish(now);
+    }
+
+    fn poll_timeout(&self, now: Timestamp) -> Option<Timestamp> {
+        self.engine.poll_timeout(now)
+    }
+}
+
+impl TxInner {
+    /// Connections, those that still close included.
+    #[must_use]
+    pub fn conn_count(&self) -> usize {
+        self.engine.conns()
+    }
+
+    /// Local and remote address of a path's last channel.
+    #[must_use]
+    pub fn addrs(&self, path: usize) -> Option<(SocketAddr, SocketAddr)> {
+        self.paths[path].addrs
+    }
+
+    /// Says good-bye and closes every channel.
+    pub fn goodbye(&mut self) {
+        super::goodbye(self.channels());
+        self.paths.iter_mut().for_each(|io| io.channel = None);
     }
 
     fn reroute(&mut self, now: Timestamp) {
